@@ -1,0 +1,222 @@
+"""What has to be fixed for a training to repeat, and the proof that it is fixed.
+
+Three steps, each in its own place:
+
+1. `environment` (in the launcher): variables that libraries read once, when they start.
+2. `apply` (in the fresh process, before data and model): threads, deterministic kernels, seeds.
+3. `in_effect` (in the fresh process): what the libraries themselves say afterwards.
+
+`permutation` gives the data order, which is the project's own: Keras 3 on TensorFlow repeats one
+order in every epoch once a seed is set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import random
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Variables that change results or kernels. None of them reaches a run from the user's shell.
+CLEARED = (
+    "PYTHON",
+    "KERAS_",
+    "TF_",
+    "TENSORFLOW_",
+    "XLA_",
+    "ONEDNN_",
+    "DNNL_",
+    "OMP_",
+    "KMP_",
+    "GOMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "GOTO_",
+    "BLIS_",
+    "NPY_",
+    "NUMEXPR_",
+    "VECLIB_",
+    "CUBLAS_",
+    "CUDNN_",
+    "NVIDIA_TF32_",
+    "SKLEARN_",
+    "SCIPY_",
+)
+
+
+class TooLate(RuntimeError):
+    """A setting was asked for after the library that reads it had started."""
+
+
+def environment(parameters: dict[str, Any]) -> dict[str, str]:
+    """Returns the variables a run's process has to be started with.
+
+    `portable` also switches off whatever picks its kernels by the processor's model: TensorFlow's
+    contraction kernels, oneDNN, NumPy's dispatched features, OpenBLAS's.
+    """
+    values = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    if parameters["guarantee"] == "none":
+        return values
+    threads = str(parameters["threads"])
+    values |= {
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": threads,
+        "OMP_DYNAMIC": "FALSE",
+        "OPENBLAS_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TF_NUM_INTRAOP_THREADS": threads,
+        "TF_NUM_INTEROP_THREADS": threads,
+        "TF_DETERMINISTIC_OPS": "1",
+        "TF_ENABLE_ONEDNN_OPTS": "1",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    if parameters["guarantee"] == "portable":
+        values |= {"TF_ENABLE_ONEDNN_OPTS": "0", "TENSORFLOW_USE_CUSTOM_CONTRACTION_KERNEL": "0"}
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            values |= {
+                "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",
+                "OPENBLAS_CORETYPE": "Nehalem",
+            }
+    return values
+
+
+def seed(recipe_seed: int, *purpose: str | int) -> int:
+    """A 32-bit seed for one purpose: the SHA-256 of the recipe's seed and the purpose's words.
+
+    A draw more in one place (the data, say) then shifts nothing in another (the weights).
+    """
+    return int.from_bytes(_hash(recipe_seed, *purpose)[:4], "little")
+
+
+def permutation(recipe_seed: int, epoch: int, size: int, fold: int = 0) -> np.ndarray:
+    """The order of the samples in an epoch: a pure function of its arguments.
+
+    Returns:
+        int32 array of shape `(size,)`, each of 0 … size-1 once: the ranks of `size` 64-bit words
+        of the Philox4x64-10 counter (Salmon et al. 2011), keyed by SHA-256. The words are fixed
+        by that algorithm and ties by a stable sort, so that no library's version matters.
+    """
+    import numpy as np
+
+    key = np.frombuffer(_hash(recipe_seed, "order", fold, epoch)[:16], dtype="<u8")
+    words = np.random.Philox(key=key.astype(np.uint64)).random_raw(size)
+    return np.argsort(words, kind="stable").astype(np.int32)
+
+
+def _hash(recipe_seed: int, *purpose: str | int) -> bytes:
+    return hashlib.sha256("/".join(map(str, (recipe_seed, *purpose))).encode()).digest()
+
+
+def apply(parameters: dict[str, Any], recipe_seed: int) -> None:
+    """Fixes threads, kernels, Keras's settings and every seed, in a process just started.
+
+    Raises:
+        TooLate: a library has started already, or a variable of `environment` is not set; it
+            would look fixed and not be.
+    """
+    if "tensorflow" in sys.modules or "keras" in sys.modules:
+        raise TooLate(
+            "determinism.apply must come before TensorFlow and Keras are imported: "
+            "start the training with `repro train`"
+        )
+    for name, value in environment(parameters).items():
+        # The value of PYTHONHASHSEED may be any; `verify` varies it, for results must not depend
+        # on it. That it was fixed before the interpreter started is what matters.
+        if os.environ.get(name) != value and (name != "PYTHONHASHSEED" or name not in os.environ):
+            raise TooLate(
+                f"{name} has to be {value!r} before the interpreter starts, and is "
+                f"{os.environ.get(name)!r}: start the training with `repro train`"
+            )
+    import keras
+    import tensorflow as tf
+
+    # ~/.keras/keras.json changes these without a trace.
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_dtype_policy(parameters["training"]["dtype"])
+    if parameters["guarantee"] != "none":
+        tf.config.threading.set_intra_op_parallelism_threads(parameters["threads"])
+        tf.config.threading.set_inter_op_parallelism_threads(parameters["threads"])
+        tf.config.experimental.enable_op_determinism()
+        tf.config.optimizer.set_jit(False)
+    reseed(recipe_seed)
+
+
+def reseed(recipe_seed: int, *purpose: str | int) -> None:
+    """Seeds Python, NumPy and Keras (with its backend) for one purpose."""
+    import keras
+
+    keras.utils.set_random_seed(seed(recipe_seed, *purpose))
+
+
+def generators() -> dict[str, str]:
+    """Digests of the generators outside the model: Python's, NumPy's, Keras's global one."""
+    import numpy as np
+
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    numpy_state = f"{kind}{position}{has_gauss}{gauss}".encode() + np.asarray(keys).tobytes()
+    return {
+        "python": hashlib.sha256(repr(random.getstate()).encode()).hexdigest(),
+        "numpy": hashlib.sha256(numpy_state).hexdigest(),
+    }
+
+
+def in_effect(parameters: dict[str, Any]) -> dict[str, Any]:
+    """What the libraries of this process say they do; the keys are those of `expected`."""
+    import keras
+    import tensorflow as tf
+    import threadpoolctl
+    from tensorflow.python.framework import config
+    from tensorflow.python.util import _pywrap_util_port
+
+    pools = [p["num_threads"] for p in threadpoolctl.threadpool_info()]
+    return {
+        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+        "blas_and_openmp_threads": max(pools, default=parameters["threads"]),
+        "op_determinism": bool(config.is_op_determinism_enabled()),
+        "onednn": bool(_pywrap_util_port.IsMklEnabled()),
+        "graph_jit": str(tf.config.optimizer.get_jit() or "off"),
+        "backend": keras.backend.backend(),
+        "floatx": keras.config.floatx(),
+        "epsilon": keras.config.epsilon(),
+        "image_data_format": keras.config.image_data_format(),
+        "dtype": keras.config.dtype_policy().name,
+        "hash_seed_fixed": os.environ.get("PYTHONHASHSEED", "random") != "random",
+    }
+
+
+def expected(parameters: dict[str, Any]) -> dict[str, Any]:
+    """What `in_effect` returns where the guarantee holds; nothing is expected of `none`."""
+    if parameters["guarantee"] == "none":
+        return {}
+    threads = parameters["threads"]
+    onednn = environment(parameters)["TF_ENABLE_ONEDNN_OPTS"] == "1"
+    return {
+        "intra_op_threads": threads,
+        "inter_op_threads": threads,
+        "blas_and_openmp_threads": threads,
+        "op_determinism": True,
+        "graph_jit": "off",
+        "backend": "tensorflow",
+        "floatx": "float32",
+        "epsilon": 1e-7,
+        "image_data_format": "channels_last",
+        "dtype": parameters["training"]["dtype"],
+        "hash_seed_fixed": True,
+    } | ({} if onednn else {"onednn": False})
+
+
+def broken(parameters: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """One line for each setting of the guarantee that is not in effect."""
+    return [
+        f"{name}: {value!r} asked, {found[name]!r} in effect"
+        for name, value in expected(parameters).items()
+        if found[name] != value
+    ]

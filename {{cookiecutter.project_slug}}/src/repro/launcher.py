@@ -1,0 +1,167 @@
+"""One recipe into one fresh process; one run directory comes out.
+
+Some settings work only when they are set before the interpreter starts, and a process that has
+trained once is not fresh any more. So every training of this project starts here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from . import BAD_INPUT, BadInput, determinism, manifest, surroundings
+from . import recipe as recipes
+from .recipe import Project
+
+Listener = Callable[[Path, dict[str, Any]], None]
+"""Called with the run directory and each event: `epoch`, `step`, …, as `run.py` sends them."""
+
+
+class RunFailed(Exception):
+    """The training raised, or its process was ended. The message names the log."""
+
+
+def environment(parameters: dict[str, Any], varied: list[str], index: int) -> dict[str, str]:
+    """The whole environment of a run's process: the caller's, with what decides results fixed."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith(determinism.CLEARED)
+    }
+    fixed = determinism.environment(parameters) | surroundings.environment(varied, index)
+    # The machinery and the project's package, found also where the project is not installed.
+    return inherited | fixed | {"PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+def train(
+    project: Project,
+    recipe: dict[str, Any],
+    listener: Listener,
+    varied: Sequence[str] = (),
+    index: int = 0,
+    on_start: Callable[[subprocess.Popen[str]], None] = lambda process: None,
+) -> Path:
+    """Runs a recipe in a fresh process and returns the run directory.
+
+    Args:
+        varied: which of `surroundings.VARIATIONS` to change; `index` tells runs of a gate apart.
+        on_start: called with the process, so that the caller can end it.
+
+    Raises:
+        BadInput: what only the process can see is wrong (no data, say). Nothing is left behind.
+        RunFailed: the run directory stays, with the log.
+    """
+    parameters = recipe["parameters"]
+    env = environment(parameters, list(varied), index)
+    directory = _new_directory(project, recipe)
+    manifest.write(
+        directory,
+        {
+            "format": 1,
+            "run": directory.name,
+            "status": "running",
+            "recipe": recipe,
+            "project": {"package": project.package},
+            "code": manifest.code(project.root),
+            "surroundings": {"varied": list(varied), "index": index},
+            "environment": {
+                name: value for name, value in env.items() if name.startswith(determinism.CLEARED)
+            },
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+    with (directory / "log.txt").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            (sys.executable, "-P", "-m", "repro.run", str(directory)),
+            cwd=project.root,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            encoding="utf-8",
+        )
+        on_start(process)
+        refused = None
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = json.loads(line)
+            if event["event"] == "refused":
+                refused = event["message"]
+            else:
+                listener(directory, event)
+        status = process.wait()
+    if status == BAD_INPUT and refused is not None:
+        shutil.rmtree(directory)
+        raise BadInput(refused)
+    if status != 0:
+        manifest.write(directory, manifest.read(directory) | {"status": "failed"})
+        raise RunFailed(_failure(directory, status))
+    return directory
+
+
+def train_all(
+    project: Project,
+    recipe: dict[str, Any],
+    runs: int,
+    listener: Listener,
+    varied: Sequence[str] = (),
+) -> list[Path]:
+    """Runs a recipe several times, as many at once as cores allow, each after the first varied."""
+    slots = max(1, manifest.available_cores() // recipe["parameters"]["threads"])
+    started: list[subprocess.Popen[str]] = []
+    stopping = threading.Event()
+
+    def one(index: int) -> Path:
+        if stopping.is_set():
+            raise RunFailed("not started: another run failed")
+        return train(project, recipe, listener, varied if index else (), index, started.append)
+
+    with ThreadPoolExecutor(min(slots, runs)) as pool:
+        futures = [pool.submit(one, index) for index in range(runs)]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            stopping.set()
+            for process in started:
+                process.terminate()
+            raise
+
+
+def _new_directory(project: Project, recipe: dict[str, Any]) -> Path:
+    parameters = recipe["parameters"]
+    name = "-".join(
+        (
+            datetime.now(UTC).strftime("%Y%m%d-%H%M%S"),
+            parameters["data"]["name"],
+            parameters["model"]["name"],
+            recipes.digest(recipe)[:6],
+        )
+    )
+    number = 1
+    while True:
+        directory = project.runs / (name if number == 1 else f"{name}-{number}")
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise BadInput(f"{project.runs}: cannot hold a run: {error.strerror}") from None
+        else:
+            return directory
+
+
+def _failure(directory: Path, status: int) -> str:
+    log = directory / "log.txt"
+    lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+    how = f"ended by signal {-status}" if status < 0 else f"failed with status {status}"
+    return f"the training {how}; its log, {log}, ends so:\n" + "\n".join(lines[-15:])

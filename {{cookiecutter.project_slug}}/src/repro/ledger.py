@@ -1,0 +1,113 @@
+"""The ledger: digests along a run, so that two runs can be compared where they were equal.
+
+`ledger.jsonl` holds an entry a line, each with a `head`: the SHA-256 of the head before it and
+of the entry. Equal heads mean equal runs up to there. Stages, in order:
+
+    environment   what is in effect for the guarantee
+    data          every array the training will read
+    initial       weights, optimizer and generators before the first step
+    step          after each chunk of steps: data order, generators, metrics
+    epoch         after each epoch: order, generators, metrics, weights, optimizer, results
+    final         predictions and test results
+
+Weights are read once an epoch, not once a step, so the cost grows with their number and not with
+the number of steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import BadInput
+
+# What differs first in an entry is what stands first here: an order or a generator is a cause,
+# weights and metrics are effects.
+FIELDS = ("settings", "arrays", "order", "generators", "weights", "optimizer", "metrics", "results")
+
+
+class Ledger:
+    """Appends entries to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("x", encoding="utf-8")
+        self.head = ""
+
+    def append(self, stage: str, epoch: int = 0, step: int = 0, **fields: dict[str, Any]) -> None:
+        """Writes one entry; `fields` are of `FIELDS`, each a name and its digest or value."""
+        entry = {"stage": stage, "epoch": epoch, "step": step} | fields
+        text = json.dumps(entry, sort_keys=True, allow_nan=True)
+        self.head = hashlib.sha256((self.head + text).encode()).hexdigest()
+        self._file.write(json.dumps(entry | {"head": self.head}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the entries, checking the chain.
+
+    Raises:
+        BadInput: the file is not there, torn or altered.
+    """
+    head = ""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise BadInput(f"{path}: no readable ledger") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            found = entry.pop("head")
+        except (ValueError, KeyError, AttributeError):
+            raise BadInput(f"{path}, line {number}: not an entry of a ledger") from None
+        text = json.dumps(entry, sort_keys=True, allow_nan=True)
+        head = hashlib.sha256((head + text).encode()).hexdigest()
+        if head != found:
+            raise BadInput(f"{path}, line {number}: altered since it was written")
+        yield entry
+
+
+def first_difference(a: Path, b: Path) -> dict[str, Any] | None:
+    """Returns where two ledgers part, or None.
+
+    The keys are `stage`, `epoch`, `step`, `what` (of `FIELDS`), `name` (of the tensor, generator
+    or setting), `a`, `b` and `names`, all that differ at that place.
+    """
+    entries_a, entries_b = list(read(a)), list(read(b))
+    for one, other in zip(entries_a, entries_b, strict=False):
+        if one == other:
+            continue
+        where = {key: one[key] for key in ("stage", "epoch", "step")}
+        for what in FIELDS:
+            left, right = one.get(what, {}), other.get(what, {})
+            names = [n for n in {**left, **right} if left.get(n) != right.get(n)]
+            if names:
+                first = names[0]
+                return where | {
+                    "what": what,
+                    "name": first,
+                    "a": left.get(first),
+                    "b": right.get(first),
+                    "names": names,
+                }
+        return where | {"what": "place", "name": "stage", "a": _place(one), "b": _place(other)}
+    if len(entries_a) != len(entries_b):
+        longer = max(entries_a, entries_b, key=len)
+        entry = longer[min(len(entries_a), len(entries_b))]
+        where = {key: entry[key] for key in ("stage", "epoch", "step")}
+        return where | {
+            "what": "length",
+            "name": "entries",
+            "a": len(entries_a),
+            "b": len(entries_b),
+        }
+    return None
+
+
+def _place(entry: dict[str, Any]) -> str:
+    return f"{entry['stage']}, epoch {entry['epoch']}, step {entry['step']}"

@@ -1,0 +1,179 @@
+"""The training loop: chunks of steps in one compiled graph, and a boundary after each.
+
+An epoch's order of samples is cut into chunks of up to `CHUNK` batches. One call of a compiled
+graph takes a chunk's indices, gathers each batch from arrays in memory and makes Keras's own
+`model.train_step` on it. Between two chunks everything is at rest: there the ledger is written
+and the progress shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from . import determinism, state
+from .dataset import Dataset, Part, sha256
+from .ledger import Ledger
+
+CHUNK = 125
+"""Steps in one call: long enough that the call costs nothing, short enough to show progress."""
+
+Results = dict[str, float]
+
+
+def chunks(order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Cuts an order of shape (samples,) into arrays of shape (steps, batch): whole batches first,
+    up to `CHUNK` steps each, then what is left as one smaller batch, as Keras does.
+    """
+    whole = len(order) // batch_size
+    batches = order[: whole * batch_size].reshape(whole, batch_size)
+    for start in range(0, whole, CHUNK):
+        yield batches[start : start + CHUNK]
+    if rest := len(order) % batch_size:
+        yield order[-rest:].reshape(1, rest)
+
+
+def compiled(
+    model: Any, step: Callable[..., Any], part: Part, jit_compile: bool
+) -> Callable[[np.ndarray], None]:
+    """Returns a graph that makes `step` on each batch of a chunk of indices.
+
+    The indices have the shape (steps, batch); `step` is `model.train_step` or `model.test_step`.
+    """
+    tensors = [tf.constant(array) for array in part.arrays().values()]
+
+    @tf.function(
+        input_signature=[tf.TensorSpec((None, None), tf.int32)],
+        autograph=False,
+        jit_compile=jit_compile or None,
+    )
+    def run(indices: Any) -> None:
+        def body(number: Any) -> list[Any]:
+            step(tuple(tf.gather(tensor, indices[number]) for tensor in tensors))
+            return [number + 1]
+
+        # One step after the other: the next reads what this one wrote.
+        tf.while_loop(
+            lambda number: number < tf.shape(indices)[0], body, [0], parallel_iterations=1
+        )
+
+    return lambda indices: run(tf.constant(indices))  # type: ignore[no-any-return]
+
+
+def results(model: Any) -> Results:
+    """The model's metrics as they stand."""
+    return {name: float(value) for name, value in model.get_metrics_result().items()}
+
+
+def evaluate(model: Any, run: Callable[[np.ndarray], None], size: int, batch_size: int) -> Results:
+    """Loss and metrics over all samples of a part, in the order they have."""
+    model.reset_metrics()
+    for indices in chunks(np.arange(size, dtype=np.int32), batch_size):
+        run(indices)
+    return results(model)
+
+
+def ready(model: Any, part: Part) -> None:
+    """Makes every variable of a compiled model, so that all are there before the first step."""
+    model.optimizer.build(model.trainable_variables)
+    sample = {name: array[:1] for name, array in part.arrays().items()}
+    model.test_on_batch(sample["x"], sample["y"], sample.get("weight"))
+    model.reset_metrics()
+
+
+def train(
+    model: Any,
+    dataset: Dataset,
+    parameters: dict[str, Any],
+    seed: int,
+    ledger: Ledger,
+    listener: Callable[..., None],
+) -> list[Results]:
+    """Trains a compiled model whose variables exist, and returns the results of each epoch.
+
+    Args:
+        parameters: the resolved parameters of the recipe.
+        seed: what the data order is keyed by.
+        listener: called with the keywords of an event, after each chunk and each epoch.
+    """
+    training = parameters["training"]
+    part = weighted(dataset.train, training["class_weight"])
+    batch_size, epochs = training["batch_size"], training["epochs"]
+    validation_batch = training["validation_batch_size"] or batch_size
+    jit_compile = training["jit_compile"]
+    step_run = compiled(model, model.train_step, part, jit_compile)
+    validation_run = compiled(model, model.test_step, dataset.validation, jit_compile)
+    size = len(part.x)
+    history: list[Results] = []
+    for epoch in range(training["initial_epoch"] + 1, epochs + 1):
+        if training["shuffle"]:
+            order = determinism.permutation(seed, epoch, size)
+        else:
+            order = np.arange(size, dtype=np.int32)
+        if training["steps_per_epoch"]:
+            order = order[: training["steps_per_epoch"] * batch_size]
+        steps, step = -(-len(order) // batch_size), 0
+        model.reset_metrics()
+        for indices in chunks(order, batch_size):
+            step_run(indices)
+            step += len(indices)
+            small = _small(model, {"indices": sha256(indices)})
+            ledger.append("step", epoch, step, **small)
+            loss = results(model).get("loss")
+            listener(event="step", epoch=epoch, epochs=epochs, step=step, steps=steps, loss=loss)
+        found = results(model)
+        metrics = state.digests(state.variables(model)["metrics"])
+        if epoch % training["validation_freq"] == 0:
+            validated = evaluate(model, validation_run, len(dataset.validation.x), validation_batch)
+            found |= {f"val_{name}": value for name, value in validated.items()}
+        named = state.variables(model)
+        ledger.append(
+            "epoch",
+            epoch,
+            step,
+            generators=determinism.generators() | state.digests(named["generators"]),
+            weights=state.digests(named["weights"]),
+            optimizer=state.digests(named["optimizer"]),
+            metrics=metrics,
+            results=exact(found),
+        )
+        history.append(found)
+        listener(event="epoch", epoch=epoch, epochs=epochs, results=found)
+    # With `use_ema` the averaged weights take the place of the last ones, as at the end of `fit`.
+    model.optimizer.finalize_variable_values(model.trainable_weights)
+    return history
+
+
+def _small(model: Any, order: dict[str, str]) -> dict[str, dict[str, str]]:
+    """The digests that cost nothing to take: all but weights and optimizer."""
+    named = state.variables(model)
+    return {
+        "order": order,
+        "generators": determinism.generators() | state.digests(named["generators"]),
+        "metrics": state.digests(named["metrics"]),
+    }
+
+
+def exact(found: Results) -> dict[str, str]:
+    """Results to the last bit, in a form in which a NaN equals itself."""
+    return {name: value.hex() for name, value in found.items()}
+
+
+def weighted(part: Part, class_weight: dict[str, float] | None) -> Part:
+    """Multiplies the weight of each sample by that of its class, as `fit(class_weight=…)` does."""
+    if class_weight is None:
+        return part
+    weight = np.ones(len(part.y), np.float32) if part.weight is None else part.weight.copy()
+    for label, factor in class_weight.items():
+        weight[part.y.reshape(-1) == int(label)] *= factor
+    return Part(part.x, part.y, weight)
+
+
+def predictions(model: Any, part: Part, batch_size: int) -> dict[str, str]:
+    """A digest for each output of the model on a part."""
+    outputs = keras.tree.flatten(model.predict(part.x, batch_size=batch_size, verbose=0))
+    return {f"output {number}": sha256(np.asarray(one)) for number, one in enumerate(outputs)}

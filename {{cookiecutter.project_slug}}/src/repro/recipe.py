@@ -1,0 +1,128 @@
+"""The recipe: all that a run is a function of, and the project it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from . import BadInput, parameters
+
+
+@dataclass(frozen=True)
+class Project:
+    """A generated project: where its files are, and the name of its own package."""
+
+    root: Path
+    package: str
+
+    @property
+    def source(self) -> Path:
+        return self.root / "src" / self.package
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @classmethod
+    def find(cls, start: Path | None = None) -> Project:
+        """Returns the project around `start` (default: the current folder).
+
+        Raises:
+            BadInput: no folder from `start` upwards holds a project.
+        """
+        here = (start or Path.cwd()).resolve()
+        for folder in (here, *here.parents):
+            file = folder / "pyproject.toml"
+            if file.is_file():
+                try:
+                    tool = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {})
+                except tomllib.TOMLDecodeError as error:
+                    raise BadInput(f"{file}: not valid TOML: {error}") from None
+                if "repro" in tool:
+                    return cls(folder, tool["repro"]["package"])
+        raise BadInput(f"{here}: not inside a project; go to the folder that has params.yaml")
+
+
+def make(project: Project, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns the recipe for these overrides: parameters, lock and initial state.
+
+    The process that trains adds `data`, the digests of what the data were read from.
+
+    Raises:
+        BadInput: see `parameters.resolve`; or no run has the state to start from.
+    """
+    resolved = parameters.resolve(project.source, project.root / "params.yaml", overrides)
+    recipe = {"format": 1, "parameters": resolved, "lock": lock(project.root)}
+    initial = resolved["training"]["initial_state"]
+    if initial is not None:
+        # The recipe names the state by its content; where that run lies does not matter.
+        resolved["training"]["initial_state"] = _state_digest(project, initial)
+    return recipe
+
+
+def initial_state(project: Project, recipe: dict[str, Any]) -> Path | None:
+    """Returns the run whose final state has the digest that the recipe starts from."""
+    digest = recipe["parameters"]["training"]["initial_state"]
+    if digest is None:
+        return None
+    for path in sorted(project.runs.glob("*/manifest.json")):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")).get("digest")
+        except (OSError, ValueError):
+            continue
+        if found == digest and (path.parent / "state.npz").is_file():
+            return path.parent
+    raise BadInput(f"training.initial_state: no run in {project.runs} ends in the state {digest}")
+
+
+def _state_digest(project: Project, run: str) -> str:
+    if re.fullmatch(r"[0-9a-f]{64}", run):
+        return run
+    from . import manifest
+
+    digest = manifest.read(manifest.find(project, run)).get("digest")
+    if not isinstance(digest, str):
+        raise BadInput(f"training.initial_state: the run {run} has not finished")
+    return digest
+
+
+def lock(root: Path) -> dict[str, Any]:
+    """Returns the installed lock: its file, its SHA-256, and where the environment departs.
+
+    `requirements/cuda.txt` where TensorFlow was installed with CUDA's libraries, else `cpu.txt`.
+    """
+    installed = {_canonical(d.metadata["Name"]): d.version for d in metadata.distributions()}
+    name = "cuda" if "nvidia-cudnn-cu12" in installed else "cpu"
+    file = root / "requirements" / f"{name}.txt"
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        raise BadInput(f"{file}: no such lock; make it with `make lock`") from None
+    pins = re.findall(r"^([A-Za-z0-9._-]+)(?:\[.*?\])?==([^\s;\\]+)", content.decode(), re.MULTILINE)
+    departures = {
+        package: f"{version} locked, {installed[package]} installed"
+        for package, version in ((_canonical(n), v) for n, v in pins)
+        if package in installed and installed[package] != version
+    }
+    return {
+        "file": f"requirements/{name}.txt",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "departures": departures,
+    }
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def digest(recipe: dict[str, Any]) -> str:
+    """The recipe's SHA-256, over its JSON with sorted keys."""
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

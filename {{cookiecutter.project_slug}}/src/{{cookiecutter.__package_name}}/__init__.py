@@ -1,0 +1,1 @@
+"""Your project: the data in `data.py`, the models in `models/`."""

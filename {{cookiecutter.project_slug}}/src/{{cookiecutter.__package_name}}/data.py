@@ -1,0 +1,104 @@
+"""Where the samples come from: one function a data set; `data.name` in params.yaml chooses it.
+
+The keyword-only arguments of a function are its parameters in `params.yaml`, checked by their
+types. A function returns a `Dataset`, whose parts share no sample, with the SHA-256 of what it
+read. To add a data set, add a function.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from repro import BadInput
+from repro.dataset import Dataset, Part, fetch, sha256
+from repro.parameters import Fraction, NonNegativeInt
+
+
+def digits(
+    *,
+    validation: Fraction = 0.15,
+    test: Fraction = 0.15,
+    split_seed: NonNegativeInt = 0,
+) -> Dataset:
+    """1,797 handwritten digits of 8x8 pixels in 10 classes, shipped with scikit-learn.
+
+    Each part has the same share of every class. Source: E. Alpaydin, C. Kaynak, "Optical
+    Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
+    """
+    images, labels = load_digits(return_X_y=True)
+    sources = {"digits images": sha256(images), "digits labels": sha256(labels)}
+    x = (images.reshape(-1, 8, 8, 1) / 16).astype(np.float32)
+    y = labels.astype(np.int32)
+    rest, held_out = _halves(y, test, split_seed)
+    inner, chosen = _halves(y[rest], validation / (1 - test), split_seed)
+    return Dataset(
+        train=Part(x[rest[inner]], y[rest[inner]]),
+        validation=Part(x[rest[chosen]], y[rest[chosen]]),
+        test=Part(x[held_out], y[held_out]),
+        classes=10,
+        sources=sources,
+    )
+
+
+MNIST = {
+    "x_train": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "y_train": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "x_test": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "y_test": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+"""SHA-256 of the four original files, unpacked, which are rebuilt here from the arrays: archives
+of the same arrays differ in their bytes."""
+
+
+def mnist(*, test: Fraction = 0.5, split_seed: NonNegativeInt = 0) -> Dataset:
+    """70,000 handwritten digits of 28x28 pixels in 10 classes.
+
+    60,000 to train; the other 10,000 are cut, by class, into validation and `test`. Read from
+    `data/mnist.npz`, downloaded when it is not there. Source: Y. LeCun, C. Cortes, C. J. C.
+    Burges, "The MNIST database of handwritten digits" (CC BY-SA 3.0).
+    """
+    path = fetch(
+        "mnist.npz",
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
+        sha256="731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
+    )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in MNIST}
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own for a torn file.
+        raise BadInput(f"{path}: not the archive of MNIST: {error}") from None
+    for name, array in arrays.items():
+        found = sha256(_idx(array))
+        if found != MNIST[name]:
+            raise BadInput(f"{path}: {name} has SHA-256 {found}, expected {MNIST[name]}")
+    x = {name: (arrays[f"x_{name}"][..., None] / np.float32(255)) for name in ("train", "test")}
+    y = {name: arrays[f"y_{name}"].astype(np.int32) for name in ("train", "test")}
+    chosen, held_out = _halves(y["test"], test, split_seed)
+    return Dataset(
+        train=Part(x["train"], y["train"]),
+        validation=Part(x["test"][chosen], y["test"][chosen]),
+        test=Part(x["test"][held_out], y["test"][held_out]),
+        classes=10,
+        sources=MNIST,
+    )
+
+
+def _idx(array: np.ndarray) -> bytes:
+    """The file of bytes in the IDX format: a header of type and shape, then the content."""
+    shape = np.array(array.shape, dtype=">u4").tobytes()
+    return bytes((0, 0, 8, array.ndim)) + shape + array.astype(np.uint8).tobytes()
+
+
+def _halves(y: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts the samples in two at random, by class; the second half has `share` of them."""
+    if share <= 0:
+        raise BadInput(f"data: a share of {share} leaves a part empty; expected more than 0")
+    try:
+        first, second = train_test_split(
+            np.arange(len(y)), test_size=share, random_state=seed, stratify=y
+        )
+    except ValueError as error:
+        raise BadInput(f"data: {error}") from None
+    return np.sort(first), np.sort(second)
