@@ -11,6 +11,7 @@ EXPLAINED = {
     "settings": "a setting of the guarantee was not the same in both processes",
     "arrays": "the data the training read were not the same: something draws, lists or reads them "
     "in another way each time",
+    "sources": "what the data were read from was not the same",
     "order": "the samples came in another order",
     "generators": "a random generator was in another state",
     "weights": "the weights were not the same",
@@ -31,8 +32,11 @@ AT_START = {
 AT_END = {"arrays": "the predictions were not the same"}
 
 
-def compare(a: Path, b: Path) -> dict[str, Any]:
+def compare(a: Path, b: Path, one_recipe: bool = False) -> dict[str, Any]:
     """Returns the verdict on two finished runs.
+
+    With `one_recipe` the two were started from the same recipe: should they have read other
+    sources of data, they have diverged.
 
     The keys are `verdict` (`identical`, `diverged` or `not comparable`), `runs`, `digests` and,
     where they apply, `first_divergence` or `not_comparable`, the fields of the recipe that
@@ -47,6 +51,12 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
         "digests": [one["digest"], other["digest"]],
     }
     fields = _differences(one["recipe"], other["recipe"])
+    if fields and one_recipe:
+        names = [field.removeprefix("data.") for field in fields]
+        left, right = fields["data." + names[0]]
+        where = {"stage": "data", "epoch": 0, "step": 0, "what": "sources", "name": names[0]}
+        where |= {"a": left, "b": right, "names": names, "means": EXPLAINED["sources"]}
+        return answer | {"verdict": "diverged", "first_divergence": where}
     if fields:
         return answer | {"verdict": "not comparable", "not_comparable": fields}
     found = ledger.first_difference(a / "ledger.jsonl", b / "ledger.jsonl")

@@ -182,7 +182,7 @@ def resolve(
         __base__=_Group,
         seed=(NonNegativeInt | None, 1234),
         guarantee=(Guarantee, "machine"),
-        threads=(PositiveInt, 2),
+        threads=(PositiveInt, 1),
         training=(Training, Training()),
         **{name: (group, ...) for name, group in groups.items()},  # type: ignore[arg-type]
     )

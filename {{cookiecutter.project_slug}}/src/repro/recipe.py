@@ -99,7 +99,8 @@ def lock(root: Path) -> dict[str, Any]:
     `requirements/cuda.txt` where TensorFlow was installed with CUDA's libraries, else `cpu.txt`.
     """
     installed = {_canonical(d.metadata["Name"]): d.version for d in metadata.distributions()}
-    name = "cuda" if "nvidia-cudnn-cu12" in installed else "cpu"
+    cuda = any(package.startswith("nvidia-") for package in installed)
+    name = "cuda" if cuda else "cpu"
     file = root / "requirements" / f"{name}.txt"
     try:
         content = file.read_bytes()

@@ -34,10 +34,11 @@ def build(
     """
     pool = layers.MaxPooling2D if pooling == "max" else layers.AveragePooling2D
     cut = "valid" if min(input_shape[:2]) // 2 > kernel_size else "same"
+    augmentation = [layers.RandomTranslation(translation, translation)] if translation else []
     return keras.Sequential(
         [
             keras.Input(input_shape),
-            layers.RandomTranslation(translation, translation, name="translation"),
+            *augmentation,
             layers.Conv2D(filters, kernel_size, padding="same", activation=activation, name="c1"),
             pool(name="s2"),
             layers.Conv2D(16, kernel_size, padding=cut, activation=activation, name="c3"),

@@ -1,0 +1,48 @@
+# make demo: a project generated, installed, trained twice and compared.  make test: every test.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test test-fast check fix lock clean supported
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+supported:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v >= (3, 11) \
+	else "Python 3.11 or later is needed, not %d.%d: make demo PYTHON=python3.12" % v)'
+
+.venv/installed: requirements/dev.txt | supported
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+demo: .venv/installed ## generate a project into build/demo, train it twice, compare
+	rm -rf build/demo
+	$(BIN)/cookiecutter . --no-input --output-dir build project_slug=demo
+	$(MAKE) --no-print-directory -C build/demo install verify UV="$(CURDIR)/$(BIN)/uv" \
+		PYTHON="$(CURDIR)/$(BIN)/python"
+
+test: .venv/installed ## every test: quick ones first, then projects generated, installed, trained
+	$(BIN)/python -m pytest -q -m "not real" tests
+	$(BIN)/python -m pytest -q -m real --durations=10 tests
+
+test-fast: .venv/installed ## the tests that install and train nothing
+	$(BIN)/python -m pytest -q -m "not real" tests
+
+check: .venv/installed ## lint, format and types; writes nothing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+fix: .venv/installed ## mend what ruff can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: .venv/installed ## pin requirements/dev.in in requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command "make lock" $(ARGS) \
+		--output-file requirements/dev.txt requirements/dev.in
+
+clean: ## remove what was built
+	rm -rf build .venv .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,95 @@
+"""Projects generated, installed from their lock and run for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TEMPLATE = Path(__file__).parents[2]
+MNIST = Path(os.environ.get("MNIST_NPZ", TEMPLATE.parent / "shared" / "data" / "mnist.npz"))
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A generated project and the Python that its lock was installed for."""
+
+    root: Path
+    python: Path
+
+    @property
+    def package(self) -> Path:
+        (data,) = self.root.glob("src/*/data.py")
+        return data.parent
+
+    def run(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Runs a Python module of the project; its own `src` comes before what is installed."""
+        return subprocess.run(
+            [str(self.python), "-m", *command],
+            cwd=self.root,
+            env={**os.environ, "PYTHONPATH": str(self.root / "src"), **env},
+            capture_output=True,
+            text=True,
+        )
+
+    def repro(self, *arguments: str, status: int = 0, **env: str) -> dict[str, Any]:
+        """Runs `repro … --json`, which has to end with the given status."""
+        done = self.run("repro", *arguments, "--json", **env)
+        assert done.returncode == status, done.stdout + done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
+        return answer
+
+    def insert(self, file: str, before: str, text: str) -> None:
+        """Writes lines into a file of the project's package, before the one place given."""
+        path = self.package / file
+        content = path.read_text(encoding="utf-8")
+        assert content.count(before) == 1, f"{before!r} is not once in {path}"
+        path.write_text(content.replace(before, text + before), encoding="utf-8")
+
+    def copy(self, to: Path) -> Generated:
+        shutil.copytree(self.root, to, ignore=shutil.ignore_patterns("runs", ".git"))
+        return Generated(to, self.python)
+
+
+def bake(to: Path, python: Path, **answers: str) -> Generated:
+    """Generates a project with the defaults, but for these answers."""
+    pairs = [f"{key}={value}" for key, value in answers.items()]
+    command = ["-m", "cookiecutter", str(TEMPLATE), "--no-input", "-o", str(to), *pairs]
+    subprocess.run([sys.executable, *command], check=True)
+    (root,) = (path for path in to.iterdir() if path.is_dir())
+    return Generated(root, python)
+
+
+@pytest.fixture(scope="session")
+def installed() -> Path:
+    """The Python of a virtual environment that holds the lock, kept for the next session."""
+    requirements = TEMPLATE / "{{cookiecutter.project_slug}}" / "requirements"
+    venv = TEMPLATE / "build" / "test-venv"
+    python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    locks = [str(requirements / name) for name in ("cpu.txt", "dev.txt")]
+    uv = [sys.executable, "-m", "uv", "pip", "sync", "--require-hashes", "--python", str(python)]
+    subprocess.run([*uv, *locks], check=True)
+    return python
+
+
+@pytest.fixture(scope="session")
+def project(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Generated:
+    """A project with the defaults, never changed by a test; `copy` it first."""
+    return bake(tmp_path_factory.mktemp("defaults"), installed)
+
+
+@pytest.fixture
+def mnist() -> dict[str, str]:
+    """The variable that names the folder with MNIST, for tests on real data."""
+    if not MNIST.is_file():
+        pytest.skip(f"no MNIST: neither MNIST_NPZ nor {MNIST.name} in ../shared/data is a file")
+    return {"REPRO_DATA": str(MNIST.parent)}

@@ -1,0 +1,101 @@
+"""Your data and your models, each trained for real: every file in `models/` is tried."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repro import recipe as recipes
+
+PROJECT = recipes.Project.find(Path(__file__).parent)
+MODELS = sorted(p.stem for p in (PROJECT.source / "models").glob("*.py") if p.stem != "__init__")
+
+
+def repro(*arguments: str, status: int = 0, **env: str) -> dict[str, Any]:
+    """Runs the command with `--json` and returns its answer."""
+    done = subprocess.run(
+        [sys.executable, "-m", "repro", *arguments, "--json"],
+        capture_output=True,
+        text=True,
+        cwd=PROJECT.root,
+        env={**os.environ, **env},
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    if status == 2:
+        assert done.stderr.count("\n") == 1, done.stderr
+        return {"message": done.stderr}
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.mark.parametrize("guarantee", ["machine", "portable"])
+@pytest.mark.parametrize("model", MODELS)
+def test_two_runs_are_identical(model: str, guarantee: str) -> None:
+    answer = repro("verify", f"model.name={model}", f"guarantee={guarantee}", "training.epochs=2")
+    assert answer["verdict"] == "identical"
+    assert answer["guarantee"]["holds"] == guarantee
+    one, other = map(Path, answer["runs"])
+    assert repro("diff", str(one), str(other))["verdict"] == "identical"
+    # Equal states, though the archives hold a date and need not be equal.
+    assert (one / "model.keras").is_file() and (other / "model.keras").is_file()
+
+
+def test_the_default_training_learns() -> None:
+    assert repro("train")["metrics"]["test_accuracy"] > 0.9
+
+
+def test_another_seed_is_another_training() -> None:
+    one = repro("train", "training.epochs=1")
+    other = repro("train", "training.epochs=1", "seed=1")
+    assert one["digest"] != other["digest"]
+    answer = repro("diff", one["run_dir"], other["run_dir"], status=3)
+    assert answer["not_comparable"] == {"parameters.seed": [1234, 1]}
+
+
+def test_a_training_goes_on_from_a_saved_state() -> None:
+    settings = ("model.name=dense", "model.dropout=0.5")
+    whole = repro("train", *settings, "training.epochs=3")
+    first = repro("train", *settings, "training.epochs=1")
+    rest = repro(
+        "train",
+        *settings,
+        "training.epochs=3",
+        "training.initial_epoch=1",
+        f"training.initial_state={first['run_dir']}",
+    )
+    assert rest["digest"] == whole["digest"]
+    assert rest["metrics"] == whole["metrics"]
+
+
+def test_mnist_is_asked_for_in_one_line(tmp_path: Path) -> None:
+    wrong = tmp_path / "mnist.npz"
+    wrong.write_bytes(b"not an archive")
+    before = set(PROJECT.runs.glob("*"))
+    answer = repro("train", "data.name=mnist", status=2, REPRO_DATA=str(tmp_path))
+    assert "not the archive of MNIST" in answer["message"]
+    assert set(PROJECT.runs.glob("*")) == before
+
+
+def test_settings_asked_for_too_late_are_refused() -> None:
+    code = (
+        "import json, sys, tensorflow\n"
+        "from repro import determinism\n"
+        "determinism.apply(json.loads(sys.argv[1]), 1)\n"
+    )
+    parameters = recipes.make(PROJECT)["parameters"]
+    command = [sys.executable, "-c", code, json.dumps(parameters)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT.root)
+    assert "TooLate" in done.stderr and "repro train" in done.stderr
+
+
+def test_the_doctor_finds_every_setting_in_effect() -> None:
+    for guarantee in ("machine", "portable"):
+        found = repro("doctor", f"guarantee={guarantee}")
+        assert found["guarantee"] == {"asked": guarantee, "holds": guarantee, "broken": []}
+        assert found["asked"].items() <= found["in_effect"].items()
