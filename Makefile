@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Not in the generated tree, which has a pyproject.toml of its own: what lies there is generated.
+export RUFF_CACHE_DIR := $(CURDIR)/.ruff_cache
 
 .PHONY: help demo test test-fast check fix lock clean supported
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import keyword
 import re
-import reprlib
 import sys
 import unicodedata
 from pathlib import Path
@@ -29,25 +28,21 @@ PUNCTUATION = " -_.,+()"
 JOINERS = "\u200c\u200d"  # Invisible, but Persian, Indic scripts and emoji are written with them.
 
 TAKEN = {
-    "a word of Python": {word.lower() for word in keyword.kwlist + keyword.softkwlist},
+    "a word of Python": {word.lower() for word in (*keyword.kwlist, *keyword.softkwlist)},
     "a module of Python": {name.lower() for name in sys.stdlib_module_names},
-    "a package that the project installs": {
+    "a package that the project uses": {
         re.sub("[-.]", "_", name.lower())
         for lock in (TEMPLATE / FOLDER / "requirements").glob("*.txt")
         for name in re.findall(r"^([\w.-]+)==", lock.read_text("utf-8"), re.MULTILINE)
-    },
-    # Modules of those packages under other names, and what Keras imports where it is there.
-    "a module that the project imports": set(
-        "absl attr clang google grain grpc jax jaxlib markdown_it nvidia orbax pandas pasta pil "
-        "pkg_resources py ruamel sklearn torch torchvision yaml".split()
-    ),
-    "a name that the project has in use": {"conftest", "repro", "src", "test", "tests"},
+    }
+    # Their modules under other names, and what Keras imports where it is there.
+    | {"absl", "clang", "google", "grain", "grpc", "jax", "jaxlib", "markdown_it", "nvidia"}
+    | {"orbax", "pandas", "pasta", "pil", "pkg_resources", "py", "ruamel", "sklearn", "torch"}
+    | {"torchvision", "yaml"},
+    "a name that the project has already": {"conftest", "repro", "src", "test", "tests"},
     "no name for a folder on Windows": {"con", "prn", "aux", "nul"}
     | {f"{port}{number}" for port in ("com", "lpt") for number in range(10)},
 }
-
-brief = reprlib.Repr()
-brief.maxstring = NAME_LENGTH
 
 
 class BadAnswer(SystemExit):
@@ -57,7 +52,8 @@ class BadAnswer(SystemExit):
     """
 
     def __init__(self, question: str, answer: object, wrong: str, usable: str) -> None:
-        super().__init__(f"Error: {question} {brief.repr(answer)} {wrong}; {usable} would do")
+        given = str(answer)[:NAME_LENGTH]
+        super().__init__(f"Error: {question} {given!r} {wrong}; {usable} would do")
 
 
 def checked_name(answer: object, question: str, also: str = "") -> str:
@@ -83,31 +79,26 @@ def checked_name(answer: object, question: str, also: str = "") -> str:
 def checked_package(answer: object) -> str:
     """Returns the name of the package, for a slug that suits the folder and the project too."""
     slug = str(answer or "")
-    if len(slug) > SLUG_LENGTH:
-        wrong = f"has more than {SLUG_LENGTH} characters"
-    elif not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", slug):
-        wrong = "is not a-z, 0-9 and single hyphens, starting with a letter"
+    if len(slug) > SLUG_LENGTH or not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", slug):
+        wrong = f"is not a letter of a-z, then a-z, 0-9, single hyphens, {SLUG_LENGTH} at most"
     elif taken := _taken(slug):
         wrong = f"is {taken}"
     else:
         return slug.replace("-", "_")
-    raise BadAnswer("project_slug", slug, wrong, repr(usable_slug(slugify(slug))))
+    raise BadAnswer("project_slug", slug, wrong, repr(usable_slug(slug)))
 
 
-def usable_slug(slug: str) -> str:
-    """Returns the slug, or a near one that is not refused."""
-    short = slug[: SLUG_LENGTH - len("-project")].strip("-")
-    if not short[:1].isalpha():
-        short = f"project-{short}".strip("-")
-    return f"{short}-project" if _taken(short) else short
+def usable_slug(text: str) -> str:
+    """Returns the text as a slug that is not refused."""
+    slug = slugify(text, max_length=SLUG_LENGTH - len("-project"), word_boundary=True)
+    if not slug[:1].isalpha():
+        slug = f"project-{slug}".strip("-")
+    return f"{slug}-project" if _taken(slug) else slug
 
 
 def one_of(answer: object, question: str, choices: list[str]) -> str:
-    """Returns the choice that the answer is, or is the beginning of.
-
-    The choices are no list in `cookiecutter.json`: a wrong one given on the command line is then
-    met with a traceback, before anything here is called.
-    """
+    """Returns the choice that the answer is, or is the beginning of."""
+    # Not a list in cookiecutter.json: a wrong `key=value` for one of those ends in a traceback.
     text = {"true": "yes", "false": "no"}.get(str(answer).lower(), str(answer).lower())
     found = [choice for choice in choices if text and choice.lower().startswith(text)]
     if len(found) == 1:

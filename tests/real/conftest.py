@@ -88,8 +88,8 @@ def project(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Genera
 
 
 @pytest.fixture
-def mnist() -> dict[str, str]:
-    """The variable that names the folder with MNIST, for tests on real data."""
+def mnist() -> Path:
+    """The folder with MNIST, for tests on real data."""
     if not MNIST.is_file():
         pytest.skip(f"no MNIST: neither MNIST_NPZ nor {MNIST.name} in ../shared/data is a file")
-    return {"REPRO_DATA": str(MNIST.parent)}
+    return MNIST.parent

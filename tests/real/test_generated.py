@@ -18,7 +18,7 @@ BAKES: dict[str, dict[str, str]] = {
     "defaults": {},
     "BSD, other name": {"license": "BSD-3-Clause", "project_name": "Étude de réseaux n° 3"},
     "Apache, other author": {"license": "Apache-2.0", "author_name": "Zoë O'Neill"},
-    "closed, no git": {"license": "Not open source", "git_init": "False"},
+    "closed, no git": {"license": "Not open source", "git_init": "no"},
 }
 
 
@@ -67,9 +67,9 @@ def test_the_seeds_experiment(project: Generated) -> None:
 
 
 @pytest.mark.parametrize("model", ["dense", "lenet5"])
-def test_mnist_is_identical(model: str, project: Generated, mnist: dict[str, str]) -> None:
+def test_mnist_is_identical(model: str, project: Generated, mnist: Path) -> None:
     settings = ("data.name=mnist", f"model.name={model}", "training.epochs=1")
-    answer = project.repro("verify", *settings, **mnist)
+    answer = project.repro("verify", *settings, REPRO_DATA=str(mnist))
     assert answer["verdict"] == "identical"
     assert answer["metrics"]["test_accuracy"] > 0.95
 

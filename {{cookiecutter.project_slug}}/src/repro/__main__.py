@@ -1,7 +1,260 @@
-"""`python -m repro`, for where the command `repro` is not on the path."""
+"""The command `repro`. Exit status: 0 identical or done, 1 the runs differ, 2 bad input,
+3 not comparable, 4 the training itself failed."""
 
+from __future__ import annotations
+
+import argparse
+import json
 import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
-from .cli import main
+from . import BAD_INPUT, DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadInput
 
-sys.exit(main())
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+STATUS = {"identical": IDENTICAL, "diverged": DIFFERS, "not comparable": NOT_COMPARABLE}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    parser = _parser()
+    # Options may stand among the overrides: `repro train --json a=1` and `repro train a=1 --json`.
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(options, "overrides") or any(r.startswith("-") for r in rest)):
+        parser.error(f"unknown argument: {rest[0]}")
+    options.overrides = [*getattr(options, "overrides", ()), *rest]
+    # What a command needs is imported by it: `repro --help` stays quick.
+    from .launcher import RunFailed
+
+    try:
+        status: int = options.command(options)
+    except BadInput as error:
+        print(f"repro: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except RunFailed as error:
+        print(f"repro: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("repro: interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="repro",
+        description="Train reproducibly, and prove it.",
+        epilog="exit status: 0 identical or done, 1 the runs differ, 2 bad input, "
+        "3 not comparable, 4 the training failed",
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def add(name: str, command: Any, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.add_argument("--json", action="store_true", help="print the answer as JSON")
+        added.set_defaults(command=command)
+        return added
+
+    overrides: dict[str, Any] = {
+        "nargs": "*",
+        "metavar": "key=value",
+        "help": "a parameter of params.yaml, such as training.epochs=3",
+    }
+    train = add("train", _train, "train once: one recipe, one fresh process, one run directory")
+    train.add_argument("overrides", **overrides)
+    verify = add("verify", _verify, "train the same recipe several times and compare the runs")
+    verify.add_argument("--runs", type=int, default=2, metavar="N", help="how many (default: 2)")
+    verify.add_argument("overrides", **overrides)
+    diff = add("diff", _diff, "compare two runs: identical, or where they first differ")
+    diff.add_argument("run_a", help="a run directory, or how a run's id begins")
+    diff.add_argument("run_b")
+    doctor = add("doctor", _doctor, "what is in effect here, and whether the guarantee holds")
+    doctor.add_argument("overrides", **overrides)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    from . import launcher
+    from . import recipe as recipes
+
+    project = recipes.Project.find()
+    wanted = recipes.make(project, options.overrides)
+    with Reporter() as reporter:
+        directory = launcher.train(project, wanted, reporter)
+    content = recipes.read_manifest(directory)
+    if options.json:
+        answer = {key: content[key] for key in ("digest", "metrics", "guarantee", "recipe_digest")}
+        print(json.dumps({"run_dir": str(directory)} | answer))
+    else:
+        print("  ".join(f"{name} {value:.4f}" for name, value in content["metrics"].items()))
+        print(f"digest     {content['digest']}")
+        print(f"guarantee  {_guarantee(content)}")
+        print(f"run        {directory}")
+    return IDENTICAL
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from . import compare, launcher
+    from . import recipe as recipes
+    from .surroundings import VARIATIONS
+
+    if options.runs < 2:
+        raise BadInput(f"--runs: expected 2 or more, got {options.runs}")
+    project = recipes.Project.find()
+    wanted = recipes.make(project, options.overrides)
+    varied = list(VARIATIONS)
+    with Reporter() as reporter:
+        runs = launcher.train_all(project, wanted, options.runs, reporter, varied)
+    answers = [compare.compare(runs[0], run, one_recipe=True) for run in runs[1:]]
+    answer = next((a for a in answers if a["verdict"] != "identical"), answers[0])
+    content = recipes.read_manifest(runs[0])
+    differing = sum(a["verdict"] != "identical" for a in answers)
+    answer |= {
+        "runs": [str(run) for run in runs],
+        "digests": [recipes.read_manifest(run)["digest"] for run in runs],
+        "digest": content["digest"],
+        "guarantee": content["guarantee"],
+        "metrics": content["metrics"],
+        "varied": varied,
+        "differing": differing,
+    }
+    if options.json:
+        print(json.dumps(answer))
+    else:
+        _print_verdict(answer, f"{options.runs} runs")
+        if differing:
+            print(f"  {differing} of {options.runs - 1} further runs differ from the first")
+        print(f"guarantee  {_guarantee(content)}")
+        print(f"varied     {', '.join(varied)}")
+        for run in runs:
+            print(f"run        {run}")
+    return STATUS[answer["verdict"]]
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from . import compare
+    from . import recipe as recipes
+
+    project = recipes.Project.find()
+    one, other = (recipes.find_run(project, name) for name in (options.run_a, options.run_b))
+    answer = compare.compare(one, other)
+    if options.json:
+        print(json.dumps(answer))
+    else:
+        _print_verdict(answer, "2 runs")
+    return STATUS[answer["verdict"]]
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from . import doctor
+    from . import recipe as recipes
+
+    project = recipes.Project.find()
+    found = doctor.examine(project, recipes.make(project, options.overrides))
+    print(json.dumps(found) if options.json else "\n".join(doctor.lines(found)))
+    return DIFFERS if found["guarantee"]["broken"] else IDENTICAL
+
+
+def _print_verdict(answer: dict[str, Any], what: str) -> None:
+    from . import compare
+
+    verdict = answer["verdict"]
+    print(f"{verdict.upper()}  {what}")
+    if verdict == "identical":
+        print(f"digest     {answer['digests'][0]}")
+    elif verdict == "diverged":
+        print(compare.describe(answer["first_divergence"]))
+    else:
+        for name, (one, other) in answer["not_comparable"].items():
+            print(f"  {name}: {one} in the first, {other} in the second")
+
+
+def _guarantee(content: dict[str, Any]) -> str:
+    guarantee = content["guarantee"]
+    if not guarantee["broken"]:
+        return str(guarantee["holds"])
+    return f"none; {guarantee['asked']} does NOT hold: " + "; ".join(guarantee["broken"])
+
+
+class Reporter:
+    """How far each run is: bars on a terminal, a line for each epoch in a log; on stderr.
+
+    A `launcher.Listener` for any number of runs at once, used in a `with` block.
+    """
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bars: Progress | None = None
+        self._tasks: dict[Path, TaskID] = {}
+        self._lock = threading.Lock()
+        if sys.stderr.isatty():
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("steps  {task.fields[loss]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+
+    def __enter__(self) -> Reporter:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def __call__(self, run: Path, event: dict[str, Any]) -> None:
+        with self._lock:
+            if event["event"] == "start" and event["broken"]:
+                self._line(
+                    f"{run.name}: the guarantee does NOT hold: " + "; ".join(event["broken"])
+                )
+            elif event["event"] == "step" and self._bars:
+                self._advance(run, event)
+            elif event["event"] == "epoch" and not self._bars:
+                results = "  ".join(f"{k} {v:.4f}" for k, v in event["results"].items())
+                self._line(f"{run.name}  epoch {event['epoch']}/{event['epochs']}  {results}")
+
+    def _line(self, text: str) -> None:
+        if self._bars:
+            self._bars.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _advance(self, run: Path, event: dict[str, Any]) -> None:
+        assert self._bars is not None
+        if run not in self._tasks:
+            total = event["steps"] * event["epochs"]
+            self._tasks[run] = self._bars.add_task("", total=total, loss="")
+        loss = "" if event["loss"] is None else f"loss {event['loss']:.4f}"
+        self._bars.update(
+            self._tasks[run],
+            completed=(event["epoch"] - 1) * event["steps"] + event["step"],
+            description=f"{run.name}  epoch {event['epoch']}/{event['epochs']}",
+            loss=loss,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import BadInput, ledger, manifest
+from . import BadInput, ledger
+from . import recipe as recipes
 
 EXPLAINED = {
     "settings": "a setting of the guarantee was not the same in both processes",
@@ -68,7 +69,7 @@ def compare(a: Path, b: Path, one_recipe: bool = False) -> dict[str, Any]:
 
 
 def _finished(directory: Path) -> dict[str, Any]:
-    content = manifest.read(directory)
+    content = recipes.read_manifest(directory)
     if content.get("status") != "finished":
         raise BadInput(f"{directory}: the run has not finished, it is {content.get('status')!r}")
     return content

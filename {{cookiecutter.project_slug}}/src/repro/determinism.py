@@ -213,10 +213,21 @@ def expected(parameters: dict[str, Any]) -> dict[str, Any]:
     } | ({} if onednn else {"onednn": False})
 
 
-def broken(parameters: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """One line for each setting of the guarantee that is not in effect."""
-    return [
+def guarantee(
+    parameters: dict[str, Any], found: dict[str, Any], departures: dict[str, str]
+) -> dict[str, Any]:
+    """Returns the guarantee `asked`, the one that `holds`, and why it is `broken`, a line each.
+
+    Args:
+        found: what `in_effect` returned.
+        departures: packages installed in another version than the locked one.
+    """
+    asked = parameters["guarantee"]
+    broken = [
         f"{name}: {value!r} asked, {found[name]!r} in effect"
         for name, value in expected(parameters).items()
         if found[name] != value
     ]
+    if asked != "none":
+        broken += [f"{package}: {what}" for package, what in departures.items()]
+    return {"asked": asked, "holds": "none" if broken else asked, "broken": broken}

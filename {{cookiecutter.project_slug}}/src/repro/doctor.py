@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import determinism, launcher, manifest
+from . import determinism, launcher
 from . import recipe as recipes
 from .recipe import Project
+
+LIBRARIES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "scipy", "scikit-learn", "h5py")
 
 
 def examine(project: Project, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -31,37 +37,30 @@ def examine(project: Project, recipe: dict[str, Any]) -> dict[str, Any]:
     )
     if done.returncode != 0:
         raise launcher.RunFailed(f"the libraries do not start:\n{done.stderr[-2000:]}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    broken: list[str] = determinism.broken(parameters, found["in_effect"])
-    broken += [f"{name}: {what}" for name, what in recipe["lock"]["departures"].items()]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    departures = recipe["lock"]["departures"]
     return found | {
         "project": str(project.root),
-        "code": manifest.code(project.root),
+        "code": recipes.code(project.root),
         "lock": recipe["lock"],
         "asked": determinism.expected(parameters),
-        "guarantee": {
-            "asked": parameters["guarantee"],
-            "holds": "none" if broken else parameters["guarantee"],
-            "broken": broken,
-        },
-        "recipe_digest": recipes.digest(recipe),
+        "guarantee": determinism.guarantee(parameters, found["in_effect"], departures),
     }
 
 
 def _read_back(parameters: dict[str, Any]) -> dict[str, Any]:
     determinism.apply(parameters, parameters["seed"] or 0)
     import numpy as np
+    import sklearn.linear_model  # noqa: F401  # Its thread pools are to be listed as well.
     import tensorflow as tf
     import threadpoolctl
-
-    import sklearn.linear_model  # noqa: F401  # Its thread pools are to be listed as well.
 
     simd: dict[str, Any] = np.show_config(mode="dicts")["SIMD Extensions"]  # type: ignore
     return {
         "in_effect": determinism.in_effect(parameters),
         "environment": determinism.environment(parameters),
-        "versions": manifest.versions(),
-        "machine": manifest.machine(),
+        "versions": versions(),
+        "machine": machine(),
         "gpus": [
             tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
             for gpu in tf.config.list_physical_devices("GPU")
@@ -80,11 +79,11 @@ def _read_back(parameters: dict[str, Any]) -> dict[str, Any]:
 
 def lines(found: dict[str, Any]) -> list[str]:
     """The findings for a person."""
-    machine, lock = found["machine"], found["lock"]
+    here, lock = found["machine"], found["lock"]
     text = [
-        f"processor    {machine['cpu']}, {machine['cores_available']} of {machine['cores']} cores",
+        f"processor    {here['cpu']}, {here['cores_available']} of {here['cores']} cores",
         f"GPUs         {', '.join(found['gpus']) or 'none'}",
-        f"system       {machine['system']}",
+        f"system       {here['system']}",
         "libraries    " + ", ".join(f"{k} {v}" for k, v in found["versions"].items()),
         f"lock         {lock['file']} {lock['sha256'][:12]}, "
         + ("installed as locked" if not lock["departures"] else "NOT installed as locked"),
@@ -103,6 +102,47 @@ def lines(found: dict[str, Any]) -> list[str]:
     else:
         text += ["", f"guarantee {guarantee['asked']} holds"]
     return text
+
+
+def machine() -> dict[str, Any]:
+    """The processor, as the operating system describes it, and what this process may use of it."""
+    model, flags = platform.processor(), ""
+    with contextlib.suppress(OSError):  # Linux has it.
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        model = _first(r"^model name\s*: (.*)$", text) or model
+        flags = _first(r"^(?:flags|Features)\s*: (.*)$", text)
+    return {
+        "cpu": model,
+        "cpu_flags": flags.split(),
+        "cores": os.cpu_count(),
+        "cores_available": launcher.available_cores(),
+        "architecture": platform.machine(),
+        "system": platform.platform(),
+    }
+
+
+def _first(pattern: str, text: str) -> str:
+    found = re.search(pattern, text, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def versions() -> dict[str, str]:
+    """Python's and the installed libraries' versions."""
+    found = {"python": platform.python_version(), "implementation": sys.implementation.name}
+    for library in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # tensorflow or tensorflow-cpu.
+            found[library] = metadata.version(library)
+    return found
+
+
+def peak_memory() -> int | None:
+    """Bytes this process held at most; None where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import BAD_INPUT, BadInput, determinism, manifest, surroundings
+from . import BAD_INPUT, BadInput, determinism, surroundings
 from . import recipe as recipes
 from .recipe import Project
 
@@ -63,7 +63,7 @@ def train(
     parameters = recipe["parameters"]
     env = environment(parameters, list(varied), index)
     directory = _new_directory(project, recipe)
-    manifest.write(
+    recipes.write_manifest(
         directory,
         {
             "format": 1,
@@ -71,7 +71,7 @@ def train(
             "status": "running",
             "recipe": recipe,
             "project": {"package": project.package},
-            "code": manifest.code(project.root),
+            "code": recipes.code(project.root),
             "surroundings": {"varied": list(varied), "index": index},
             "environment": {
                 name: value for name, value in env.items() if name.startswith(determinism.CLEARED)
@@ -104,7 +104,7 @@ def train(
         shutil.rmtree(directory)
         raise BadInput(refused)
     if status != 0:
-        manifest.write(directory, manifest.read(directory) | {"status": "failed"})
+        recipes.write_manifest(directory, recipes.read_manifest(directory) | {"status": "failed"})
         raise RunFailed(_failure(directory, status))
     return directory
 
@@ -117,7 +117,7 @@ def train_all(
     varied: Sequence[str] = (),
 ) -> list[Path]:
     """Runs a recipe several times, as many at once as cores allow, each after the first varied."""
-    slots = max(1, manifest.available_cores() // recipe["parameters"]["threads"])
+    slots = max(1, available_cores() // recipe["parameters"]["threads"])
     started: list[subprocess.Popen[str]] = []
     stopping = threading.Event()
 
@@ -135,6 +135,13 @@ def train_all(
             for process in started:
                 process.terminate()
             raise
+
+
+def available_cores() -> int:
+    """Those this process may run on, which affinity can make fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _new_directory(project: Project, recipe: dict[str, Any]) -> Path:

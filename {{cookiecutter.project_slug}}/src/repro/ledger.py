@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,11 @@ class Ledger:
         self._file = path.open("x", encoding="utf-8")
         self.head = ""
 
-    def append(self, stage: str, epoch: int = 0, step: int = 0, **fields: dict[str, Any]) -> None:
-        """Writes one entry; `fields` are of `FIELDS`, each a name and its digest or value."""
-        entry = {"stage": stage, "epoch": epoch, "step": step} | fields
+    def append(
+        self, stage: str, fields: Mapping[str, Mapping[str, Any]], epoch: int = 0, step: int = 0
+    ) -> None:
+        """Writes one entry; `fields` are of `FIELDS`, each names with a digest or a value."""
+        entry = {"stage": stage, "epoch": epoch, "step": step, **fields}
         text = json.dumps(entry, sort_keys=True, allow_nan=True)
         self.head = hashlib.sha256((self.head + text).encode()).hexdigest()
         self._file.write(json.dumps(entry | {"head": self.head}) + "\n")

@@ -46,7 +46,7 @@ def compiled(
     """
     tensors = [tf.constant(array) for array in part.arrays().values()]
 
-    @tf.function(
+    @tf.function(  # type: ignore[untyped-decorator]
         input_signature=[tf.TensorSpec((None, None), tf.int32)],
         autograph=False,
         jit_compile=jit_compile or None,
@@ -61,7 +61,7 @@ def compiled(
             lambda number: number < tf.shape(indices)[0], body, [0], parallel_iterations=1
         )
 
-    return lambda indices: run(tf.constant(indices))  # type: ignore[no-any-return]
+    return lambda indices: run(tf.constant(indices))
 
 
 def results(model: Any) -> Results:
@@ -121,26 +121,16 @@ def train(
         for indices in chunks(order, batch_size):
             step_run(indices)
             step += len(indices)
-            small = _small(model, {"indices": sha256(indices)})
-            ledger.append("step", epoch, step, **small)
+            entry = _with_host(state.digests(model, "generators", "metrics"))
+            ledger.append("step", entry | {"order": {"indices": sha256(indices)}}, epoch, step)
             loss = results(model).get("loss")
             listener(event="step", epoch=epoch, epochs=epochs, step=step, steps=steps, loss=loss)
         found = results(model)
-        metrics = state.digests(state.variables(model)["metrics"])
+        entry = _with_host(state.digests(model, *state.KINDS))
         if epoch % training["validation_freq"] == 0:
             validated = evaluate(model, validation_run, len(dataset.validation.x), validation_batch)
             found |= {f"val_{name}": value for name, value in validated.items()}
-        named = state.variables(model)
-        ledger.append(
-            "epoch",
-            epoch,
-            step,
-            generators=determinism.generators() | state.digests(named["generators"]),
-            weights=state.digests(named["weights"]),
-            optimizer=state.digests(named["optimizer"]),
-            metrics=metrics,
-            results=exact(found),
-        )
+        ledger.append("epoch", entry | {"results": exact(found)}, epoch, step)
         history.append(found)
         listener(event="epoch", epoch=epoch, epochs=epochs, results=found)
     # With `use_ema` the averaged weights take the place of the last ones, as at the end of `fit`.
@@ -148,14 +138,9 @@ def train(
     return history
 
 
-def _small(model: Any, order: dict[str, str]) -> dict[str, dict[str, str]]:
-    """The digests that cost nothing to take: all but weights and optimizer."""
-    named = state.variables(model)
-    return {
-        "order": order,
-        "generators": determinism.generators() | state.digests(named["generators"]),
-        "metrics": state.digests(named["metrics"]),
-    }
+def _with_host(entry: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Adds the generators outside the model to those inside it."""
+    return entry | {"generators": determinism.generators() | entry["generators"]}
 
 
 def exact(found: Results) -> dict[str, str]:

@@ -22,6 +22,15 @@ from ruamel.yaml.error import YAMLError
 
 from . import BadInput
 
+__all__ = [
+    "Fraction",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "PositiveFloat",
+    "PositiveInt",
+    "resolve",
+]
+
 Guarantee = Literal["portable", "machine", "none"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 """A share of a whole, such as a dropout rate or the part of the samples held out: 0 <= x < 1."""
@@ -136,7 +145,12 @@ class RMSprop(_Optimizer):
     centered: bool = False
 
 
-_OPTIMIZERS: dict[str, type[_Group]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop}
+_OPTIMIZERS: dict[str, type[_Group]] = {
+    "adam": Adam,
+    "adamw": AdamW,
+    "sgd": SGD,
+    "rmsprop": RMSprop,
+}
 
 # What an annotation in `data.py` or `models/*.py` may be made of.
 _ANNOTATIONS: dict[str, Any] = {
@@ -155,9 +169,7 @@ _ANNOTATIONS: dict[str, Any] = {
 }
 
 
-def resolve(
-    package: Path, params: Path, overrides: typing.Sequence[str] = ()
-) -> dict[str, Any]:
+def resolve(package: Path, params: Path, overrides: typing.Sequence[str] = ()) -> dict[str, Any]:
     """Returns every parameter a run will use: file, then overrides, then defaults.
 
     Args:
@@ -177,6 +189,7 @@ def resolve(
         "model": _choose(given, "model", _models(package / "models")),
         "optimizer": _choose(given, "optimizer", _OPTIMIZERS),
     }
+    fields: dict[str, Any] = {name: (group, ...) for name, group in groups.items()}
     schema = pydantic.create_model(
         "Parameters",
         __base__=_Group,
@@ -184,7 +197,7 @@ def resolve(
         guarantee=(Guarantee, "machine"),
         threads=(PositiveInt, 1),
         training=(Training, Training()),
-        **{name: (group, ...) for name, group in groups.items()},  # type: ignore[arg-type]
+        **fields,
     )
     try:
         checked = schema.model_validate(given)
@@ -244,9 +257,7 @@ def _override(given: dict[str, Any], text: str) -> None:
     group[names[-1]] = content
 
 
-def _choose(
-    given: dict[str, Any], group: str, choices: dict[str, type[_Group]]
-) -> type[_Group]:
+def _choose(given: dict[str, Any], group: str, choices: dict[str, type[_Group]]) -> type[_Group]:
     """Returns the schema that the group's `name` chooses."""
     values = given.setdefault(group, {})
     if not isinstance(values, dict):

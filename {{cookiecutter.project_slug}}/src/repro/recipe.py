@@ -1,10 +1,12 @@
-"""The recipe: all that a run is a function of, and the project it belongs to."""
+"""The recipe, all that a run is a function of; the project it belongs to; the runs' manifests."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import subprocess
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,9 +87,7 @@ def initial_state(project: Project, recipe: dict[str, Any]) -> Path | None:
 def _state_digest(project: Project, run: str) -> str:
     if re.fullmatch(r"[0-9a-f]{64}", run):
         return run
-    from . import manifest
-
-    digest = manifest.read(manifest.find(project, run)).get("digest")
+    digest = read_manifest(find_run(project, run)).get("digest")
     if not isinstance(digest, str):
         raise BadInput(f"training.initial_state: the run {run} has not finished")
     return digest
@@ -106,7 +106,9 @@ def lock(root: Path) -> dict[str, Any]:
         content = file.read_bytes()
     except FileNotFoundError:
         raise BadInput(f"{file}: no such lock; make it with `make lock`") from None
-    pins = re.findall(r"^([A-Za-z0-9._-]+)(?:\[.*?\])?==([^\s;\\]+)", content.decode(), re.MULTILINE)
+    pins = re.findall(
+        r"^([A-Za-z0-9._-]+)(?:\[.*?\])?==([^\s;\\]+)", content.decode(), re.MULTILINE
+    )
     departures = {
         package: f"{version} locked, {installed[package]} installed"
         for package, version in ((_canonical(n), v) for n, v in pins)
@@ -127,3 +129,60 @@ def digest(recipe: dict[str, Any]) -> str:
     """The recipe's SHA-256, over its JSON with sorted keys."""
     text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_manifest(directory: Path, content: dict[str, Any]) -> None:
+    """Replaces the manifest in one step: a reader sees the old one or the new one."""
+    new = directory / "manifest.json.new"
+    new.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(new, directory / "manifest.json")
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Returns the manifest of a run directory.
+
+    Raises:
+        BadInput: there is none, or it is no manifest.
+    """
+    path = directory / "manifest.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise BadInput(f"{directory}: not a run directory, it has no manifest.json") from None
+    except ValueError:
+        raise BadInput(f"{path}: not valid JSON") from None
+    if not isinstance(content, dict) or not isinstance(content.get("recipe"), dict):
+        raise BadInput(f"{path}: not the manifest of a run, it has no recipe")
+    return content
+
+
+def find_run(project: Project, name: str) -> Path:
+    """Returns the run directory a person means: a path, a run's id, or how one id begins."""
+    if (Path(name) / "manifest.json").is_file():
+        return Path(name).resolve()
+    known = sorted(p.parent for p in project.runs.glob("*/manifest.json"))
+    exact = [path for path in known if path.name == name]
+    close = exact or [path for path in known if path.name.startswith(name)]
+    if len(close) == 1:
+        return close[0]
+    if close:
+        raise BadInput(f"{name}: {len(close)} runs begin so, such as {close[0].name}; say more")
+    raise BadInput(
+        f"{name}: no such run; " + (f"the last one is {known[-1].name}" if known else "none yet")
+    )
+
+
+def code(root: Path) -> dict[str, Any]:
+    """The commit of the project's code, and whether the files differed from it."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ("git", "-C", str(root), *arguments), capture_output=True, text=True, timeout=30
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    return {"commit": commit, "dirty": None if status is None else bool(status)}

@@ -6,6 +6,7 @@ own code prints goes to the log. Nothing numerical is imported before the settin
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import BAD_INPUT, BadInput, determinism, manifest, surroundings
+from . import BAD_INPUT, BadInput, determinism, doctor, surroundings
 from . import recipe as recipes
 from .recipe import Project
 
@@ -27,13 +28,11 @@ def main(directory: Path) -> int:
     os.dup2(2, 1)
 
     def send(**event: Any) -> None:
-        try:
+        with contextlib.suppress(OSError):  # Nobody may listen any more; the run goes on.
             print(json.dumps(event), file=pipe, flush=True)
-        except OSError:
-            pass  # Nobody listens any more; the run goes on.
 
     start = time.monotonic()
-    content = manifest.read(directory)
+    content = recipes.read_manifest(directory)
     surroundings.enter(**content["surroundings"])
     try:
         outcome = train(Project(Path.cwd(), content["project"]["package"]), directory, send)
@@ -44,15 +43,15 @@ def main(directory: Path) -> int:
     content |= {
         "status": "finished",
         "duration_seconds": round(time.monotonic() - start, 3),
-        "peak_memory_bytes": manifest.peak_memory(),
+        "peak_memory_bytes": doctor.peak_memory(),
     }
-    manifest.write(directory, content)
+    recipes.write_manifest(directory, content)
     return 0
 
 
 def train(project: Project, directory: Path, send: Any) -> dict[str, Any]:
     """Trains as the manifest's recipe says, and returns what the manifest is to be told."""
-    recipe = manifest.read(directory)["recipe"]
+    recipe = recipes.read_manifest(directory)["recipe"]
     parameters = recipe["parameters"]
     # Without a seed every run draws its own; the manifest tells which, so that even such a run
     # can be repeated.
@@ -83,29 +82,27 @@ def train(project: Project, directory: Path, send: Any) -> dict[str, Any]:
 
     determinism.reseed(seed, "training")
     found = determinism.in_effect(parameters)
-    broken = determinism.broken(parameters, found)
+    guarantee = determinism.guarantee(parameters, found, recipe["lock"]["departures"])
     ledger = Ledger(directory / "ledger.jsonl")
-    ledger.append("environment", settings={**found, "seed": seed})
+    ledger.append("environment", {"settings": {**found, "seed": seed}})
     arrays = {
         f"{part}/{name}": sha256(array)
         for part, samples in dataset.parts().items()
         for name, array in samples.arrays().items()
     }
-    ledger.append("data", arrays=arrays)
-    kinds = _digests(model)
-    ledger.append("initial", **kinds)
-    send(event="start", broken=broken, parameters=model.count_params())
+    ledger.append("data", {"arrays": arrays})
+    ledger.append("initial", state.digests(model, *state.KEPT))
+    send(event="start", broken=guarantee["broken"])
 
     history = loop.train(model, dataset, parameters, seed, ledger, send)
 
-    kinds = _digests(model)
     training = parameters["training"]
     batch_size = training["validation_batch_size"] or training["batch_size"]
     test_run = loop.compiled(model, model.test_step, dataset.test, training["jit_compile"])
     tested = loop.evaluate(model, test_run, len(dataset.test.x), batch_size)
     results = history[-1] | {f"test_{name}": value for name, value in tested.items()}
     predictions = loop.predictions(model, dataset.test, batch_size)
-    ledger.append("final", arrays=predictions, results=loop.exact(results))
+    ledger.append("final", {"arrays": predictions, "results": loop.exact(results)})
     ledger.close()
     model.save(directory / "model.keras")
     state.save(directory / "state.npz", model)
@@ -113,27 +110,16 @@ def train(project: Project, directory: Path, send: Any) -> dict[str, Any]:
     return {
         "recipe": recipe,
         "recipe_digest": recipes.digest(recipe),
-        "guarantee": {
-            "asked": parameters["guarantee"],
-            "holds": "none" if broken else parameters["guarantee"],
-            "broken": broken,
-        },
+        "guarantee": guarantee,
         "seed": seed,
         "in_effect": found,
-        "digest": state.digest(kinds),
+        "digest": state.digest(state.digests(model, *state.KEPT)),
         "predictions": predictions,
         "metrics": results,
         "ledger_head": ledger.head,
-        "versions": manifest.versions(),
-        "machine": manifest.machine(),
+        "versions": doctor.versions(),
+        "machine": doctor.machine(),
     }
-
-
-def _digests(model: Any) -> dict[str, dict[str, str]]:
-    from . import state
-
-    named = state.variables(model)
-    return {kind: state.digests(named[kind]) for kind in state.KINDS if kind != "metrics"}
 
 
 def _call(

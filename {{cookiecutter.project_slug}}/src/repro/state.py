@@ -16,6 +16,8 @@ from . import BadInput
 from .dataset import sha256
 
 KINDS = ("generators", "weights", "optimizer", "metrics")
+KEPT = KINDS[:3]
+"""What a training goes on from; metrics begin anew in each epoch."""
 
 
 def variables(model: Any) -> dict[str, dict[str, Any]]:
@@ -49,9 +51,13 @@ def _named(members: list[Any]) -> dict[str, Any]:
     return named
 
 
-def digests(named: dict[str, Any]) -> dict[str, str]:
-    """The SHA-256 of each variable's type, shape and content."""
-    return {path: sha256(np.asarray(variable)) for path, variable in named.items()}
+def digests(model: Any, *kinds: str) -> dict[str, dict[str, str]]:
+    """The SHA-256 of type, shape and content of each variable of these kinds."""
+    named = variables(model)
+    return {
+        kind: {path: sha256(np.asarray(variable)) for path, variable in named[kind].items()}
+        for kind in kinds
+    }
 
 
 def digest(kinds: dict[str, dict[str, str]]) -> str:
@@ -65,7 +71,7 @@ def save(path: Path, model: Any) -> None:
     named = variables(model)
     arrays = {
         f"{kind}/{name}": np.asarray(variable)
-        for kind in KINDS[:3]
+        for kind in KEPT
         for name, variable in named[kind].items()
     }
     np.savez(path, allow_pickle=False, **arrays)
@@ -79,7 +85,7 @@ def load(path: Path, model: Any, expected_digest: str) -> None:
             to another model.
     """
     named = variables(model)
-    wanted = {f"{kind}/{name}": v for kind in KINDS[:3] for name, v in named[kind].items()}
+    wanted = {f"{kind}/{name}": v for kind in KEPT for name, v in named[kind].items()}
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
@@ -87,7 +93,7 @@ def load(path: Path, model: Any, expected_digest: str) -> None:
         raise BadInput(f"{path}: not a readable state: {error}") from None
     kinds = {
         kind: {k.partition("/")[2]: sha256(a) for k, a in arrays.items() if k.startswith(kind)}
-        for kind in KINDS[:3]
+        for kind in KEPT
     }
     if digest(kinds) != expected_digest:
         raise BadInput(f"{path}: its content is not the state {expected_digest}")

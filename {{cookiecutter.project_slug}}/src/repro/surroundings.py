@@ -66,4 +66,4 @@ def _reverse_directories() -> None:
             self._entries = iter([])
 
     os.listdir = lambda *path: listdir(*path)[::-1]  # type: ignore[assignment]
-    os.scandir = Reversed  # type: ignore[assignment, misc]
+    os.scandir = Reversed  # type: ignore[assignment]
