@@ -116,6 +116,8 @@ class AnswerChecks(Extension):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
+        # `cruft update` generates by two versions of the template in one process.
+        sys.modules.pop(__name__, None)
         self.asking = False
         for function in (checked_name, checked_package, usable_slug, one_of, escaped, self.folder):
             environment.filters[function.__name__] = function

@@ -142,6 +142,35 @@ def test_cruft_refuses_in_one_line(repository: Path, generate: Generate) -> None
     assert outcome.output.count("\n") == 1
 
 
+def test_cruft_updates_a_project(repository: Path, generate: Generate, home: Path) -> None:
+    identify(home)
+    answers = json.dumps({"license": "not", "author_name": "O'Brien"})
+    command = ("cruft", "create", str(repository), "-y", "--extra-context", answers)
+    project = generate(*command).project
+    # The next version derives an answer in another way, by a filter that is new.
+    changes = {
+        "cookiecutter.json": ("replace('Not open source', 'LicenseRef-Proprietary')", "closed"),
+        "template_checks.py": (
+            "class Answer",
+            "def closed(text: str) -> str:\n"
+            "    return text.replace('Not open source', 'LicenseRef-Closed')\n\n\nclass Answer",
+        ),
+    }
+    for file, (old, new) in changes.items():
+        text = (repository / file).read_text(encoding="utf-8")
+        assert old in text
+        text = text.replace(old, new).replace("one_of, escaped", "one_of, closed, escaped")
+        (repository / file).write_text(text, encoding="utf-8")
+    for path in (repository, project.path):
+        subprocess.run(("git", "add", "-A"), cwd=path, check=True)
+        subprocess.run(("git", "commit", "-qm", "next"), cwd=path, check=True)
+    project.run(sys.executable, "-m", "cruft", "update", "-y")
+    assert "LicenseRef-Closed" in project.read("pyproject.toml")
+    assert project.run("git", "log", "--format=%s").splitlines() == ["next", "Generate project"]
+    changed = project.run("git", "diff", "HEAD", "--name-only").splitlines()
+    assert changed == [".cruft.json", "pyproject.toml"]
+
+
 def identify(home: Path) -> None:
     (home / ".gitconfig").write_text("[user]\nname = Somebody\nemail = somebody@example.org\n")
 
