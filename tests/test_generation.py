@@ -30,7 +30,6 @@ FILES = [
     "src/repro/__init__.py",
     "src/repro/__main__.py",
     "src/repro/compare.py",
-    "src/repro/dataset.py",
     "src/repro/determinism.py",
     "src/repro/doctor.py",
     "src/repro/launcher.py",

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repro import BadInput, determinism, ledger, parameters, surroundings
+from repro import BadInput, Part, determinism, ledger, parameters, sha256, surroundings
 from repro import recipe as recipes
-from repro.dataset import Part, sha256
 
 PROJECT = recipes.Project.find(Path(__file__).parent)
 

@@ -1,9 +1,21 @@
 """The machinery: runs recipes in fresh processes and compares the runs.
 
-Nothing here is yours to change for an experiment; see `params.yaml`, `data.py` and `models/`.
-Importing this package costs nothing: numerical libraries are imported only inside the process
-that trains, whose environment was fixed before it started.
+Nothing here is yours to change for an experiment; see `params.yaml`, `data.py` and `models/`. What
+those need is in this file: `Dataset`, `Part`, `fetch`, `sha256`, `BadInput`; the types of
+parameters are in `repro.parameters`. Importing it costs nothing: numerical libraries are imported
+only inside the process that trains, whose environment was fixed before it started.
 """
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 IDENTICAL, DIFFERS, BAD_INPUT, NOT_COMPARABLE, FAILED = range(5)
 """Exit statuses of `repro`. FAILED: the training itself raised; its traceback is in the log."""
@@ -11,3 +23,84 @@ IDENTICAL, DIFFERS, BAD_INPUT, NOT_COMPARABLE, FAILED = range(5)
 
 class BadInput(Exception):
     """A value somebody gave is wrong. The message is one line: what is wrong, what would do."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples and targets; `weight` is None or one weight for each sample.
+
+    Shapes: `x` (samples, …), `y` (samples, …), `weight` (samples,).
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {len(array) for array in (self.x, self.y, self.weight) if array is not None}
+        if len(lengths) != 1 or 0 in lengths:
+            raise BadInput(f"data: expected samples and as many targets, got {sorted(lengths)}")
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        named = {"x": self.x, "y": self.y, "weight": self.weight}
+        return {name: array for name, array in named.items() if array is not None}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three parts that share no sample, and the SHA-256 of what they were read from.
+
+    `sources` belongs to the recipe: runs on other sources are not comparable. The arrays do not:
+    two runs that made other arrays of the same sources have diverged.
+    """
+
+    train: Part
+    validation: Part
+    test: Part
+    classes: int
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def parts(self) -> dict[str, Part]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+def sha256(content: bytes | np.ndarray) -> str:
+    """Of the bytes; for an array, of its dtype, shape and little-endian content."""
+    import numpy as np
+
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    if content.dtype.hasobject:
+        raise BadInput("data: expected arrays of numbers or strings, got one of Python objects")
+    array = np.ascontiguousarray(content, dtype=content.dtype.newbyteorder("<"))
+    digest = hashlib.sha256(f"{array.dtype.str}{content.shape}".encode())
+    # bfloat16 and other types outside NumPy export no buffer of their own.
+    digest.update(array.view(np.uint8).data if array.ndim else array.tobytes())
+    return digest.hexdigest()
+
+
+def fetch(name: str, url: str, sha256: str) -> Path:
+    """Returns the file `name` of the folder `data/`, downloaded there when it is not.
+
+    `REPRO_DATA` names another folder to look in first. A downloaded file must have the given
+    SHA-256. A file that was there already is the caller's to check: archives of the same arrays
+    differ in their bytes.
+
+    Raises:
+        BadInput: no file and no network, or a download with another digest.
+    """
+    folder = Path("data")
+    for place in (os.environ.get("REPRO_DATA"), folder):
+        if place and (Path(place) / name).is_file():
+            return Path(place) / name
+    import pooch
+
+    try:
+        return Path(pooch.retrieve(url, f"sha256:{sha256}", name, folder, progressbar=False))
+    except ValueError as error:  # Another digest; pooch removes the file.
+        raise BadInput(f"data/{name}: {' '.join(str(error).split())}") from None
+    except OSError:
+        raise BadInput(
+            f"data/{name}: no such file, and {url} cannot be reached; "
+            f"put the file there, or name its folder in REPRO_DATA"
+        ) from None

@@ -67,6 +67,18 @@ def _parser() -> argparse.ArgumentParser:
     }
     train = add("train", _train, "train once: one recipe, one fresh process, one run directory")
     train.add_argument("overrides", **overrides)
+    again = train.add_mutually_exclusive_group()
+    again.add_argument("--resume", metavar="RUN", help="go on with this interrupted run")
+    again.add_argument(
+        "--fresh", action="store_true", help="begin anew, though a run of this recipe can go on"
+    )
+    train.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=60,
+        metavar="S",
+        help="time between two checkpoints at most (default: 60; 0: as many as can be)",
+    )
     verify = add("verify", _verify, "train the same recipe several times and compare the runs")
     verify.add_argument("--runs", type=int, default=2, metavar="N", help="how many (default: 2)")
     verify.add_argument("overrides", **overrides)
@@ -83,9 +95,26 @@ def _train(options: argparse.Namespace) -> int:
     from . import recipe as recipes
 
     project = recipes.Project.find()
-    wanted = recipes.make(project, options.overrides)
+    if not options.checkpoint_seconds >= 0:
+        raise BadInput(
+            f"--checkpoint-seconds: expected 0 or more, got {options.checkpoint_seconds}"
+        )
+    resume: Path | None
+    if options.resume:
+        resume = run = recipes.find_run(project, options.resume)
+        wanted = recipes.resumable(project, run, options.overrides)
+    else:
+        wanted = recipes.make(project, options.overrides)
+        resume = None if options.fresh else launcher.interrupted(project, wanted)
     with Reporter() as reporter:
-        directory = launcher.train(project, wanted, reporter)
+        directory = launcher.train(
+            project,
+            wanted,
+            reporter,
+            resume=resume,
+            checkpoint_seconds=options.checkpoint_seconds,
+            overrides=options.overrides,
+        )
     content = recipes.read_manifest(directory)
     if options.json:
         answer = {key: content[key] for key in ("digest", "metrics", "guarantee", "recipe_digest")}
@@ -226,6 +255,13 @@ class Reporter:
 
     def __call__(self, run: Path, event: dict[str, Any]) -> None:
         with self._lock:
+            if event["event"] == "start":
+                for line in event["refused"]:
+                    self._line(f"{run.name}: {line}")
+                if event["epoch"]:
+                    self._line(
+                        f"{run.name}: goes on in epoch {event['epoch']} after step {event['step']}"
+                    )
             if event["event"] == "start" and event["broken"]:
                 self._line(
                     f"{run.name}: the guarantee does NOT hold: " + "; ".join(event["broken"])

@@ -51,7 +51,7 @@ def compare(a: Path, b: Path, one_recipe: bool = False) -> dict[str, Any]:
         "runs": [str(a), str(b)],
         "digests": [one["digest"], other["digest"]],
     }
-    fields = _differences(one["recipe"], other["recipe"])
+    fields = recipes.changed(one["recipe"], other["recipe"])
     if fields and one_recipe:
         names = [field.removeprefix("data.") for field in fields]
         left, right = fields["data." + names[0]]
@@ -73,18 +73,6 @@ def _finished(directory: Path) -> dict[str, Any]:
     if content.get("status") != "finished":
         raise BadInput(f"{directory}: the run has not finished, it is {content.get('status')!r}")
     return content
-
-
-def _differences(one: Any, other: Any, prefix: str = "") -> dict[str, list[Any]]:
-    """Returns each field of two recipes that differs, by its dotted name."""
-    found: dict[str, list[Any]] = {}
-    for key in sorted({**one, **other}):
-        left, right = one.get(key), other.get(key)
-        if isinstance(left, dict) and isinstance(right, dict):
-            found |= _differences(left, right, f"{prefix}{key}.")
-        elif left != right:
-            found[f"{prefix}{key}"] = [left, right]
-    return found
 
 
 def _means(found: dict[str, Any]) -> str:

@@ -6,8 +6,10 @@ trained once is not fresh any more. So every training of this project starts her
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from . import BAD_INPUT, BadInput, determinism, surroundings
 from . import recipe as recipes
@@ -49,39 +51,57 @@ def train(
     varied: Sequence[str] = (),
     index: int = 0,
     on_start: Callable[[subprocess.Popen[str]], None] = lambda process: None,
+    resume: Path | None = None,
+    checkpoint_seconds: float = 60,
+    overrides: Sequence[str] = (),
 ) -> Path:
     """Runs a recipe in a fresh process and returns the run directory.
 
     Args:
         varied: which of `surroundings.VARIATIONS` to change; `index` tells runs of a gate apart.
         on_start: called with the process, so that the caller can end it.
+        resume: an interrupted run of this recipe, to go on with in its directory.
+        overrides: what the recipe was made from beside `params.yaml`, to check it again later.
+        checkpoint_seconds: between two checkpoints, at most; 0: one after each chunk of steps.
 
     Raises:
-        BadInput: what only the process can see is wrong (no data, say). Nothing is left behind.
+        BadInput: what only the process can see is wrong (no data, say). Of a new run nothing is
+            left behind; of one that went on nothing is lost.
         RunFailed: the run directory stays, with the log.
     """
     parameters = recipe["parameters"]
     env = environment(parameters, list(varied), index)
-    directory = _new_directory(project, recipe)
-    recipes.write_manifest(
-        directory,
-        {
-            "format": 1,
-            "run": directory.name,
-            "status": "running",
-            "recipe": recipe,
-            "project": {"package": project.package},
-            "code": recipes.code(project.root),
-            "surroundings": {"varied": list(varied), "index": index},
-            "environment": {
-                name: value for name, value in env.items() if name.startswith(determinism.CLEARED)
-            },
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    directory = resume or _new_directory(project, recipe)
+    content: dict[str, Any] = {
+        "format": 1,
+        "run": directory.name,
+        "recipe": recipe,
+        "project": {"package": project.package},
+        "surroundings": {"varied": list(varied), "index": index},
+        # Without a seed every run draws its own; written down, even such a run can be repeated.
+        "seed": secrets.randbits(32) if parameters["seed"] is None else parameters["seed"],
+        "overrides": list(overrides),
+        "started": _now(),
+        "resumed": [],
+    }
+    if resume is not None:
+        content = recipes.read_manifest(directory)
+        content["resumed"].append(_now())
+    content |= {
+        "status": "running",
+        "checkpoint_seconds": checkpoint_seconds,
+        "code": recipes.code(project.root),
+        "interpreter": os.environ.get("REPRO_PYTHON", sys.executable),
+        "environment": {
+            name: value for name, value in env.items() if name.startswith(determinism.CLEARED)
         },
-    )
-    with (directory / "log.txt").open("w", encoding="utf-8") as log:
+    }
+    with (directory / "log.txt").open("a", encoding="utf-8") as log:
+        if not _lock(log):
+            raise BadInput(f"{directory}: this run is still going on, in another process")
+        recipes.write_manifest(directory, content)
         process = subprocess.Popen(
-            (sys.executable, "-P", "-m", "repro.run", str(directory)),
+            (content["interpreter"], "-P", "-m", "repro.run", str(directory)),
             cwd=project.root,
             env=env,
             stdin=subprocess.DEVNULL,
@@ -91,22 +111,60 @@ def train(
             encoding="utf-8",
         )
         on_start(process)
-        refused = None
-        assert process.stdout is not None
-        for line in process.stdout:
-            event = json.loads(line)
-            if event["event"] == "refused":
-                refused = event["message"]
-            else:
-                listener(directory, event)
-        status = process.wait()
+        refused = failed = None
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                event = json.loads(line)
+                if event["event"] == "refused":
+                    refused = event["message"]
+                elif event["event"] == "failed":
+                    failed = event["message"]
+                else:
+                    listener(directory, event)
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            status = process.wait()
     if status == BAD_INPUT and refused is not None:
-        shutil.rmtree(directory)
+        if resume is None:
+            shutil.rmtree(directory)
         raise BadInput(refused)
     if status != 0:
         recipes.write_manifest(directory, recipes.read_manifest(directory) | {"status": "failed"})
-        raise RunFailed(_failure(directory, status))
+        raise RunFailed(failed or _failure(directory, status))
     return directory
+
+
+def interrupted(project: Project, recipe: dict[str, Any]) -> Path | None:
+    """Returns the newest run of this recipe that was interrupted and can go on, or None."""
+    for path in sorted(project.runs.glob("*/checkpoints"), reverse=True):
+        with contextlib.suppress(BadInput, OSError):
+            content = recipes.read_manifest(path.parent)
+            with (path.parent / "log.txt").open("a") as log:
+                free = _lock(log)
+            alike = content["recipe"] == recipe and not content["surroundings"]["varied"]
+            if free and alike and content["status"] != "finished" and any(path.glob("*.json")):
+                return path.parent
+    return None
+
+
+def _lock(log: TextIO) -> bool:
+    """Locks the log of a run until the last process that has it open ends, unless one has."""
+    try:
+        import fcntl
+    except ImportError:  # Windows lets nobody else write into an open log in the first place.
+        return True
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def train_all(

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from . import BadInput
+from .recipe import replacing
 
 # What differs first in an entry is what stands first here: an order or a generator is a cause,
 # weights and metrics are effects.
@@ -30,11 +32,19 @@ FIELDS = ("settings", "arrays", "order", "generators", "weights", "optimizer", "
 
 
 class Ledger:
-    """Appends entries to a file."""
+    """Appends entries to a file.
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("x", encoding="utf-8")
-        self.head = ""
+    One that exists is gone on with: `keep` says after how many entries, and what is behind them
+    is written anew. An entry a kill left half written is behind them too.
+    """
+
+    def __init__(self, path: Path, keep: int = 0) -> None:
+        lines = path.read_bytes().splitlines(keepends=True)[:keep] if keep else []
+        with replacing(path) as file:
+            file.write(b"".join(lines))
+        self._file = path.open("a", encoding="utf-8")
+        self.entries = len(lines)
+        self.head = json.loads(lines[-1])["head"] if lines else ""
 
     def append(
         self, stage: str, fields: Mapping[str, Mapping[str, Any]], epoch: int = 0, step: int = 0
@@ -45,13 +55,18 @@ class Ledger:
         self.head = hashlib.sha256((self.head + text).encode()).hexdigest()
         self._file.write(json.dumps(entry | {"head": self.head}) + "\n")
         self._file.flush()
+        self.entries += 1
+
+    def sync(self) -> None:
+        """Returns when all entries are on the disk."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the entries, checking the chain.
+def read(path: Path, whole: bool = True) -> Iterator[dict[str, Any]]:
+    """Yields the entries, checking the chain; of an interrupted run the last may be torn.
 
     Raises:
         BadInput: the file is not there, torn or altered.
@@ -66,6 +81,8 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             entry = json.loads(line)
             found = entry.pop("head")
         except (ValueError, KeyError, AttributeError):
+            if not whole and number == len(lines):
+                return
             raise BadInput(f"{path}, line {number}: not an entry of a ledger") from None
         text = json.dumps(entry, sort_keys=True, allow_nan=True)
         head = hashlib.sha256((head + text).encode()).hexdigest()

@@ -2,27 +2,35 @@
 
 An epoch's order of samples is cut into chunks of up to `CHUNK` batches. One call of a compiled
 graph takes a chunk's indices, gathers each batch from arrays in memory and makes Keras's own
-`model.train_step` on it. Between two chunks everything is at rest: there the ledger is written
-and the progress shown.
+`model.train_step` on it. Between two chunks everything is at rest: there the ledger and the
+checkpoints are written and the progress shown. Keras's callbacks see the results of an epoch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from . import determinism, state
-from .dataset import Dataset, Part, sha256
+from . import BadInput, Dataset, Part, determinism, sha256, state
 from .ledger import Ledger
+from .state import Checkpoint, Checkpoints, Position
 
 CHUNK = 125
 """Steps in one call: long enough that the call costs nothing, short enough to show progress."""
 
 Results = dict[str, float]
+
+_KINDS = {
+    "early_stopping": keras.callbacks.EarlyStopping,
+    "reduce_lr_on_plateau": keras.callbacks.ReduceLROnPlateau,
+}
+# What changes while a callback watches a training; the rest follows from its arguments.
+_STATE = ("best", "wait", "best_epoch", "stopped_epoch", "cooldown_counter")
 
 
 def chunks(order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
@@ -61,6 +69,7 @@ def compiled(
             lambda number: number < tf.shape(indices)[0], body, [0], parallel_iterations=1
         )
 
+    run.get_concrete_function()  # Traced here, not in the middle of a run that goes on.
     return lambda indices: run(tf.constant(indices))
 
 
@@ -91,6 +100,8 @@ def train(
     parameters: dict[str, Any],
     seed: int,
     ledger: Ledger,
+    checkpoints: Checkpoints,
+    checkpoint: Checkpoint | None,
     listener: Callable[..., None],
 ) -> list[Results]:
     """Trains a compiled model whose variables exist, and returns the results of each epoch.
@@ -98,7 +109,11 @@ def train(
     Args:
         parameters: the resolved parameters of the recipe.
         seed: what the data order is keyed by.
+        checkpoint: where to go on; None to begin.
         listener: called with the keywords of an event, after each chunk and each epoch.
+
+    Raises:
+        BadInput: a callback watches what is not measured, or the checkpoint fits no longer.
     """
     training = parameters["training"]
     part = weighted(dataset.train, training["class_weight"])
@@ -108,8 +123,35 @@ def train(
     step_run = compiled(model, model.train_step, part, jit_compile)
     validation_run = compiled(model, model.test_step, dataset.validation, jit_compile)
     size = len(part.x)
-    history: list[Results] = []
-    for epoch in range(training["initial_epoch"] + 1, epochs + 1):
+    watchers = watch(parameters["callbacks"], model)
+    here = Position(training["initial_epoch"] + 1)
+    if checkpoint is not None:
+        # Only now: what tracing the graphs drew from Python's or NumPy's generators, it drew
+        # before the first step of the run that was interrupted as well.
+        here = checkpoint.position
+        restore_watchers(watchers, here.callbacks, checkpoint.restore(model))
+
+    begin = here
+
+    def rest(**place: Any) -> None:
+        """A boundary: everything is at rest, and a checkpoint may be written."""
+        nonlocal here
+        ended = place["step"] == 0
+        if checkpoints.due(ended):
+            here = replace(
+                here,
+                **place,
+                callbacks=watcher_states(watchers),
+                entries=ledger.entries,
+                head=ledger.head,
+            )
+            ledger.sync()
+            checkpoints.write(model, here, best_weights(watchers))
+
+    for epoch in range(begin.epoch, epochs + 1):
+        if here.stopped:
+            break
+        done = begin.step if epoch == begin.epoch else 0
         if training["shuffle"]:
             order = determinism.permutation(seed, epoch, size)
         else:
@@ -117,25 +159,33 @@ def train(
         if training["steps_per_epoch"]:
             order = order[: training["steps_per_epoch"] * batch_size]
         steps, step = -(-len(order) // batch_size), 0
-        model.reset_metrics()
+        if not done:
+            model.reset_metrics()
         for indices in chunks(order, batch_size):
-            step_run(indices)
             step += len(indices)
+            if step <= done:
+                continue
+            step_run(indices)
             entry = _with_host(state.digests(model, "generators", "metrics"))
             ledger.append("step", entry | {"order": {"indices": sha256(indices)}}, epoch, step)
             loss = results(model).get("loss")
             listener(event="step", epoch=epoch, epochs=epochs, step=step, steps=steps, loss=loss)
+            rest(epoch=epoch, step=step)
         found = results(model)
-        entry = _with_host(state.digests(model, *state.KINDS))
+        metrics = state.digests(model, "metrics")
         if epoch % training["validation_freq"] == 0:
             validated = evaluate(model, validation_run, len(dataset.validation.x), validation_batch)
             found |= {f"val_{name}": value for name, value in validated.items()}
+        stopped = epoch_ended(watchers, epoch, found)
+        entry = _with_host(state.digests(model, *state.KEPT) | metrics)
         ledger.append("epoch", entry | {"results": exact(found)}, epoch, step)
-        history.append(found)
+        here = replace(here, stopped=stopped, history=[*here.history, found])
         listener(event="epoch", epoch=epoch, epochs=epochs, results=found)
+        rest(epoch=epoch + 1, step=0)
+    training_ended(watchers)
     # With `use_ema` the averaged weights take the place of the last ones, as at the end of `fit`.
     model.optimizer.finalize_variable_values(model.trainable_weights)
-    return history
+    return here.history
 
 
 def _with_host(entry: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
@@ -162,3 +212,70 @@ def predictions(model: Any, part: Part, batch_size: int) -> dict[str, str]:
     """A digest for each output of the model on a part."""
     outputs = keras.tree.flatten(model.predict(part.x, batch_size=batch_size, verbose=0))
     return {f"output {number}": sha256(np.asarray(one)) for number, one in enumerate(outputs)}
+
+
+def watch(parameters: dict[str, Any], model: Any) -> list[Any]:
+    """Returns the callbacks that are not null, about to watch the model."""
+    made = [_KINDS[name](**group) for name, group in parameters.items() if group is not None]
+    for watcher in made:
+        watcher.set_model(model)
+        watcher.on_train_begin()
+    model.stop_training = False
+    return made
+
+
+def epoch_ended(watchers: list[Any], epoch: int, found: dict[str, float]) -> bool:
+    """Shows the results of an epoch to the callbacks; returns whether one stops the training.
+
+    A callback that changes the learning rate adds it to the results, as in `fit`.
+
+    Raises:
+        BadInput: a callback watches what is not measured. Keras would warn and do nothing.
+    """
+    for watcher in watchers:
+        if watcher.monitor not in found and not watcher.monitor.startswith("val_"):
+            raise BadInput(_unknown(watcher, found))
+        if watcher.monitor in found:
+            watcher.on_epoch_end(epoch - 1, found)
+        elif any(name.startswith("val_") for name in found):
+            raise BadInput(_unknown(watcher, found))
+    stops: bool = watchers != [] and watchers[0].model.stop_training
+    return stops
+
+
+def _unknown(watcher: Any, found: dict[str, float]) -> str:
+    name = next(name for name, kind in _KINDS.items() if isinstance(watcher, kind))
+    return f"callbacks.{name}.monitor: expected one of {', '.join(found)}; got {watcher.monitor!r}"
+
+
+def training_ended(watchers: list[Any]) -> None:
+    """Tells the callbacks that the training is over: one may bring back the best weights."""
+    for watcher in watchers:
+        watcher.on_train_end()
+
+
+def watcher_states(watchers: list[Any]) -> list[dict[str, Any]]:
+    """What has to be remembered of each callback, as plain numbers."""
+    return [
+        {name: _plain(value) for name, value in vars(watcher).items() if name in _STATE}
+        for watcher in watchers
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, int) else float(value)
+
+
+def best_weights(watchers: list[Any]) -> list[np.ndarray]:
+    """The weights a callback remembers, or none."""
+    return next((w.best_weights for w in watchers if getattr(w, "best_weights", None)), [])
+
+
+def restore_watchers(
+    watchers: list[Any], saved: list[dict[str, Any]], best: list[np.ndarray]
+) -> None:
+    """Gives callbacks just made what was remembered of them."""
+    for watcher, values in zip(watchers, saved, strict=True):
+        vars(watcher).update(values)
+        if best and hasattr(watcher, "best_weights"):
+            watcher.best_weights = best

@@ -96,10 +96,74 @@ class Training(_Group):
     dtype: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = "float32"
 
 
+class _Watcher(_Group):
+    """The arguments that both of Keras's callbacks have."""
+
+    monitor: str = "val_loss"
+    mode: Literal["auto", "min", "max"] = "auto"
+
+
+class EarlyStopping(_Watcher):
+    min_delta: NonNegativeFloat = 0.0
+    patience: NonNegativeInt = 0
+    baseline: float | None = None
+    restore_best_weights: bool = False
+    start_from_epoch: NonNegativeInt = 0
+
+
+class ReduceLROnPlateau(_Watcher):
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    patience: NonNegativeInt = 10
+    min_delta: NonNegativeFloat = 1e-4
+    cooldown: NonNegativeInt = 0
+    min_lr: NonNegativeFloat = 0.0
+
+
+class Callbacks(_Group):
+    """What watches the training and changes its course; null: not there."""
+
+    early_stopping: EarlyStopping | None = None
+    reduce_lr_on_plateau: ReduceLROnPlateau | None = None
+
+
+class CosineDecay(_Group):
+    name: Literal["cosine_decay"]
+    decay_steps: PositiveInt
+    alpha: NonNegativeFloat = 0.0
+    warmup_target: PositiveFloat | None = None
+    warmup_steps: NonNegativeInt = 0
+
+
+class ExponentialDecay(_Group):
+    name: Literal["exponential_decay"]
+    decay_steps: PositiveInt
+    decay_rate: PositiveFloat
+    staircase: bool = False
+
+
+class PolynomialDecay(_Group):
+    name: Literal["polynomial_decay"]
+    decay_steps: PositiveInt
+    end_learning_rate: PositiveFloat = 0.0001
+    power: PositiveFloat = 1.0
+    cycle: bool = False
+
+
+class InverseTimeDecay(ExponentialDecay):
+    name: Literal["inverse_time_decay"]  # type: ignore[assignment]
+
+
+Schedule = Annotated[
+    CosineDecay | ExponentialDecay | PolynomialDecay | InverseTimeDecay,
+    Field(discriminator="name"),
+]
+
+
 class _Optimizer(_Group):
-    """The arguments every Keras optimizer shares."""
+    """The arguments every Keras optimizer shares; a schedule starts from `learning_rate`."""
 
     learning_rate: PositiveFloat = 0.001
+    schedule: Schedule | None = None
     weight_decay: NonNegativeFloat | None = None
     clipnorm: PositiveFloat | None = None
     clipvalue: PositiveFloat | None = None
@@ -197,6 +261,7 @@ def resolve(package: Path, params: Path, overrides: typing.Sequence[str] = ()) -
         guarantee=(Guarantee, "machine"),
         threads=(PositiveInt, 1),
         training=(Training, Training()),
+        callbacks=(Callbacks, Callbacks()),
         **fields,
     )
     try:
@@ -208,6 +273,11 @@ def resolve(package: Path, params: Path, overrides: typing.Sequence[str] = ()) -
         raise BadInput(
             f"seed: null draws a new seed for each run, which guarantee: {resolved['guarantee']} "
             "rules out; give a seed, or guarantee=none"
+        )
+    if resolved["optimizer"]["schedule"] and resolved["callbacks"]["reduce_lr_on_plateau"]:
+        raise BadInput(
+            "callbacks.reduce_lr_on_plateau: expected null, since optimizer.schedule already "
+            "sets the learning rate of each step"
         )
     if resolved["training"]["initial_epoch"] >= resolved["training"]["epochs"]:
         raise BadInput("training.initial_epoch: expected less than training.epochs")
@@ -245,7 +315,9 @@ def _override(given: dict[str, Any], text: str) -> None:
         raise BadInput(f"{text}: expected key=value, such as training.epochs=3")
     group = given
     for name in names[:-1]:
-        group = group.setdefault(name, {})
+        if group.get(name) is None:
+            group[name] = {}  # A group that was null: this value, and defaults for the rest.
+        group = group[name]
         if not isinstance(group, dict):
             raise BadInput(f"{key}: {name} is a single value, not a group")
     try:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import subprocess
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from . import BadInput, parameters
 
@@ -66,6 +67,26 @@ def make(project: Project, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if initial is not None:
         # The recipe names the state by its content; where that run lies does not matter.
         resolved["training"]["initial_state"] = _state_digest(project, initial)
+    return recipe
+
+
+def resumable(project: Project, run: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns the recipe of an interrupted run, if `params.yaml` and lock still say the same.
+
+    Raises:
+        BadInput: the run has finished, or the recipe has changed: the field is named.
+    """
+    content = read_manifest(run)
+    if content.get("status") == "finished":
+        raise BadInput(f"{run.name}: the run has finished; there is nothing to go on with")
+    now = make(project, [*content.get("overrides", ()), *overrides])
+    for name, (before, after) in changed(content["recipe"], now).items():
+        name = name.removeprefix("parameters.")
+        raise BadInput(
+            f"{name}: {before} when {run.name} began, {after} now; "
+            "put it back, or begin anew with `repro train --fresh`"
+        )
+    recipe: dict[str, Any] = content["recipe"]
     return recipe
 
 
@@ -125,17 +146,49 @@ def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def changed(one: Any, other: Any, prefix: str = "") -> dict[str, list[Any]]:
+    """Returns each field in which two recipes differ, by its dotted name, with both values."""
+    found: dict[str, list[Any]] = {}
+    for key in sorted({**one, **other}):
+        left, right = one.get(key), other.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found |= changed(left, right, f"{prefix}{key}.")
+        elif left != right:
+            found[f"{prefix}{key}"] = [left, right]
+    return found
+
+
 def digest(recipe: dict[str, Any]) -> str:
     """The recipe's SHA-256, over its JSON with sorted keys."""
     text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file that takes its name when it is whole and on the disk, not before."""
+    new = path.with_suffix(path.suffix + ".new")
+    try:
+        with new.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # The name itself has to reach the disk as well.
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
 def write_manifest(directory: Path, content: dict[str, Any]) -> None:
-    """Replaces the manifest in one step: a reader sees the old one or the new one."""
-    new = directory / "manifest.json.new"
-    new.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(new, directory / "manifest.json")
+    """Replaces the manifest in one step."""
+    with replacing(directory / "manifest.json") as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

@@ -7,18 +7,22 @@ own code prints goes to the log. Nothing numerical is imported before the settin
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import json
 import os
-import secrets
+import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from . import BAD_INPUT, BadInput, determinism, doctor, surroundings
+from . import BAD_INPUT, FAILED, BadInput, Dataset, determinism, doctor, sha256, surroundings
 from . import recipe as recipes
 from .recipe import Project
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What a write fails with where the disk, the quota or the largest size of a file is reached."""
 
 
 def main(directory: Path) -> int:
@@ -39,6 +43,15 @@ def main(directory: Path) -> int:
     except BadInput as error:
         send(event="refused", message=str(error))
         return BAD_INPUT
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        send(
+            event="failed",
+            message=f"{error.strerror}: {error.filename or directory} cannot be written; "
+            "make room and start the same training again, it goes on from its last checkpoint",
+        )
+        return FAILED
     content |= outcome
     content |= {
         "status": "finished",
@@ -46,21 +59,20 @@ def main(directory: Path) -> int:
         "peak_memory_bytes": doctor.peak_memory(),
     }
     recipes.write_manifest(directory, content)
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     return 0
 
 
 def train(project: Project, directory: Path, send: Any) -> dict[str, Any]:
     """Trains as the manifest's recipe says, and returns what the manifest is to be told."""
-    recipe = recipes.read_manifest(directory)["recipe"]
+    content = recipes.read_manifest(directory)
+    recipe, seed = content["recipe"], content["seed"]
     parameters = recipe["parameters"]
-    # Without a seed every run draws its own; the manifest tells which, so that even such a run
-    # can be repeated.
-    seed = secrets.randbits(32) if parameters["seed"] is None else parameters["seed"]
     determinism.apply(parameters, seed)
 
     from . import loop, state
-    from .dataset import Dataset, sha256
     from .ledger import Ledger
+    from .state import Checkpoints
 
     determinism.reseed(seed, "data")
     dataset = _call(project, "data", parameters["data"]["name"], parameters["data"])
@@ -83,18 +95,39 @@ def train(project: Project, directory: Path, send: Any) -> dict[str, Any]:
     determinism.reseed(seed, "training")
     found = determinism.in_effect(parameters)
     guarantee = determinism.guarantee(parameters, found, recipe["lock"]["departures"])
-    ledger = Ledger(directory / "ledger.jsonl")
-    ledger.append("environment", {"settings": {**found, "seed": seed}})
     arrays = {
         f"{part}/{name}": sha256(array)
         for part, samples in dataset.parts().items()
         for name, array in samples.arrays().items()
     }
-    ledger.append("data", {"arrays": arrays})
-    ledger.append("initial", state.digests(model, *state.KEPT))
-    send(event="start", broken=guarantee["broken"])
+    beginning = [
+        ("environment", {"settings": {"seed": seed, **found}}),
+        ("data", {"arrays": arrays}),
+        ("initial", state.digests(model, *state.KEPT)),
+    ]
+    checkpoints = Checkpoints(
+        directory / "checkpoints", content["checkpoint_seconds"], recipes.digest(recipe)
+    )
+    checkpoint = checkpoints.newest()
+    path = directory / "ledger.jsonl"
+    if checkpoint is None:
+        ledger = Ledger(path)
+        for stage, fields in beginning:
+            ledger.append(stage, fields)
+    else:
+        _same_beginning(path, beginning)
+        ledger = Ledger(path, keep=checkpoint.position.entries)
+        if ledger.head != checkpoint.position.head:
+            raise BadInput(f"{path}: altered since the checkpoint was written")
+    send(
+        event="start",
+        broken=guarantee["broken"],
+        refused=checkpoint.refused if checkpoint else [],
+        epoch=checkpoint.position.epoch if checkpoint else 0,
+        step=checkpoint.position.step if checkpoint else 0,
+    )
 
-    history = loop.train(model, dataset, parameters, seed, ledger, send)
+    history = loop.train(model, dataset, parameters, seed, ledger, checkpoints, checkpoint, send)
 
     training = parameters["training"]
     batch_size = training["validation_batch_size"] or training["batch_size"]
@@ -111,7 +144,6 @@ def train(project: Project, directory: Path, send: Any) -> dict[str, Any]:
         "recipe": recipe,
         "recipe_digest": recipes.digest(recipe),
         "guarantee": guarantee,
-        "seed": seed,
         "in_effect": found,
         "digest": state.digest(state.digests(model, *state.KEPT)),
         "predictions": predictions,
@@ -120,6 +152,20 @@ def train(project: Project, directory: Path, send: Any) -> dict[str, Any]:
         "versions": doctor.versions(),
         "machine": doctor.machine(),
     }
+
+
+def _same_beginning(path: Path, beginning: list[tuple[str, Any]]) -> None:
+    """Refuses to go on where data, settings or initial state are not what they were."""
+    from . import ledger
+
+    for entry, (stage, fields) in zip(ledger.read(path, whole=False), beginning, strict=False):
+        for what, values in fields.items():
+            for name, value in values.items():
+                if entry.get(what, {}).get(name) != value:
+                    raise BadInput(
+                        f"{stage}: {name} is not what it was when this run began; "
+                        "a new run is needed: repro train --fresh"
+                    )
 
 
 def _call(
@@ -133,7 +179,13 @@ def _call(
 def _compile(model: Any, parameters: dict[str, Any]) -> None:
     import keras
 
-    settings = {k: v for k, v in parameters["optimizer"].items() if k != "name"}
+    settings = {k: v for k, v in parameters["optimizer"].items() if k not in ("name", "schedule")}
+    if schedule := parameters["optimizer"]["schedule"]:
+        arguments = {k: v for k, v in schedule.items() if k != "name"}
+        kind = getattr(
+            keras.optimizers.schedules, "".join(map(str.title, schedule["name"].split("_")))
+        )
+        settings["learning_rate"] = kind(settings["learning_rate"], **arguments)
     optimizer = keras.optimizers.get(parameters["optimizer"]["name"]).__class__(**settings)
     training = parameters["training"]
     # Our own loop compiles the steps, as `jit_compile` says; Keras's own functions stay plain.

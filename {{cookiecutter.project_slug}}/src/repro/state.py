@@ -2,18 +2,27 @@
 
 `.keras` archives hold a date and leave out the random generators of layers such as Dropout; the
 state here holds all that the next step depends on, and equal states have equal digests.
+
+A checkpoint is two files. `<epoch>-<step>.npz` holds the tensors; `<epoch>-<step>.json`, written
+after it, holds the rest, the other's SHA-256 and its own. Each name stands for a whole file or for
+none, so a kill at any moment loses at most what came after the checkpoint before.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import BadInput
-from .dataset import sha256
+from . import BadInput, sha256
+from .recipe import replacing
 
 KINDS = ("generators", "weights", "optimizer", "metrics")
 KEPT = KINDS[:3]
@@ -66,15 +75,28 @@ def digest(kinds: dict[str, dict[str, str]]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def arrays(model: Any, kinds: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns the content of the variables of these kinds, by `kind/path`."""
+    named = variables(model)
+    return {f"{kind}/{p}": np.asarray(v) for kind in kinds for p, v in named[kind].items()}
+
+
 def save(path: Path, model: Any) -> None:
     """Writes generators, weights and optimizer as an `.npz` of plain arrays."""
-    named = variables(model)
-    arrays = {
-        f"{kind}/{name}": np.asarray(variable)
-        for kind in KEPT
-        for name, variable in named[kind].items()
-    }
-    np.savez(path, allow_pickle=False, **arrays)
+    np.savez(path, allow_pickle=False, **arrays(model, KEPT))
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of an `.npz`.
+
+    Raises:
+        BadInput: it is none, or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own for a torn file.
+        raise BadInput(f"{path}: not a readable state: {error}") from None
 
 
 def load(path: Path, model: Any, expected_digest: str) -> None:
@@ -84,26 +106,165 @@ def load(path: Path, model: Any, expected_digest: str) -> None:
         BadInput: the file holds another state than `expected_digest` or is damaged, or belongs
             to another model.
     """
-    named = variables(model)
-    wanted = {f"{kind}/{name}": v for kind in KEPT for name, v in named[kind].items()}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except Exception as error:  # zipfile, zlib and NumPy each raise their own for a torn file.
-        raise BadInput(f"{path}: not a readable state: {error}") from None
+    found = read(path)
     kinds = {
-        kind: {k.partition("/")[2]: sha256(a) for k, a in arrays.items() if k.startswith(kind)}
+        kind: {k.partition("/")[2]: sha256(a) for k, a in found.items() if k.startswith(f"{kind}/")}
         for kind in KEPT
     }
     if digest(kinds) != expected_digest:
         raise BadInput(f"{path}: its content is not the state {expected_digest}")
-    for key in sorted(wanted.keys() ^ arrays.keys()):
-        where = "this model has no" if key in arrays else "the saved state has no"
+    assign(path, model, found, KEPT)
+
+
+def assign(path: Path, model: Any, found: dict[str, np.ndarray], kinds: Sequence[str]) -> None:
+    """Gives the variables of these kinds the values found in `path`, all of them or none.
+
+    Raises:
+        BadInput: the values belong to another model or optimizer.
+    """
+    named = variables(model)
+    wanted = {f"{kind}/{name}": v for kind in kinds for name, v in named[kind].items()}
+    for key in sorted(wanted.keys() ^ found.keys()):
+        where = "this model has no" if key in found else "the saved state has no"
         raise BadInput(f"{path}: {where} {key}; it belongs to another model or optimizer")
     for key, variable in wanted.items():
-        if tuple(variable.shape) != arrays[key].shape:
+        if tuple(variable.shape) != found[key].shape:
             raise BadInput(
-                f"{path}: {key} has the shape {arrays[key].shape}, expected {tuple(variable.shape)}"
+                f"{path}: {key} has the shape {found[key].shape}, expected {tuple(variable.shape)}"
             )
     for key, variable in wanted.items():
-        variable.assign(arrays[key])
+        variable.assign(found[key])
+
+
+CHECKPOINTS = 2
+"""How many stay: the newest and, should it be damaged, the one before."""
+SHARE = 0.03
+"""Of the run's time, at most, goes into checkpoints."""
+
+
+@dataclass
+class Position:
+    """Where a run stands at a boundary, and what it has seen so far.
+
+    `step` counts the steps made in `epoch`; `entries` and `head` are the ledger's at that place.
+    """
+
+    epoch: int
+    step: int = 0
+    stopped: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+    callbacks: list[dict[str, Any]] = field(default_factory=list)
+    entries: int = 0
+    head: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read back; `refused` says which newer ones were not whole."""
+
+    position: Position
+    tensors: Path
+    host: dict[str, Any]
+    refused: list[str]
+
+    def restore(self, model: Any) -> list[np.ndarray]:
+        """Gives a compiled, built model this state, and Python and NumPy their generators'.
+
+        Returns the weights a callback remembers, in the order it keeps them.
+
+        Raises:
+            BadInput: the model's code has changed, it has other variables.
+        """
+        found = read(self.tensors)
+        best = [found.pop(f"best/{n}") for n in range(sum(k.startswith("best/") for k in found))]
+        assign(self.tensors, model, found, KINDS)
+        python, numpy = self.host["python"], self.host["numpy"]
+        random.setstate((python[0], tuple(python[1]), python[2]))
+        np.random.set_state((numpy[0], np.array(numpy[1], dtype=np.uint32), *numpy[2:]))
+        return best
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, directory: Path, seconds: float, recipe_digest: str) -> None:
+        """`seconds` between two at most, unless that would cost more than `SHARE` of the time."""
+        self._directory = directory
+        self._seconds = seconds
+        self._recipe_digest = recipe_digest
+        self._last = time.monotonic()
+        self._cost = 0.0
+        self.spent = 0.0
+
+    def due(self, epoch_ended: bool) -> bool:
+        """Whether one is to be written: the time has come, or an epoch ended and it is cheap."""
+        since = time.monotonic() - self._last
+        affordable = since >= self._cost / SHARE
+        return self._seconds == 0 or (affordable and (epoch_ended or since >= self._seconds))
+
+    def write(self, model: Any, position: Position, best: list[np.ndarray]) -> None:
+        """Writes the state of a model at rest; `best` are the weights a callback remembers."""
+        start = time.monotonic()
+        self._directory.mkdir(exist_ok=True)
+        for torn in self._directory.glob("*.new"):  # What a kill during a write left.
+            torn.unlink()
+        name = f"{position.epoch:06}-{position.step:09}"
+        content = arrays(model, KINDS)
+        content |= {f"best/{number}": array for number, array in enumerate(best)}
+        tensors = self._directory / f"{name}.npz"
+        with replacing(tensors) as file:
+            np.savez(file, allow_pickle=False, **content)
+        rest = {
+            "recipe": self._recipe_digest,
+            "position": asdict(position),
+            "host": _host_generators(),
+            "sha256": _file_digest(tensors),
+        }
+        text = json.dumps(rest)
+        with replacing(self._directory / f"{name}.json") as file:
+            file.write(json.dumps([_sha256(text.encode()), text]).encode())
+        for path in sorted(self._directory.glob("*.json"))[:-CHECKPOINTS]:
+            path.unlink()
+            path.with_suffix(".npz").unlink(missing_ok=True)
+        self._last = time.monotonic()
+        self._cost = self._last - start
+        self.spent += self._cost
+
+    def newest(self) -> Checkpoint | None:
+        """Returns the newest whole checkpoint; None where there is none.
+
+        Raises:
+            BadInput: it belongs to another recipe.
+        """
+        refused = []
+        for path in sorted(self._directory.glob("*.json"), reverse=True):
+            try:
+                digest, text = json.loads(path.read_bytes())
+                content = json.loads(text)
+                whole = digest == _sha256(text.encode())
+                tensors = path.with_suffix(".npz")
+                whole = whole and content["sha256"] == _file_digest(tensors)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                whole = False
+            if not whole:
+                refused.append(f"{path.with_suffix('.npz').name}: torn or altered, not used")
+                continue
+            if content["recipe"] != self._recipe_digest:
+                raise BadInput(f"{path}: the checkpoint of another recipe")
+            position = Position(**content["position"])
+            return Checkpoint(position, tensors, content["host"], refused)
+        return None
+
+
+def _host_generators() -> dict[str, Any]:
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    return {"python": random.getstate(), "numpy": [kind, np.asarray(keys).tolist(), *rest]}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,8 +11,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from repro import BadInput
-from repro.dataset import Dataset, Part, fetch, sha256
+from repro import BadInput, Dataset, Part, fetch, sha256
 from repro.parameters import Fraction, NonNegativeInt
 
 

@@ -1,0 +1,182 @@
+"""A run that was killed goes on, and ends as if it never had been.
+
+`REPRO_KILLS=100` for the whole proof; by default a few kills, one for each model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Generated
+
+pytestmark = pytest.mark.real
+
+NORMALIZED = """
+import keras
+from keras import layers
+
+
+def build(input_shape, classes):
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            layers.RandomFlip("horizontal"),
+            layers.Conv2D(8, 3),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Dropout(0.2),
+            layers.Flatten(),
+            layers.Dense(classes, activation="softmax"),
+        ]
+    )
+"""
+RECURRENT = """
+import keras
+from keras import layers
+
+
+def build(input_shape, classes):
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            layers.Reshape(input_shape[:2]),
+            layers.LSTM(16, recurrent_dropout=0.1),
+            layers.LayerNormalization(),
+            layers.Dense(classes, activation="softmax"),
+        ]
+    )
+"""
+STOP = ("callbacks.early_stopping.patience=2", "callbacks.early_stopping.restore_best_weights=true")
+SHRINK = "callbacks.reduce_lr_on_plateau.patience=1"
+SCHEDULE = ("optimizer.schedule.name=cosine_decay", "optimizer.schedule.decay_steps=500")
+MODELS: dict[str, tuple[str, ...]] = {
+    "dense": ("model.dropout=0.5", *STOP, SHRINK),
+    "lenet5": ("model.dropout=0.3", "model.translation=0.1", "optimizer.name=adamw", *SCHEDULE),
+    "normalized": ("optimizer.name=sgd", "optimizer.momentum=0.9", SHRINK),
+    "recurrent": (*STOP, "optimizer.name=rmsprop", "optimizer.use_ema=true"),
+}
+OFTEN = ("training.epochs=4", "training.batch_size=8", "--checkpoint-seconds", "0")
+KILLS = int(os.environ.get("REPRO_KILLS", "0"))
+
+
+@pytest.fixture(scope="module")
+def models(project: Generated, tmp_path_factory: pytest.TempPathFactory) -> Generated:
+    copied = project.copy(tmp_path_factory.mktemp("resume") / "project")
+    for name, text in {"normalized": NORMALIZED, "recurrent": RECURRENT}.items():
+        (copied.package / "models" / f"{name}.py").write_text(text)
+    return copied
+
+
+def end(run: Path) -> dict[str, Any]:
+    """What must be equal: digest, results, the whole ledger, the whole history."""
+    content = json.loads((run / "manifest.json").read_text())
+    return {
+        **{key: content[key] for key in ("digest", "metrics", "predictions", "ledger_head")},
+        "ledger": (run / "ledger.jsonl").read_text(),
+        "history": (run / "history.json").read_text(),
+    }
+
+
+def start(project: Generated, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(project.python), "-m", "repro", "train", *arguments],
+        cwd=project.root,
+        env={**os.environ, "PYTHONPATH": str(project.root / "src")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill_when(project: Generated, arguments: tuple[str, ...], moment: float) -> Path:
+    """Starts a run, kills launcher and training after that share of it, returns its directory."""
+    before = set(project.root.glob("runs/*"))
+    process = start(project, *arguments, "--fresh")
+    while process.poll() is None:
+        ledgers = [r / "ledger.jsonl" for r in set(project.root.glob("runs/*")) - before]
+        if ledgers and ledgers[0].is_file() and ledgers[0].stat().st_size > moment:
+            break
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    (run,) = set(project.root.glob("runs/*")) - before
+    return run
+
+
+def test_killed_runs_end_as_if_they_had_not_been(models: Generated) -> None:
+    draw = random.Random(KILLS)
+    whole = {}
+    kills = max(KILLS, len(MODELS))
+    for number in range(kills):
+        model = list(MODELS)[number % len(MODELS)]
+        arguments = (f"model.name={model}", *MODELS[model], *OFTEN)
+        if model not in whole:
+            whole[model] = end(Path(models.repro("train", *arguments, "--fresh")["run_dir"]))
+        size = len(whole[model]["ledger"])
+        run = kill_when(models, arguments, draw.uniform(0.05, 0.95) * size)
+        # Every second run goes on because it is named, the others because they are started again.
+        how = ("--resume", run.name, *OFTEN[2:]) if number % 2 else arguments
+        answer = models.repro("train", *how)
+        assert Path(answer["run_dir"]) == run, f"kill {number}: began anew"
+        assert end(run) == whole[model], f"kill {number} of {model}"
+        assert len(json.loads((run / "manifest.json").read_text())["resumed"]) == 1
+
+
+def test_a_damaged_checkpoint_is_passed_over(models: Generated) -> None:
+    arguments = ("model.name=dense", "model.dropout=0.5", *OFTEN)
+    whole = end(Path(models.repro("train", *arguments)["run_dir"]))
+    for damage in ("torn tensors", "altered tensors", "torn position"):
+        run = kill_when(models, arguments, len(whole["ledger"]) / 2)
+        newest = max((run / "checkpoints").glob("*.json"))
+        target = newest if damage == "torn position" else newest.with_suffix(".npz")
+        content = bytearray(target.read_bytes())
+        if damage == "altered tensors":
+            content[len(content) // 2] ^= 1
+        target.write_bytes(content if damage == "altered tensors" else content[:-100])
+        done = models.run("repro", "train", "--resume", str(run), "--json", *OFTEN[2:])
+        assert done.returncode == 0, done.stderr
+        assert f"{newest.stem}.npz: torn or altered, not used" in done.stderr
+        assert end(run) == whole, damage
+
+
+def test_a_changed_recipe_is_refused_by_name(models: Generated) -> None:
+    arguments = ("model.name=dense", *OFTEN)
+    run = kill_when(models, arguments, 20_000)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    done = models.run("repro", "train", "--resume", run.name, "training.batch_size=16")
+    assert done.returncode == 2
+    assert "training.batch_size: 8 when" in done.stderr and "16 now" in done.stderr
+    path = models.root / "params.yaml"
+    content = path.read_text()
+    path.write_text(content.replace("learning_rate: 0.001\n", "learning_rate: 0.002\n"))
+    done = models.run("repro", "train", "--resume", run.name)
+    path.write_text(content)
+    assert done.returncode == 2
+    assert "optimizer.learning_rate: 0.001 when" in done.stderr
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    models.repro("train", "--resume", run.name)
+    assert models.run("repro", "train", "--resume", run.name).returncode == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a limit on the size of a file is set by a shell")
+def test_a_full_disk_loses_nothing(models: Generated) -> None:
+    # A limit on the size of a file stands in for a full disk: the checkpoints do not fit.
+    arguments = ["model.name=dense", "training.epochs=3", "--checkpoint-seconds", "0"]
+    command = f"ulimit -f 1000; {models.python} -m repro train {' '.join(arguments)}"
+    env = {**os.environ, "PYTHONPATH": str(models.root / "src")}
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=models.root, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 4 and "make room" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    assert models.repro("train", *arguments)["metrics"]["test_accuracy"] > 0.8
