@@ -136,7 +136,7 @@ def test_a_fault_turns_the_gate_red(
 ) -> None:
     faulty = project.copy(tmp_path / "project")
     fault(faulty)
-    answer = faulty.repro("verify", "training.epochs=3", status=1)
+    answer = faulty.repro("verify", "training.epochs=3", "--no-explain", status=1)
     assert answer["verdict"] == "diverged"
     found = answer["first_divergence"]
     assert FAULTS[fault].items() <= found.items(), found
@@ -149,7 +149,7 @@ def test_sources_that_change_turn_the_gate_red(project: Generated, tmp_path: Pat
     faulty = project.copy(tmp_path / "project")
     draw = "    images += np.random.default_rng().normal(size=1)\n"
     faulty.insert("data.py", "    sources = {", draw)
-    answer = faulty.repro("verify", "training.epochs=1", status=1)
+    answer = faulty.repro("verify", "training.epochs=1", "--no-explain", status=1)
     found = answer["first_divergence"]
     assert (found["stage"], found["what"], found["name"]) == ("data", "sources", "digits images")
     # Two runs of one gate should have read the same; of two runs on other data it is only said

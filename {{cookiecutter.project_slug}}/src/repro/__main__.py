@@ -17,6 +17,8 @@ from . import BAD_INPUT, DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadInput
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from .recipe import Project
+
 STATUS = {"identical": IDENTICAL, "diverged": DIFFERS, "not comparable": NOT_COMPARABLE}
 
 
@@ -82,9 +84,17 @@ def _parser() -> argparse.ArgumentParser:
     verify = add("verify", _verify, "train the same recipe several times and compare the runs")
     verify.add_argument("--runs", type=int, default=2, metavar="N", help="how many (default: 2)")
     verify.add_argument("overrides", **overrides)
+    verify.add_argument(
+        "--no-explain",
+        action="store_true",
+        help="where runs differ, do not run the steps again to find the tensor",
+    )
     diff = add("diff", _diff, "compare two runs: identical, or where they first differ")
     diff.add_argument("run_a", help="a run directory, or how a run's id begins")
     diff.add_argument("run_b")
+    diff.add_argument(
+        "--explain", action="store_true", help="run the steps again to find the tensor"
+    )
     doctor = add("doctor", _doctor, "what is in effect here, and whether the guarantee holds")
     doctor.add_argument("overrides", **overrides)
     return parser
@@ -141,6 +151,8 @@ def _verify(options: argparse.Namespace) -> int:
         runs = launcher.train_all(project, wanted, options.runs, reporter, varied)
     answers = [compare.compare(runs[0], run, one_recipe=True) for run in runs[1:]]
     answer = next((a for a in answers if a["verdict"] != "identical"), answers[0])
+    if answer["verdict"] == "diverged" and not options.no_explain:
+        _explain(project, answer)
     content = recipes.read_manifest(runs[0])
     differing = sum(a["verdict"] != "identical" for a in answers)
     answer |= {
@@ -172,6 +184,8 @@ def _diff(options: argparse.Namespace) -> int:
     project = recipes.Project.find()
     one, other = (recipes.find_run(project, name) for name in (options.run_a, options.run_b))
     answer = compare.compare(one, other)
+    if answer["verdict"] == "diverged" and options.explain:
+        _explain(project, answer)
     if options.json:
         print(json.dumps(answer))
     else:
@@ -189,6 +203,18 @@ def _doctor(options: argparse.Namespace) -> int:
     return DIFFERS if found["guarantee"]["broken"] else IDENTICAL
 
 
+def _explain(project: Project, answer: dict[str, Any]) -> None:
+    """Adds to an answer which tensor was the first to differ."""
+    from . import compare
+
+    print("the runs differ; running the steps again to see where", file=sys.stderr)
+    one, other = (Path(run) for run in answer["runs"])
+    with Reporter() as reporter:
+        answer["explanation"] = compare.explain(
+            project, one, other, answer["first_divergence"], reporter
+        )
+
+
 def _print_verdict(answer: dict[str, Any], what: str) -> None:
     from . import compare
 
@@ -198,6 +224,8 @@ def _print_verdict(answer: dict[str, Any], what: str) -> None:
         print(f"digest     {answer['digests'][0]}")
     elif verdict == "diverged":
         print(compare.describe(answer["first_divergence"]))
+        if answer.get("explanation"):
+            print(compare.describe_tensor(answer["explanation"]))
     else:
         for name, (one, other) in answer["not_comparable"].items():
             print(f"  {name}: {one} in the first, {other} in the second")

@@ -54,6 +54,7 @@ def train(
     resume: Path | None = None,
     checkpoint_seconds: float = 60,
     overrides: Sequence[str] = (),
+    probe: dict[str, Any] | None = None,
 ) -> Path:
     """Runs a recipe in a fresh process and returns the run directory.
 
@@ -62,6 +63,7 @@ def train(
         on_start: called with the process, so that the caller can end it.
         resume: an interrupted run of this recipe, to go on with in its directory.
         overrides: what the recipe was made from beside `params.yaml`, to check it again later.
+        probe: what to look at; see `loop.train`. The run is only for that.
         checkpoint_seconds: between two checkpoints, at most; 0: one after each chunk of steps.
 
     Raises:
@@ -90,6 +92,7 @@ def train(
     content |= {
         "status": "running",
         "checkpoint_seconds": checkpoint_seconds,
+        "probe": probe,
         "code": recipes.code(project.root),
         "interpreter": os.environ.get("REPRO_PYTHON", sys.executable),
         "environment": {

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from . import BadInput, Dataset, Part, determinism, sha256, state
+from . import BadInput, Dataset, Part, Probed, determinism, sha256, state
 from .ledger import Ledger
 from .state import Checkpoint, Checkpoints, Position
 
@@ -33,14 +34,24 @@ _KINDS = {
 _STATE = ("best", "wait", "best_epoch", "stopped_epoch", "cooldown_counter")
 
 
-def chunks(order: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+def chunks(
+    order: np.ndarray, batch_size: int, single_after: int | None = None
+) -> Iterator[np.ndarray]:
     """Cuts an order of shape (samples,) into arrays of shape (steps, batch): whole batches first,
     up to `CHUNK` steps each, then what is left as one smaller batch, as Keras does.
+
+    Steps after `single_after` come one by one.
     """
     whole = len(order) // batch_size
     batches = order[: whole * batch_size].reshape(whole, batch_size)
-    for start in range(0, whole, CHUNK):
-        yield batches[start : start + CHUNK]
+    start = 0
+    while start < whole:
+        single = single_after is not None and start >= single_after
+        stop = start + (1 if single else CHUNK)
+        if single_after is not None and start < single_after:
+            stop = min(stop, single_after)
+        yield batches[start:stop]
+        start = stop
     if rest := len(order) % batch_size:
         yield order[-rest:].reshape(1, rest)
 
@@ -103,6 +114,8 @@ def train(
     checkpoints: Checkpoints,
     checkpoint: Checkpoint | None,
     listener: Callable[..., None],
+    probe: dict[str, Any] | None = None,
+    found_here: Path = Path("probe.npz"),
 ) -> list[Results]:
     """Trains a compiled model whose variables exist, and returns the results of each epoch.
 
@@ -111,8 +124,11 @@ def train(
         seed: what the data order is keyed by.
         checkpoint: where to go on; None to begin.
         listener: called with the keywords of an event, after each chunk and each epoch.
+        probe: an `epoch`, of which the steps after `after` get whole entries in the ledger, one
+            each; and a step to `record` into the file `found_here`, or None.
 
     Raises:
+        Probed: the step to record has been.
         BadInput: a callback watches what is not measured, or the checkpoint fits no longer.
     """
     training = parameters["training"]
@@ -161,12 +177,17 @@ def train(
         steps, step = -(-len(order) // batch_size), 0
         if not done:
             model.reset_metrics()
-        for indices in chunks(order, batch_size):
+        fine = probe is not None and probe["epoch"] == epoch
+        for indices in chunks(order, batch_size, probe["after"] if probe and fine else None):
             step += len(indices)
             if step <= done:
                 continue
+            if probe and fine and probe["record"] == step:
+                np.savez(found_here, allow_pickle=False, **record(model, part, indices[0]))
+                raise Probed
             step_run(indices)
-            entry = _with_host(state.digests(model, "generators", "metrics"))
+            kinds = state.KINDS if fine else ("generators", "metrics")
+            entry = _with_host(state.digests(model, *kinds))
             ledger.append("step", entry | {"order": {"indices": sha256(indices)}}, epoch, step)
             loss = results(model).get("loss")
             listener(event="step", epoch=epoch, epochs=epochs, step=step, steps=steps, loss=loss)
@@ -186,6 +207,64 @@ def train(
     # With `use_ema` the averaged weights take the place of the last ones, as at the end of `fit`.
     model.optimizer.finalize_variable_values(model.trainable_weights)
     return here.history
+
+
+def beginning(model: Any, dataset: Dataset, stage: str) -> dict[str, np.ndarray]:
+    """The arrays of the data, or the state before the first step, by `kind/name`."""
+    if stage == "data":
+        return {
+            f"data/{part}/{name}": array
+            for part, samples in dataset.parts().items()
+            for name, array in samples.arrays().items()
+        }
+    kinds = {"generators": "generator state", "weights": "initial weight"}
+    found = state.arrays(model, tuple(kinds))
+    return {f"{kinds[k.partition('/')[0]]}/{k.partition('/')[2]}": a for k, a in found.items()}
+
+
+def record(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """Makes one training step outside the graph and returns all its tensors, causes first.
+
+    The keys are `kind/name`: batch indices, batch content, generator states and weights before
+    the step, each layer's outputs in the order they are computed, gradients, and after the step
+    the optimizer's slots and the weights. Kernels can differ from the graph's; two records of one
+    step are made alike, and that is what they are compared with.
+    """
+    batch = tuple(array[indices] for array in part.arrays().values())
+    found = {"batch indices/0": indices}
+    found |= {f"batch content/{name}": a for name, a in zip(part.arrays(), batch, strict=True)}
+    before = state.arrays(model, ("generators", "weights"))
+    found |= {key.replace("generators/", "generator state/", 1): a for key, a in before.items()}
+    call, apply = keras.layers.Layer.__call__, keras.optimizers.Optimizer.apply
+
+    def calling(layer: Any, *arguments: Any, **keywords: Any) -> Any:
+        outputs = call(layer, *arguments, **keywords)
+        for number, output in enumerate(keras.tree.flatten(outputs)):
+            key = f"activation/{layer.path}"
+            while f"{key}/{number}" in found:  # A layer that is called again.
+                key += "'"
+            found[f"{key}/{number}"] = np.asarray(output)
+        return outputs
+
+    def applying(optimizer: Any, gradients: Any, variables: Any = None) -> Any:
+        gradients = list(gradients)
+        named = variables or optimizer._trainable_variables
+        for gradient, variable in zip(gradients, named, strict=True):
+            if gradient is not None:
+                found.setdefault(f"gradient/{variable.path}", np.asarray(gradient))
+        return apply(optimizer, gradients, variables)
+
+    keras.layers.Layer.__call__, keras.optimizers.Optimizer.apply = calling, applying
+    try:
+        model.train_step(tuple(tf.constant(array) for array in batch))
+    finally:
+        keras.layers.Layer.__call__, keras.optimizers.Optimizer.apply = call, apply
+    after = state.arrays(model, ("optimizer", "weights"))
+    names = {"optimizer": "optimizer slot", "weights": "weight after"}
+    for key, array in after.items():
+        kind, _, name = key.partition("/")
+        found[f"{names[kind]}/{name}"] = array
+    return found
 
 
 def _with_host(entry: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:

@@ -17,7 +17,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import BAD_INPUT, FAILED, BadInput, Dataset, determinism, doctor, sha256, surroundings
+from . import (
+    BAD_INPUT,
+    FAILED,
+    BadInput,
+    Dataset,
+    Probed,
+    determinism,
+    doctor,
+    sha256,
+    surroundings,
+)
 from . import recipe as recipes
 from .recipe import Project
 
@@ -43,6 +53,9 @@ def main(directory: Path) -> int:
     except BadInput as error:
         send(event="refused", message=str(error))
         return BAD_INPUT
+    except Probed:
+        recipes.write_manifest(directory, content | {"status": "probed"})
+        return 0
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -69,6 +82,8 @@ def train(project: Project, directory: Path, send: Any) -> dict[str, Any]:
     recipe, seed = content["recipe"], content["seed"]
     parameters = recipe["parameters"]
     determinism.apply(parameters, seed)
+
+    import numpy as np
 
     from . import loop, state
     from .ledger import Ledger
@@ -127,7 +142,14 @@ def train(project: Project, directory: Path, send: Any) -> dict[str, Any]:
         step=checkpoint.position.step if checkpoint else 0,
     )
 
-    history = loop.train(model, dataset, parameters, seed, ledger, checkpoints, checkpoint, send)
+    probe, found_here = content.get("probe"), directory / "probe.npz"
+    if probe is not None and probe["stage"] in ("data", "initial"):
+        tensors = loop.beginning(model, dataset, probe["stage"])
+        np.savez(found_here, allow_pickle=False, **tensors)
+        raise Probed
+    history = loop.train(
+        model, dataset, parameters, seed, ledger, checkpoints, checkpoint, send, probe, found_here
+    )
 
     training = parameters["training"]
     batch_size = training["validation_batch_size"] or training["batch_size"]
