@@ -78,6 +78,7 @@ def in_data(line: str) -> Fault:
     return Fault(data=f"    if {VARIED}:\n        {line}\n")
 
 
+RETURN = "    return Dataset(\n        train=Part(x[rest"
 START = {"epoch": 0, "step": 0}
 OUTPUT = "dense/output/kernel"
 FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
@@ -86,8 +87,8 @@ FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
         {**START, "kind": "data", "tensor": "train/x", "index": [0, 3, 5, 0], "ulps": 1},
     ),
     "the labels": (
-        in_data("y[:] = y[::-1]"),
-        {**START, "kind": "data", "tensor": "train/y"},
+        in_data("y[rest[inner[11]]] = 3"),
+        {**START, "kind": "data", "tensor": "train/y", "index": [11], "b": 3, "elements": 1},
     ),
     "an initial weight": (
         Fault(
@@ -105,7 +106,10 @@ FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
     "a generator": (
         Fault(
             exchange=(
-                ('layers.Dropout(dropout, name="dropout")', f"layers.Dropout(0.5, seed={VARIED})"),
+                (
+                    'layers.Dropout(dropout, name="dropout")',
+                    f"layers.Dropout(0.5, seed=int({VARIED}))",
+                ),
             )
         ),
         {**START, "kind": "generator state"},
@@ -130,7 +134,8 @@ FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
     "a gradient in step 50": (
         in_layer(
             f"here = tf.logical_and({VARIED}, tf.equal(self.step.value, 50))\n"
-            "        same = tf.custom_gradient(lambda x: (tf.identity(x), lambda g: _ulp(g, here)))\n"
+            "        back = lambda gradient: _ulp(gradient, here)\n"
+            "        same = tf.custom_gradient(lambda x: (tf.identity(x), back))\n"
             "        return same(x)"
         ),
         {"epoch": 1, "step": 50, "kind": "gradient", "tensor": "dense/hidden/kernel"},
@@ -143,8 +148,13 @@ FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
             "[_ulp(kernel.value[5, 2], HERE)]))",
         ),
         {
-            "epoch": 2, "step": 11, "kind": "weight after", "tensor": OUTPUT,
-            "index": [5, 2], "ulps": 1, "elements": 1,
+            "epoch": 2,
+            "step": 11,
+            "kind": "weight after",
+            "tensor": OUTPUT,
+            "index": [5, 2],
+            "ulps": 1,
+            "elements": 1,
         },
     ),
     "a momentum in step 3": (
@@ -200,7 +210,7 @@ def test_the_place_is_named_exactly(name: str, project: Generated, tmp_path: Pat
         assert text.count(old) == 1, old
         text = text.replace(old, new)
     path.write_text(text)
-    faulty.insert("data.py", "    rest, held_out = ", fault.data)
+    faulty.insert("data.py", RETURN, fault.data)
     arguments = ("training.epochs=3", "model.dropout=0.2")
     answer = faulty.repro("verify", *arguments, status=1)
     found = answer["explanation"]
@@ -214,6 +224,6 @@ def test_the_place_is_named_exactly(name: str, project: Generated, tmp_path: Pat
 def test_what_does_not_part_again_is_said_to(project: Generated, tmp_path: Path) -> None:
     faulty = project.copy(tmp_path / "project")
     once = "    import os\n    if not os.path.exists('once'):\n        open('once', 'x').close()\n"
-    faulty.insert("data.py", "    rest, held_out = ", once + "        x[0] += 1\n")
+    faulty.insert("data.py", RETURN, once + "        x[0] += 1\n")
     answer = faulty.repro("verify", "training.epochs=1", "threads=2", status=1)
     assert answer["explanation"]["again"] is False
