@@ -84,6 +84,8 @@ def test_what_a_result_depends_on_is_named(fault: str, project: Generated, tmp_p
     answer = faulty.repro("verify", *SHORT, status=1)
     assert answer["first_divergence"]["name"] == "train/x"
     cause = answer["cause"]
+    # Nothing is left of the runs made to look.
+    assert len(list(faulty.root.glob("runs/*"))) == 2
     assert cause["variation"] == needed, cause
     assert len(cause["probes"]) <= 1 + 6 * max(1, len(needed))
     assert ("also without" in cause["means"]) == (fault == "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
@@ -34,8 +36,8 @@ def verify(
 
     Returns:
         The verdict of `compare.compare` on the first two runs that differ, or on the first two;
-        with all `runs` and `digests`, what was `varied` and `not_varied`, and, where runs differ,
-        the `cause`: the variations it takes, and the runs that show it.
+        with these as `compared`, all `runs` and `digests`, what was `varied` and `not_varied`,
+        and, where runs differ, the `cause`: the variations it takes, and what was tried.
 
     Raises:
         RunFailed, BadInput: a run did not finish; where the first did, the message says which
@@ -50,16 +52,17 @@ def verify(
     cause = None
     if differing:
         number = differing[0]
-        cause = _find_cause(project, recipe, listener, first, number + 1, varied, tell)
-        failure = outcomes[number + 1]
-        if not isinstance(failure, Path):
+        other = outcomes[number + 1]
+        cause = _find_cause(project, recipe, listener, first, other, number + 1, varied, tell)
+        if not isinstance(other, Path):
             names = ", ".join(cause["variation"])
             how = f"with {names} varied, and not without" if names else "in some runs"
-            raise type(failure)(f"{how}: {failure}")
+            raise type(other)(f"{how}: {other}")
     paths = [outcome for outcome in outcomes if isinstance(outcome, Path)]
     answer = compare.compare(first, paths[differing[0] + 1 if differing else 1], one_recipe=True)
     content = recipes.read_manifest(first)
     return answer | {
+        "compared": answer["runs"],
         "runs": [str(run) for run in paths],
         "digests": [recipes.read_manifest(run)["digest"] for run in paths],
         "digest": content["digest"],
@@ -148,23 +151,42 @@ def _find_cause(
     recipe: dict[str, Any],
     listener: Listener,
     first: Path,
+    other: Outcome,
     index: int,
     varied: list[str],
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     probes: list[dict[str, Any]] = []
+    known = _heads(first)
+    # A run is ended where the other one had parted from the first. Without a place, where a run
+    # failed or read other sources, it is made to the end.
+    heads = _heads(other) if isinstance(other, Path) else known
+    place = next((n for n, (a, b) in enumerate(zip(known, heads, strict=False)) if a != b), None)
 
     def differs(names: list[str]) -> bool:
-        known = [probe["verdict"] for probe in probes if probe["varied"] == names]
-        if known:
-            return bool(known[0] != "identical")
+        for probe in probes:
+            if probe["varied"] == names:
+                return bool(probe["differs"])
         tell(f"the runs differ; which variation does it? Tried: {', '.join(names) or 'none'}")
+        started: list[subprocess.Popen[str]] = []
+        made: list[Path] = []
+
+        def watch(run: Path, event: dict[str, Any]) -> None:
+            listener(run, event)
+            made[:] = [run]
+            if place is not None and len(_heads(run)) > place:
+                started[0].terminate()
+
         # The number of the run that differed: each variation does again what it did there.
-        outcome = _train(project, recipe, listener, names, index)
-        verdict = _judge(first, outcome)
-        run = str(outcome) if isinstance(outcome, Path) else None
-        probes.append({"varied": names, "verdict": verdict, "run": run})
-        return verdict != "identical"
+        outcome = _train(project, recipe, watch, names, index, started.append)
+        if place is not None and made and len(found := _heads(made[0])) > place:
+            answer = found[place] != known[place]
+        else:
+            answer = _judge(first, outcome) != "identical"
+        for run in made:  # Made only to look.
+            shutil.rmtree(run, ignore_errors=True)
+        probes.append({"varied": names, "differs": answer})
+        return answer
 
     if not varied or differs([]):
         names, means = [], "no variation: runs differ also without"
@@ -191,6 +213,12 @@ def _train(
         return launcher.train(project, recipe, listener, varied, index, on_start)
     except (RunFailed, BadInput) as error:
         return error
+
+
+def _heads(run: Path) -> list[str]:
+    """The chained digests of a ledger, as far as it is written."""
+    lines = (run / "ledger.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line)["head"] for line in lines if line.endswith("\n")]
 
 
 def _judge(first: Path, outcome: Outcome) -> str:
