@@ -32,6 +32,7 @@ FILES = [
     "src/repro/compare.py",
     "src/repro/determinism.py",
     "src/repro/doctor.py",
+    "src/repro/gate.py",
     "src/repro/launcher.py",
     "src/repro/ledger.py",
     "src/repro/loop.py",

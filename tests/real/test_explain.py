@@ -217,13 +217,17 @@ def test_the_place_is_named_exactly(name: str, project: Generated, tmp_path: Pat
     assert found["again"], answer["first_divergence"]
     assert place.items() <= found.items(), found
     assert found["cause"]
+    assert answer["cause"]["variation"] == ["hash-seed"]
     # Nothing is left of the runs made to look.
     assert len(list(faulty.root.glob("runs/*"))) == 2
 
 
 def test_what_does_not_part_again_is_said_to(project: Generated, tmp_path: Path) -> None:
     faulty = project.copy(tmp_path / "project")
-    once = "    import os\n    if not os.path.exists('once'):\n        open('once', 'x').close()\n"
+    mark = str(tmp_path / "once")
+    once = f"    import os\n    if not os.path.exists({mark!r}):\n"
+    once += f"        open({mark!r}, 'x').close()\n"
     faulty.insert("data.py", RETURN, once + "        x[0] += 1\n")
     answer = faulty.repro("verify", "training.epochs=1", "threads=2", status=1)
     assert answer["explanation"]["again"] is False
+    assert answer["cause"]["variation"] == []

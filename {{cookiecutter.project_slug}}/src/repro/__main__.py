@@ -83,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify = add("verify", _verify, "train the same recipe several times and compare the runs")
     verify.add_argument("--runs", type=int, default=2, metavar="N", help="how many (default: 2)")
+    verify.add_argument(
+        "--vary",
+        metavar="NAME,…",
+        help="what the further runs have changed around them: names, all or none "
+        "(default: all but caches, which take long)",
+    )
     verify.add_argument("overrides", **overrides)
     verify.add_argument(
         "--no-explain",
@@ -138,41 +144,24 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from . import compare, launcher
+    from . import gate
     from . import recipe as recipes
-    from .surroundings import VARIATIONS
 
     if options.runs < 2:
         raise BadInput(f"--runs: expected 2 or more, got {options.runs}")
     project = recipes.Project.find()
     wanted = recipes.make(project, options.overrides)
-    varied = list(VARIATIONS)
     with Reporter() as reporter:
-        runs = launcher.train_all(project, wanted, options.runs, reporter, varied)
-    answers = [compare.compare(runs[0], run, one_recipe=True) for run in runs[1:]]
-    answer = next((a for a in answers if a["verdict"] != "identical"), answers[0])
+        answer = gate.verify(project, wanted, options.runs, reporter, options.vary, reporter.line)
     if answer["verdict"] == "diverged" and not options.no_explain:
         _explain(project, answer)
-    content = recipes.read_manifest(runs[0])
-    differing = sum(a["verdict"] != "identical" for a in answers)
-    answer |= {
-        "runs": [str(run) for run in runs],
-        "digests": [recipes.read_manifest(run)["digest"] for run in runs],
-        "digest": content["digest"],
-        "guarantee": content["guarantee"],
-        "metrics": content["metrics"],
-        "varied": varied,
-        "differing": differing,
-    }
     if options.json:
         print(json.dumps(answer))
     else:
         _print_verdict(answer, f"{options.runs} runs")
-        if differing:
-            print(f"  {differing} of {options.runs - 1} further runs differ from the first")
-        print(f"guarantee  {_guarantee(content)}")
-        print(f"varied     {', '.join(varied)}")
-        for run in runs:
+        print("\n".join(gate.lines(answer)))
+        print(f"guarantee  {_guarantee(answer)}")
+        for run in answer["runs"]:
             print(f"run        {run}")
     return STATUS[answer["verdict"]]
 
@@ -208,7 +197,7 @@ def _explain(project: Project, answer: dict[str, Any]) -> None:
     from . import compare
 
     print("the runs differ; running the steps again to see where", file=sys.stderr)
-    one, other = (Path(run) for run in answer["runs"])
+    one, other = (Path(run) for run in answer.get("compared", answer["runs"]))
     with Reporter() as reporter:
         answer["explanation"] = compare.explain(
             project, one, other, answer["first_divergence"], reporter
@@ -285,22 +274,21 @@ class Reporter:
         with self._lock:
             if event["event"] == "start":
                 for line in event["refused"]:
-                    self._line(f"{run.name}: {line}")
+                    self.line(f"{run.name}: {line}")
                 if event["epoch"]:
-                    self._line(
+                    self.line(
                         f"{run.name}: goes on in epoch {event['epoch']} after step {event['step']}"
                     )
             if event["event"] == "start" and event["broken"]:
-                self._line(
-                    f"{run.name}: the guarantee does NOT hold: " + "; ".join(event["broken"])
-                )
+                self.line(f"{run.name}: the guarantee does NOT hold: " + "; ".join(event["broken"]))
             elif event["event"] == "step" and self._bars:
                 self._advance(run, event)
             elif event["event"] == "epoch" and not self._bars:
                 results = "  ".join(f"{k} {v:.4f}" for k, v in event["results"].items())
-                self._line(f"{run.name}  epoch {event['epoch']}/{event['epochs']}  {results}")
+                self.line(f"{run.name}  epoch {event['epoch']}/{event['epochs']}  {results}")
 
-    def _line(self, text: str) -> None:
+    def line(self, text: str) -> None:
+        """A line of its own, above the bars."""
         if self._bars:
             self._bars.console.print(text, markup=False, highlight=False)
         else:

@@ -33,7 +33,7 @@ def examine(project: Project, recipe: dict[str, Any]) -> dict[str, Any]:
         capture_output=True,
         text=True,
         cwd=project.root,
-        env=launcher.environment(parameters, [], 0),
+        env=launcher.environment(parameters),
     )
     if done.returncode != 0:
         raise launcher.RunFailed(f"the libraries do not start:\n{done.stderr[-2000:]}")

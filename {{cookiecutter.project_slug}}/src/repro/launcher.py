@@ -13,9 +13,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -32,14 +30,14 @@ class RunFailed(Exception):
     """The training raised, or its process was ended. The message names the log."""
 
 
-def environment(parameters: dict[str, Any], varied: list[str], index: int) -> dict[str, str]:
+def environment(parameters: dict[str, Any]) -> dict[str, str]:
     """The whole environment of a run's process: the caller's, with what decides results fixed."""
     inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.upper().startswith(determinism.CLEARED)
     }
-    fixed = determinism.environment(parameters) | surroundings.environment(varied, index)
+    fixed = determinism.environment(parameters)
     # The machinery and the project's package, found also where the project is not installed.
     return inherited | fixed | {"PYTHONPATH": str(Path(__file__).parents[1])}
 
@@ -72,7 +70,6 @@ def train(
         RunFailed: the run directory stays, with the log.
     """
     parameters = recipe["parameters"]
-    env = environment(parameters, list(varied), index)
     directory = resume or _new_directory(project, recipe)
     content: dict[str, Any] = {
         "format": 1,
@@ -89,6 +86,8 @@ def train(
     if resume is not None:
         content = recipes.read_manifest(directory)
         content["resumed"].append(_now())
+    around = surroundings.Around(project.root, **content["surroundings"])
+    env = environment(parameters) | around.environment
     content |= {
         "status": "running",
         "checkpoint_seconds": checkpoint_seconds,
@@ -99,13 +98,13 @@ def train(
             name: value for name, value in env.items() if name.startswith(determinism.CLEARED)
         },
     }
-    with (directory / "log.txt").open("a", encoding="utf-8") as log:
+    with around, (directory / "log.txt").open("a", encoding="utf-8") as log:
         if not _lock(log):
             raise BadInput(f"{directory}: this run is still going on, in another process")
         recipes.write_manifest(directory, content)
         process = subprocess.Popen(
-            (content["interpreter"], "-P", "-m", "repro.run", str(directory)),
-            cwd=project.root,
+            (*around.command, content["interpreter"], "-P", "-m", "repro.run", str(directory)),
+            cwd=around.root,
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -168,34 +167,6 @@ def _lock(log: TextIO) -> bool:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def train_all(
-    project: Project,
-    recipe: dict[str, Any],
-    runs: int,
-    listener: Listener,
-    varied: Sequence[str] = (),
-) -> list[Path]:
-    """Runs a recipe several times, as many at once as cores allow, each after the first varied."""
-    slots = max(1, available_cores() // recipe["parameters"]["threads"])
-    started: list[subprocess.Popen[str]] = []
-    stopping = threading.Event()
-
-    def one(index: int) -> Path:
-        if stopping.is_set():
-            raise RunFailed("not started: another run failed")
-        return train(project, recipe, listener, varied if index else (), index, started.append)
-
-    with ThreadPoolExecutor(min(slots, runs)) as pool:
-        futures = [pool.submit(one, index) for index in range(runs)]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            stopping.set()
-            for process in started:
-                process.terminate()
-            raise
 
 
 def available_cores() -> int:

@@ -338,7 +338,7 @@ def _choose(given: dict[str, Any], group: str, choices: dict[str, type[_Group]])
     if not isinstance(name, str) or name not in choices:
         raise BadInput(
             f"{group}.name: expected one of {', '.join(sorted(choices))}; got {name!r}"
-            + _nearest(str(name), choices)
+            + nearest(str(name), choices)
         )
     return choices[name]
 
@@ -413,7 +413,7 @@ def _one_line(error: pydantic.ValidationError, schema: type[pydantic.BaseModel])
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = list(_keys(schema))
-        text = f"{key}: unknown parameter{_nearest(key, known)}"
+        text = f"{key}: unknown parameter{nearest(key, known)}"
     else:
         expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         text = f"{key}: expected {expected}"
@@ -430,7 +430,8 @@ def _keys(schema: type[pydantic.BaseModel], prefix: str = "") -> typing.Iterator
             yield from _keys(group, f"{prefix}{name}.")
 
 
-def _nearest(name: str, known: typing.Iterable[str]) -> str:
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """What a refusal adds about a name that is close to a known one, or nothing."""
     known = list(known)
     close = difflib.get_close_matches(name, known, 1)
     if not close:  # A right name in the wrong group is near as well.

@@ -3,44 +3,255 @@
 Two runs in the same surroundings agree on much that is luck: the order in which a set of strings
 or a folder is listed, the time of day. The first run of a gate has the ordinary surroundings;
 each further one has these changed, and must give the same bits.
+
+A variation acts in up to three places: on the variables of the process that trains, on the command
+that starts it, and inside it, before anything of the project is imported. What it needs on disk,
+such as another home, lies in a folder that is removed when the process has ended.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import datetime
+import gc
 import os
+import shutil
+import site
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-VARIATIONS = {
-    "hash-seed": "the order of sets of strings (PYTHONHASHSEED)",
-    "directory-order": "the order in which folders list their files",
-    "clock": "the time of day, by some months",
-}
+from . import BadInput
 
 
-def environment(varied: list[str], index: int) -> dict[str, str]:
-    """Variables for the process of the gate's run number `index`, from 1."""
-    return {"PYTHONHASHSEED": str(4000 + index)} if "hash-seed" in varied else {}
+@dataclass(frozen=True)
+class Variation:
+    """One thing that is changed; functions get the number of the gate's run, from 1."""
+
+    what: str
+    mend: str
+    """What to do when a result depends on it."""
+    environment: Callable[[int, Path], dict[str, str]] = lambda index, folder: {}
+    """Variables to set; the folder is there for this run alone."""
+    command: tuple[str, ...] = ()
+    """What starts the interpreter in its stead."""
+    enter: Callable[[int], None] = lambda index: None
+    """What the process itself does first."""
+    impossible: Callable[[], str] = lambda: ""
+    """Why it cannot be done on this machine, or nothing."""
+    dear: str = ""
+    """Why it is left out unless it is asked for."""
+
+
+class Around:
+    """The surroundings of one run, in a `with` block: where and how to start its process."""
+
+    def __init__(self, root: Path, varied: Sequence[str], index: int) -> None:
+        self.root = root
+        self.environment: dict[str, str] = {}
+        self.command: list[str] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if not varied:
+            return
+        # Should a process still write there, a leftover is not worth a failure.
+        self._folder = tempfile.TemporaryDirectory(prefix="repro-", ignore_cleanup_errors=True)
+        folder = Path(self._folder.name)
+        for name in varied:
+            self.environment |= VARIATIONS[name].environment(index, folder)
+            self.command += VARIATIONS[name].command
+        if "path" in varied:
+            self.root = _elsewhere(root, folder / f"elsewhere-{index}")
+            if Path(__file__).parents[1] == root / "src":
+                self.environment["PYTHONPATH"] = str(self.root / "src")
+
+    def __enter__(self) -> Around:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._folder:
+            self._folder.cleanup()
 
 
 def enter(varied: list[str], index: int) -> None:
     """Changes this process's surroundings, before anything of the project is imported."""
-    if "directory-order" in varied:
-        _reverse_directories()
-    if "clock" in varied:
-        _shift_clock(index * 10_000_019)  # Seconds; prime, so that no unit of time divides it.
+    for name in varied:
+        VARIATIONS[name].enter(index)
 
 
-def _shift_clock(seconds: int) -> None:
-    def later(clock: Callable[[], Any], shift: int) -> Callable[[], Any]:
-        return lambda: clock() + shift
+def choose(wanted: str | None) -> tuple[list[str], dict[str, str]]:
+    """Returns what `--vary` asks for: the names to vary, and why each other one is not.
 
-    time.time = later(time.time, seconds)
-    time.time_ns = later(time.time_ns, seconds * 10**9)
+    Args:
+        wanted: names with commas between, `all`, `none`, or None for all that are cheap.
+
+    Raises:
+        BadInput: there is no such variation, or one named cannot be done here.
+    """
+    from .parameters import nearest
+
+    named = [name.strip() for name in (wanted or "").split(",")]
+    if wanted in (None, "all", "none"):
+        named = []
+    for name in named:
+        if name not in VARIATIONS:
+            close = nearest(name, VARIATIONS) or f"; expected {', '.join(VARIATIONS)}, all or none"
+            raise BadInput(f"--vary: {name or 'nothing'}: no such variation{close}")
+        if reason := VARIATIONS[name].impossible():
+            raise BadInput(f"--vary: {name}: not possible here: {reason}")
+    varied, others = [], {}
+    for name, variation in VARIATIONS.items():
+        if wanted == "none" or (named and name not in named):
+            others[name] = "not asked for"
+        elif wanted is None and variation.dear:
+            others[name] = f"{variation.dear}; --vary all has it too"
+        elif not named and (reason := variation.impossible()):
+            others[name] = f"not possible here: {reason}"
+        else:
+            varied.append(name)
+    return varied, others
 
 
-def _reverse_directories() -> None:
+def _elsewhere(root: Path, to: Path) -> Path:
+    """The project in another place: its code copied, everything else linked.
+
+    Data and runs are too large to copy, and what is downloaded or written there is to stay.
+    """
+    shutil.copytree(root / "src", to / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("data", "runs"):
+        (root / name).mkdir(exist_ok=True)
+    for entry in root.iterdir():
+        if entry.name != "src":
+            (to / entry.name).symlink_to(entry.resolve())
+    return to
+
+
+def _home(index: int, folder: Path) -> dict[str, str]:
+    home = _made(folder / f"home-{index}")
+    places = {
+        "XDG_CONFIG_HOME": ".config",
+        "XDG_CACHE_HOME": ".cache",
+        "XDG_DATA_HOME": ".local/share",
+        "XDG_STATE_HOME": ".local/state",
+    }
+    # Packages installed with `pip install --user` are found by the home as well, and are no
+    # part of what is varied.
+    base = {"PYTHONUSERBASE": site.getuserbase()}
+    return (
+        base | {"HOME": home, "USERPROFILE": home} | {k: f"{home}/{v}" for k, v in places.items()}
+    )
+
+
+def _temporary(index: int, folder: Path) -> dict[str, str]:
+    return dict.fromkeys(("TMPDIR", "TEMP", "TMP"), _made(folder / f"temporary-{index}"))
+
+
+def _caches(index: int, folder: Path) -> dict[str, str]:
+    names = ("PYTHONPYCACHEPREFIX", "CUDA_CACHE_PATH", "MPLCONFIGDIR", "NUMBA_CACHE_DIR")
+    return {name: _made(folder / name) for name in names}
+
+
+def _made(folder: Path) -> str:
+    folder.mkdir()
+    return str(folder)
+
+
+def _locale(index: int, folder: Path) -> dict[str, str]:
+    return dict.fromkeys(("LC_ALL", "LANG", "LANGUAGE"), _other_locale())
+
+
+def _other_locale() -> str:
+    """A locale that is not the present one: Turkish or with decimal commas, where installed."""
+    now = next((os.environ[n] for n in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(n)), "C")
+    try:
+        listed = subprocess.run(("locale", "-a"), capture_output=True, text=True).stdout.split()
+    except OSError:
+        listed = []
+    preferred = ("tr_TR", "de_DE", "fr_FR", "C.utf8", "C.UTF-8", "C")
+    found = [name for begin in preferred for name in listed if name.startswith(begin)]
+
+    def plain(name: str) -> str:
+        return name.lower().replace("-", "").replace("posix", "c")
+
+    return next(name for name in (*found, "C.UTF-8", "C") if plain(name) != plain(now))
+
+
+def _noise(index: int, folder: Path) -> dict[str, str]:
+    """What shells, terminals and continuous integration leave in the environment."""
+    unknown = {f"REPRO_NOISE_{number}": "x" * 97 * number for number in range(index, index + 20)}
+    known = {"COLUMNS": str(60 + index), "LINES": "7", "EDITOR": "noise", "PAGER": "noise"}
+    known |= {"TERM": "dumb", "SHLVL": str(20 + index), "NO_COLOR": "1", "CI": "noise"}
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), f"{os.sep}noise-{index}"))
+    return unknown | known | {"PATH": path}
+
+
+class _Builtin:
+    """A function that, like one written in C, is no method where a class holds it.
+
+    `logging.Formatter` holds `time.localtime`.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *given: Any) -> Any:
+        return self._function(*given)
+
+
+def _shift_clock(index: int) -> None:
+    """Moves what Python says of the date; the system's clock and `time.monotonic` stay.
+
+    By more than a year, and neither whole weeks nor whole days: every field of the date changes.
+    """
+    seconds = index * 34_567_891
+
+    realtime = (getattr(time, "CLOCK_REALTIME", None),)
+
+    def later(clock: Callable[..., Any], shift: int) -> Callable[..., Any]:
+        return lambda *which: clock(*which) + shift * (which in ((), realtime))
+
+    def told(
+        function: Callable[..., Any], now: Callable[[], Any], position: int = 0
+    ) -> Callable[..., Any]:
+        def called(*given: Any) -> Any:
+            if given[position:] in ((), (None,)):
+                given = (*given[:position], now())
+            return function(*given)
+
+        return called
+
+    def changed(name: str, change: Callable[..., Any], *how: Any) -> None:
+        if hasattr(time, name):
+            setattr(time, name, _Builtin(change(getattr(time, name), *how)))
+
+    for name in ("time", "clock_gettime"):
+        changed(name, later, seconds)
+        changed(f"{name}_ns", later, seconds * 10**9)
+    for name in ("localtime", "gmtime", "ctime"):
+        changed(name, told, time.time)
+    changed("asctime", told, time.localtime)
+    changed("strftime", told, time.localtime, 1)
+
+    # `datetime.today` and `date.today` ask `time.time`; these two ask the system. A subclass in
+    # their place would not be the type that C code makes and checks for, so the type itself is
+    # changed, through the dictionary behind its read-only view.
+    (methods,) = gc.get_referents(datetime.datetime.__dict__)
+    methods["now"] = classmethod(lambda cls, tz=None: cls.fromtimestamp(time.time(), tz))
+    methods["utcnow"] = classmethod(lambda cls: cls.utcfromtimestamp(time.time()))
+    ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime.datetime))
+
+
+def _change_umask(index: int) -> None:
+    now = os.umask(0o077)
+    os.umask(next(mask for mask in (now | 0o027, 0o077, 0o027) if mask != now))
+
+
+def _reverse_directories(index: int) -> None:
     listdir, scandir = os.listdir, os.scandir
 
     class Reversed:
@@ -65,5 +276,151 @@ def _reverse_directories() -> None:
         def close(self) -> None:
             self._entries = iter([])
 
-    os.listdir = lambda *path: listdir(*path)[::-1]  # type: ignore[assignment]
+    os.listdir = _Builtin(lambda *path: listdir(*path)[::-1])  # type: ignore[assignment]
     os.scandir = Reversed  # type: ignore[assignment]
+
+
+def _one_core(index: int) -> None:
+    if sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[index % len(cores)]})
+    os.cpu_count = _Builtin(lambda: 1)  # Affinity does not change it; another machine would.
+
+
+def _rename_host(index: int) -> None:
+    """Gives this process, alone, another host name."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_user, new_names = 0x10000000, 0x04000000  # CLONE_NEWUSER, CLONE_NEWUTS
+    user, group = os.getuid(), os.getgid()
+    if libc.unshare(new_names) != 0:
+        # Without privileges: in a user namespace of its own, with the same user in it.
+        if libc.unshare(new_user | new_names) != 0:
+            raise OSError(ctypes.get_errno(), "unshare")
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    name = f"varied-{index}".encode()
+    if libc.sethostname(name, len(name)) != 0:
+        raise OSError(ctypes.get_errno(), "sethostname")
+
+
+def _no_second_core() -> str:
+    if sys.platform != "linux":
+        return "only Linux lets a process choose its cores"
+    return "" if len(os.sched_getaffinity(0)) > 1 else "there is one core only"
+
+
+def _no_host_name() -> str:
+    if sys.platform != "linux":
+        return "only Linux has host names for a process alone"
+    code = "from repro import surroundings; surroundings._rename_host(1)"
+    return _refused((sys.executable, "-P", "-c", code))
+
+
+def _no_layout() -> str:
+    if sys.platform != "linux":
+        return "only Linux can be asked for it"
+    return _refused((*SAME_LAYOUT, "true"))
+
+
+def _refused(command: Sequence[str]) -> str:
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with contextlib.suppress(OSError):
+        if subprocess.run(command, capture_output=True, env=env).returncode == 0:
+            return ""
+    return "the system does not allow it"
+
+
+def _windows() -> str:
+    return "not on Windows" if os.name == "nt" else ""
+
+
+SAME_LAYOUT = ("setarch", "--addr-no-randomize")
+LOCAL = "take it from params.yaml or from a file named there, not from the machine"
+VARIATIONS = {
+    "hash-seed": Variation(
+        "the order of sets of strings (PYTHONHASHSEED)",
+        "sort a set before you go through it",
+        environment=lambda index, folder: {"PYTHONHASHSEED": str(4000 + index)},
+    ),
+    "directory-order": Variation(
+        "the order in which folders list their files",
+        "sort what os.listdir, os.scandir, glob and iterdir list",
+        enter=_reverse_directories,
+    ),
+    "clock": Variation(
+        "date and time of day, by more than a year",
+        "seed no generator from the time, and keep dates out of the data",
+        enter=_shift_clock,
+    ),
+    "path": Variation(
+        "working directory and path of the checkout",
+        "keep paths out of the data: sort and hash by names within the project",
+        impossible=_windows,  # Links need a privilege there.
+    ),
+    "home": Variation(
+        "an empty home directory",
+        "keep data and settings in the project, not in the home directory",
+        environment=_home,
+    ),
+    "temporary-folder": Variation(
+        "the folder for temporary files",
+        "keep the names of temporary files out of the data, and leave nothing there",
+        environment=_temporary,
+    ),
+    "user": Variation(
+        "the user's name, as variables tell it",
+        LOCAL,
+        environment=lambda index, folder: dict.fromkeys(
+            ("USER", "LOGNAME", "USERNAME", "LNAME"), f"somebody-{index}"
+        ),
+    ),
+    "host": Variation(
+        "the machine's name",
+        LOCAL,
+        environment=lambda index, folder: {"HOSTNAME": f"varied-{index}"},
+        enter=_rename_host,
+        impossible=_no_host_name,
+    ),
+    "locale": Variation(
+        "language, decimal point and sorting, as far as locales are installed",
+        "name encoding, format and order yourself: open(…, encoding='utf-8'), sorted(…)",
+        environment=_locale,
+        impossible=_windows,
+    ),
+    "time-zone": Variation(
+        "the time zone",
+        "compute with times in UTC: datetime.now(UTC), fromtimestamp(…, UTC)",
+        # No zone on earth has it, and it needs no database.
+        environment=lambda index, folder: {"TZ": "VARY-11:17"},
+    ),
+    "umask": Variation(
+        "the permissions of new files",
+        "keep permissions out of the data, or set them with os.chmod",
+        enter=_change_umask,
+        impossible=_windows,
+    ),
+    "environment": Variation(
+        "variables that have nothing to do with the training",
+        LOCAL,
+        environment=_noise,
+    ),
+    "address-space": Variation(
+        "the layout of memory, which is random in ordinary runs",
+        "sort by values, never by id() or by the hash of an object",
+        command=SAME_LAYOUT,
+        impossible=_no_layout,
+    ),
+    "cores": Variation(
+        "the number of processors visible: one (`threads` stays)",
+        "take the number of workers and parts from params.yaml, not from the machine",
+        enter=_one_core,
+        impossible=_no_second_core,
+    ),
+    "caches": Variation(
+        "cold caches: of byte code, of kernels, of fonts",
+        "make what is cached a function of its key alone",
+        environment=_caches,
+        dear="every library's byte code is compiled anew, 15 s of a processor",
+    ),
+}

@@ -1,0 +1,125 @@
+"""The gate's variations: green where nothing depends on them; where something does, red, and named.
+
+What each variation changes is tested in the generated project. REPRO_VARY_EACH=1 tries here every
+one alone and every fault, half an hour; else a few of them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Generated
+
+pytestmark = pytest.mark.real
+
+EACH = (
+    *("hash-seed", "directory-order", "clock", "path", "home", "temporary-folder", "user", "host"),
+    *("locale", "time-zone", "umask", "environment", "address-space", "cores", "caches"),
+)
+SHORT = ("training.epochs=1", "training.steps_per_epoch=2")
+FULL = bool(os.environ.get("REPRO_VARY_EACH"))
+
+
+def some(names: Any, short: tuple[str, ...]) -> list[Any]:
+    """All names as parameters of a test, but only the `short` ones run unless all are asked for."""
+    left_out = pytest.mark.skipif(not FULL, reason="REPRO_VARY_EACH=1 tries it")
+    return [pytest.param(name, marks=() if name in short else left_out) for name in names]
+
+
+@pytest.mark.parametrize("guarantee", some(("machine", "portable"), ("portable",)))
+@pytest.mark.parametrize("model", some(("dense", "lenet5"), ("lenet5",)))
+def test_all_at_once_is_green(model: str, guarantee: str, project: Generated) -> None:
+    settings = (f"model.name={model}", f"guarantee={guarantee}", "model.dropout=0.5")
+    answer = project.repro("verify", "--vary", "all", *settings, "training.epochs=1")
+    assert answer["verdict"] == "identical", answer
+    assert sorted([*answer["varied"], *answer["not_varied"]]) == sorted(EACH)
+    assert all(why.startswith("not possible here: ") for why in answer["not_varied"].values())
+
+
+@pytest.mark.parametrize("name", some(EACH, ("path", "cores")))
+def test_each_alone_is_green(name: str, project: Generated) -> None:
+    possible_or_skip(project, name)
+    answer = project.repro("verify", "--vary", name, "training.epochs=1")
+    assert (answer["verdict"], answer["varied"]) == ("identical", [name])
+
+
+# What a function in data.py might read, and the variations it takes to change it.
+FAULTS = {
+    "path": "os.getcwd()",
+    "home": "os.path.expanduser('~')",
+    "temporary-folder": "tempfile.gettempdir()",
+    "user": "getpass.getuser()",
+    "host": "socket.gethostname()",
+    "locale": "locale.setlocale(locale.LC_ALL, '')",
+    "time-zone": "datetime.datetime.fromtimestamp(0)",
+    "umask": "(open(mine, 'w').close(), os.stat(mine).st_mode)",
+    "environment": "os.environ.get('TERM')",
+    "cores": "os.cpu_count()",
+    "user+host": "os.environ.get('USER') == 'somebody-1' and socket.gethostname() == 'varied-1'",
+    # Random in every run; there is nothing to vary.
+    "": "id(object())",
+}
+
+
+def depends_on(project: Generated, value: str) -> None:
+    """Makes every pixel of the data depend on the value."""
+    text = "    import datetime, getpass, locale, os, socket, sys, tempfile, zlib\n"
+    text += "    mine = sys.argv[1] + '/file'\n"
+    text += f"    images = images + zlib.crc32(repr({value}).encode()) / 2**32\n"
+    project.insert("data.py", "    x = (images", text)
+
+
+@pytest.mark.parametrize("fault", some(FAULTS, ("locale", "user+host", "")))
+def test_what_a_result_depends_on_is_named(fault: str, project: Generated, tmp_path: Path) -> None:
+    needed = fault.split("+") if fault else []
+    for name in needed:
+        possible_or_skip(project, name)
+    faulty = project.copy(tmp_path / "project")
+    depends_on(faulty, FAULTS[fault])
+    answer = faulty.repro("verify", *SHORT, status=1)
+    assert answer["first_divergence"]["name"] == "train/x"
+    cause = answer["cause"]
+    # Nothing is left of the runs made to look.
+    assert len(list(faulty.root.glob("runs/*"))) == 2
+    assert cause["variation"] == needed, cause
+    assert len(cause["probes"]) <= 1 + 6 * max(1, len(needed))
+    assert ("also without" in cause["means"]) == (fault == "")
+
+
+def test_a_training_that_fails_under_a_variation_names_it(
+    project: Generated, tmp_path: Path
+) -> None:
+    faulty = project.copy(tmp_path / "project")
+    depends_on(faulty, "open(os.path.expanduser('~/settings')).read()")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "settings").touch()
+    command = ("repro", "verify", "--vary", "home,umask", *SHORT)
+    done = faulty.run(*command, HOME=str(home))
+    assert done.returncode == 4, done.stderr
+    assert "repro: with home varied, and not without: the training failed" in done.stderr
+    assert "FileNotFoundError" in done.stderr
+
+
+def test_a_wrong_name_is_refused_in_one_line(project: Generated) -> None:
+    done = project.run("repro", "verify", "--vary", "time_zone")
+    assert done.returncode == 2
+    assert (
+        done.stderr == "repro: --vary: time_zone: no such variation; "
+        "nearest valid name: time-zone\n"
+    )
+
+
+def possible_or_skip(project: Generated, name: str) -> None:
+    code = "import sys; from repro.surroundings import VARIATIONS as known; "
+    code += "sys.exit(known[sys.argv[1]].impossible() or None)"
+    path = {"PYTHONPATH": str(project.root / "src")}
+    command = [str(project.python), "-c", code, name]
+    done = subprocess.run(command, env={**os.environ, **path}, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"{name}: {done.stderr}")
