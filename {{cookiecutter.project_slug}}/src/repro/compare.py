@@ -193,7 +193,7 @@ CAUSES = {
     "initial weight": "the initialisation: this tensor is drawn from a generator of its own; give "
     "its initializer no seed, or a fixed one",
     "weight before": "the weights were changed outside a training step",
-    "weights": "the weights were changed outside a training step",
+    "generator state after": "a random generator: it was drawn from another number of times",
     "activation": "an operation in this layer, or a generator of its own that it draws from",
     "gradient": "an operation in the gradient with respect to this tensor",
     "optimizer slot": "the optimizer: its arithmetic or its learning rate",

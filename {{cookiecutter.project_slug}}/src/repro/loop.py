@@ -227,7 +227,7 @@ def record(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]
 
     The keys are `kind/name`: batch indices, batch content, generator states and weights before
     the step, each layer's outputs in the order they are computed, gradients, and after the step
-    the optimizer's slots and the weights. Kernels can differ from the graph's; two records of one
+    the optimizer's slots, weights and generators. Kernels can differ from the graph's; two records of one
     step are made alike, and that is what they are compared with.
     """
     batch = tuple(array[indices] for array in part.arrays().values())
@@ -259,8 +259,12 @@ def record(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]
         model.train_step(tuple(tf.constant(array) for array in batch))
     finally:
         keras.layers.Layer.__call__, keras.optimizers.Optimizer.apply = call, apply
-    after = state.arrays(model, ("optimizer", "weights"))
-    names = {"optimizer": "optimizer slot", "weights": "weight after"}
+    after = state.arrays(model, ("optimizer", "weights", "generators"))
+    names = {
+        "optimizer": "optimizer slot",
+        "weights": "weight after",
+        "generators": "generator state after",
+    }
     for key, array in after.items():
         kind, _, name = key.partition("/")
         found[f"{names[kind]}/{name}"] = array
