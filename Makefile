@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Not in the generated tree, which has a pyproject.toml of its own: what lies there is generated.
 export RUFF_CACHE_DIR := $(CURDIR)/.ruff_cache
 
-.PHONY: help demo test test-fast check fix lock clean supported
+.PHONY: help demo test proof test-fast check fix lock clean supported
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ demo: .venv/installed ## generate a project into build/demo, train it twice, com
 test: .venv/installed ## every test: quick ones first, then projects generated, installed, trained
 	$(BIN)/python -m pytest -q -m "not real" tests
 	$(BIN)/python -m pytest -q -m real --durations=10 tests
+
+proof: .venv/installed ## the whole of what the tests try a part of: hours
+	REPRO_FULL=1 $(BIN)/python -m pytest -q -m real --durations=10 tests
 
 test-fast: .venv/installed ## the tests that install and train nothing
 	$(BIN)/python -m pytest -q -m "not real" tests

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from typing import Any
 import pytest
 
 TEMPLATE = Path(__file__).parents[2]
+FULL = bool(os.environ.get("REPRO_FULL"))
+"""`make proof` sets it: every kill, fault and variation; otherwise some of each."""
 MNIST = Path(os.environ.get("MNIST_NPZ", TEMPLATE.parent / "shared" / "data" / "mnist.npz"))
+
+
+def some(names: Iterable[str], short: tuple[str, ...]) -> list[Any]:
+    """All names as parameters of a test, but only the `short` ones run unless all are asked for."""
+    left_out = pytest.mark.skipif(not FULL, reason="make proof tries it")
+    return [pytest.param(name, marks=() if name in short else left_out) for name in names]
 
 
 @dataclass(frozen=True)

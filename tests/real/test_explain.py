@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Generated
+from .conftest import Generated, some
 
 pytestmark = pytest.mark.real
 
@@ -79,6 +79,7 @@ def in_data(line: str) -> Fault:
 
 
 RETURN = "    return Dataset(\n        train=Part(x[rest"
+SHORT = ("a pixel", "the order in epoch 2", "a layer in step 100", "a weight in step 90")
 START = {"epoch": 0, "step": 0}
 OUTPUT = "dense/output/kernel"
 FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
@@ -199,7 +200,7 @@ FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", some(FAULTS, SHORT))
 def test_the_place_is_named_exactly(name: str, project: Generated, tmp_path: Path) -> None:
     fault, place = FAULTS[name]
     faulty = project.copy(tmp_path / "project")

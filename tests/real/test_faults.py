@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import Generated
+from .conftest import FULL, Generated
 
 pytestmark = pytest.mark.real
 
@@ -164,7 +163,7 @@ def test_sources_that_change_turn_the_gate_red(project: Generated, tmp_path: Pat
 
 def test_a_clean_gate_is_green(project: Generated) -> None:
     archives_differ = 0
-    for gate in range(int(os.environ.get("REPRO_CLEAN_GATES", "20"))):
+    for gate in range(200 if FULL else 20):
         answer = project.repro("verify", "training.epochs=1")
         assert answer["verdict"] == "identical", f"false alarm in gate {gate}: {answer}"
         one, other = (Path(run) / "model.keras" for run in answer["runs"])

@@ -1,6 +1,6 @@
 """A run that was killed goes on, and ends as if it never had been.
 
-`REPRO_KILLS=100` for the whole proof; by default a few kills, one for each model.
+`make proof` kills a hundred; otherwise one for each model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Generated
+from .conftest import FULL, Generated
 
 pytestmark = pytest.mark.real
 
@@ -65,7 +65,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "recurrent": (*STOP, "optimizer.name=rmsprop", "optimizer.use_ema=true"),
 }
 OFTEN = ("training.epochs=4", "training.batch_size=8", "--checkpoint-seconds", "0")
-KILLS = int(os.environ.get("REPRO_KILLS", "0"))
+KILLS = 100 if FULL else len(MODELS)
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +116,7 @@ def kill_when(project: Generated, arguments: tuple[str, ...], moment: float) -> 
 def test_killed_runs_end_as_if_they_had_not_been(models: Generated) -> None:
     draw = random.Random(KILLS)
     whole = {}
-    kills = max(KILLS, len(MODELS))
-    for number in range(kills):
+    for number in range(KILLS):
         model = list(MODELS)[number % len(MODELS)]
         arguments = (f"model.name={model}", *MODELS[model], *OFTEN)
         if model not in whole:

@@ -1,7 +1,7 @@
 """The gate's variations: green where nothing depends on them; where something does, red, and named.
 
-What each variation changes is tested in the generated project. REPRO_VARY_EACH=1 tries here every
-one alone and every fault, half an hour; else a few of them.
+What each variation changes is tested in the generated project. `make proof` tries here every one
+alone and every fault; otherwise a few of them.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from .conftest import Generated
+from .conftest import Generated, some
 
 pytestmark = pytest.mark.real
 
@@ -22,13 +21,6 @@ EACH = (
     *("locale", "time-zone", "umask", "environment", "address-space", "cores", "caches"),
 )
 SHORT = ("training.epochs=1", "training.steps_per_epoch=2")
-FULL = bool(os.environ.get("REPRO_VARY_EACH"))
-
-
-def some(names: Any, short: tuple[str, ...]) -> list[Any]:
-    """All names as parameters of a test, but only the `short` ones run unless all are asked for."""
-    left_out = pytest.mark.skipif(not FULL, reason="REPRO_VARY_EACH=1 tries it")
-    return [pytest.param(name, marks=() if name in short else left_out) for name in names]
 
 
 @pytest.mark.parametrize("guarantee", some(("machine", "portable"), ("portable",)))

@@ -198,17 +198,32 @@ def _call(
     return target(*positional, **{k: v for k, v in arguments.items() if k != "name"})
 
 
+KERAS = {
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "sgd": "SGD",
+    "rmsprop": "RMSprop",
+    "cosine_decay": "CosineDecay",
+    "exponential_decay": "ExponentialDecay",
+    "polynomial_decay": "PolynomialDecay",
+    "inverse_time_decay": "InverseTimeDecay",
+}
+"""Keras's classes by their names in `params.yaml`."""
+
+
 def _compile(model: Any, parameters: dict[str, Any]) -> None:
     import keras
 
-    settings = {k: v for k, v in parameters["optimizer"].items() if k not in ("name", "schedule")}
-    if schedule := parameters["optimizer"]["schedule"]:
-        arguments = {k: v for k, v in schedule.items() if k != "name"}
-        kind = getattr(
-            keras.optimizers.schedules, "".join(map(str.title, schedule["name"].split("_")))
-        )
-        settings["learning_rate"] = kind(settings["learning_rate"], **arguments)
-    optimizer = keras.optimizers.get(parameters["optimizer"]["name"]).__class__(**settings)
+    def make(module: Any, group: dict[str, Any], **changed: Any) -> Any:
+        arguments = {k: v for k, v in group.items() if k not in ("name", "schedule")}
+        return getattr(module, KERAS[group["name"]])(**arguments | changed)
+
+    group = parameters["optimizer"]
+    rate = group["learning_rate"]
+    if group["schedule"]:
+        schedules = keras.optimizers.schedules
+        rate = make(schedules, group["schedule"], initial_learning_rate=rate)
+    optimizer = make(keras.optimizers, group, learning_rate=rate)
     training = parameters["training"]
     # Our own loop compiles the steps, as `jit_compile` says; Keras's own functions stay plain.
     model.compile(
