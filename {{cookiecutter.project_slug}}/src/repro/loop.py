@@ -227,8 +227,8 @@ def record(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]
 
     The keys are `kind/name`: batch indices, batch content, generator states and weights before
     the step, each layer's outputs in the order they are computed, gradients, and after the step
-    the optimizer's slots, weights and generators. Kernels can differ from the graph's; two records of one
-    step are made alike, and that is what they are compared with.
+    the optimizer's slots, weights and generators. Kernels can differ from the graph's; two records
+    of one step are made alike, and that is what they are compared with.
     """
     batch = tuple(array[indices] for array in part.arrays().values())
     found = {"batch indices/0": indices}
