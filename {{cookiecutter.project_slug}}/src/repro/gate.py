@@ -131,7 +131,7 @@ def minimal(names: list[str], differs: Callable[[list[str]], bool]) -> list[str]
     none where the difference does not show again.
     """
     found: list[str] = []
-    while names and not (found and differs(found)):
+    while names and not (found and differs([*found])):
         low, high = 0, len(names)
         while high - low > 1:
             middle = (low + high) // 2
