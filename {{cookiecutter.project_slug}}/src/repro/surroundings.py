@@ -421,6 +421,6 @@ VARIATIONS = {
         "cold caches: of byte code, of kernels, of fonts",
         "make what is cached a function of its key alone",
         environment=_caches,
-        dear="every library's byte code is compiled anew, 15 s of a processor",
+        dear="every library's byte code is compiled anew, some 10 s",
     ),
 }
