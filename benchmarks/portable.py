@@ -1,0 +1,270 @@
+"""The same bits on any x86-64 processor: what TensorFlow computes otherwise on each, and the mend.
+
+On trial, and no part of a generated project yet: what it mends agrees in the sweep of
+`portability.py` as far as that was run; its cost and the models under every processor are not
+measured.
+
+Five things make a float32 result depend on the processor's model once the threads are fixed and
+the kernels that pick themselves by processor (oneDNN, contraction kernels, NumPy's, OpenBLAS's) are
+off as far as they can be. They were found by the sweep in `portability.py` over Keras's layers and
+functions:
+
+1. **Approximate reciprocals.** Eigen, in which TensorFlow's kernels are written, computes `rsqrt`,
+   `reciprocal` and the division in `softmax` from the instructions `rsqrtps` and `rcpps`, which
+   each vendor rounds its own way, and refines them (Eigen, `generic_rsqrt_newton_step` and
+   `generic_reciprocal_newton_step` in `GenericPacketMathFunctions.h`). `sqrt` and division are
+   exact by IEEE 754. `apply` puts these in their place.
+2. **Graph rewrites.** TensorFlow's graph optimizer turns `x / sqrt(y)` into `x * rsqrt(y)`,
+   `pow(x, -1)` into `reciprocal(x)` and a division by a constant into a product with a reciprocal
+   (`arithmetic_optimizer.cc`, `constant_folding.cc`). `apply` switches them off.
+3. **The C library's mathematics.** glibc has `exp`, `log`, `pow`, `sin`, … twice, with fused
+   multiply-add and without, and takes by processor; the last bits differ. What vector code leaves
+   over at the end of an array is computed there, and so is all of Python's `math`. `environment`
+   has the plain ones taken everywhere, by a setting of glibc's (`glibc.cpu.hwcaps`).
+4. **The sizes of the caches.** Eigen cuts matrix products into blocks by the sizes of the caches
+   that it asks the processor for, and adds up each block by itself: other sizes, other sums
+   (`computeProductBlockingSizes` in `GeneralBlockPanelKernel.h`). `apply` has Eigen take one fixed
+   answer, as its own `Eigen::setCpuCacheSizes` does.
+5. **One kernel of oneDNN's that no setting of TensorFlow's switches off:** the gradient of a
+   convolution's input calls `dnnl_sgemm` (`conv_grad_input_ops.h`), which takes its code by
+   processor. `environment` holds it to AVX, without which TensorFlow does not start.
+
+What is not on the list of kinds of operations shown to agree (`PROVED`) is not promised: `unproved`
+names it, and the layer it is in, before the training starts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+_EXP = "0x1.2c32a20e4f85"  # exp(3.625), but for its last digit
+
+CACHES = (32 * 1024, 512 * 1024, 8 * 1024 * 1024)
+"""Bytes of first, second and third level that Eigen is told, whatever the processor has."""
+
+_sizes: Any = None  # where Eigen keeps them, once found
+
+_PROVED = """
+    Abs Acos Acosh AddN AddN:complex64 AddV2 AddV2:complex64 AddV2:float64 All Any ArgMax ArgMin
+    Asin Asinh AssignAddVariableOp AssignSubVariableOp AssignVariableOp Atanh AvgPool AvgPool3D
+    AvgPool3DGrad AvgPoolGrad BatchMatMulV2 BatchToSpaceND BiasAdd BiasAddGrad Bitcast BitwiseAnd
+    BroadcastArgs BroadcastGradientArgs BroadcastTo Cast Cast:bfloat16 Cast:complex64 Cast:float64
+    Ceil Ceil:float64 CheckNumerics Cholesky Complex:complex64 ConcatOffset ConcatV2 Const
+    Const:float64 Conv2D Conv2DBackpropFilter Conv2DBackpropInput Conv3D Conv3DBackpropFilterV2
+    Conv3DBackpropInputV2 Cos Cosh Cross Cumprod Cumsum DepthwiseConv2dNative
+    DepthwiseConv2dNativeBackpropFilter DepthwiseConv2dNativeBackpropInput DivNoNan DynamicStitch
+    Einsum Elu EluGrad Empty EmptyTensorList EnsureShape Equal Erf Exp ExpandDims Expm1
+    FFT2D:complex64 FFT:complex64 Fill Floor FloorDiv FloorMod GatherNd GatherV2 Greater
+    GreaterEqual HSVToRGB IFFT2D:complex64 IFFT:complex64 IRFFT:complex64 Identity IdentityN If
+    Imag:complex64 ImageProjectiveTransformV3 InTopKV2 InvertPermutation IsFinite IsInf IsNan
+    LeakyRelu LeakyReluGrad Less LessEqual ListDiff Log Log1p Log:float64 LogSoftmax LogicalAnd
+    LogicalNot LogicalOr MatMul MatrixBandPart MatrixDeterminant MatrixDiagPartV3 MatrixDiagV3
+    MatrixInverse MatrixSetDiagV3 MatrixSolve MatrixTriangularSolve Max MaxPool MaxPool3D
+    MaxPool3DGrad MaxPoolGrad Maximum Mean Min Minimum MirrorPad MirrorPadGrad Mul Mul:complex64
+    Mul:float64 Neg NoOp NotEqual OneHot OnesLike OptionalFromValue OptionalGetValue OptionalNone
+    Pack Pad PadV2 PartitionedCall Placeholder Pow Prod Qr RFFT:complex64 RGBToHSV Range Rank
+    ReadVariableOp Real:complex64 RealDiv Relu Relu6 Relu6Grad ReluGrad Reshape ResizeBicubic
+    ResizeBicubicGrad ResizeBilinear ResizeBilinearGrad ResizeNearestNeighbor
+    ResizeNearestNeighborGrad ReverseV2 Roll Round ScaleAndTranslate ScaleAndTranslateGrad
+    ScatterNd Select SelectV2 SelfAdjointEigV2 Selu SeluGrad Shape ShapeN Sigmoid SigmoidGrad Sign
+    Sin Sinh Size Slice Softplus Softsign SoftsignGrad SpaceToBatchND Split SplitV Sqrt SqrtGrad
+    Square SquaredDifference Squeeze StatefulPartitionedCall StatelessIf StatelessMultinomial
+    StatelessRandomBinomial StatelessRandomGammaV3 StatelessRandomGetKeyCounter
+    StatelessRandomNormalV2 StatelessRandomUniformIntV2 StatelessRandomUniformV2
+    StatelessTruncatedNormalV2 StatelessWhile StopGradient StridedSlice StridedSlice:complex64
+    StridedSliceGrad Sub Sub:float64 Sum Svd Tan Tanh TanhGrad TensorListElementShape
+    TensorListFromTensor TensorListGetItem TensorListLength TensorListPopBack TensorListPushBack
+    TensorListReserve TensorListSetItem TensorListStack TensorScatterAdd TensorScatterUpdate Tile
+    TopKV2 Transpose Unpack UnsortedSegmentSum VariableShape While ZerosLike
+"""
+PROVED = frozenset(_PROVED.split())
+"""Kinds of operations (see `_kind`) whose results agreed wherever the sweep ran them."""
+
+
+def environment() -> dict[str, str]:
+    """Variables that the process has to be started with, besides those of `determinism`.
+
+    glibc ignores names it does not know, so those of before and since version 2.33 stand together
+    (glibc manual, "Hardware Capability Tunables").
+    """
+    return {
+        "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-FMA,-FMA4,-FMA_Usable,-FMA4_Usable",
+        "ONEDNN_MAX_CPU_ISA": "AVX",
+    }
+
+
+def mathematics() -> str:
+    """Which of its variants the C library computes with: `plain`, `fma`, or `other`.
+
+    glibc 2.28 to 2.36 and later give one of these two for exp(3.625), which lies between them.
+    """
+    found = math.exp(3.625).hex()
+    return {_EXP + "4p+5": "plain", _EXP + "5p+5": "fma"}.get(found, "other")
+
+
+def cache_sizes() -> tuple[int, ...] | None:
+    """The sizes of the caches that Eigen computes with, or None where they were not found."""
+    return tuple(_sizes) if _sizes is not None else None
+
+
+def _fix_cache_sizes() -> None:
+    """Does what `Eigen::setCpuCacheSizes` does, which TensorFlow does not export.
+
+    Eigen keeps the sizes in a static variable (`manage_caching_sizes`): three integers and the flag
+    of their initialisation. It is looked for in the library's own data, and taken only where there
+    is one such place and a product of matrices changes with what is written there.
+    """
+    global _sizes
+    import tensorflow as tf
+
+    left, right = (tf.reshape(tf.sin(tf.range(4.0 * 5000)), shape) for shape in ((4, -1), (-1, 4)))
+
+    def product() -> bytes:
+        return bytes(tf.matmul(left, right).numpy().tobytes())
+
+    product()  # Eigen asks the processor at the first one.
+    places = [place for start, end in _library_data() for place in _triples(start, end)]
+    if len(places) != 1:
+        return
+    found = (ctypes.c_int64 * 3).from_address(places[0])
+    kept = list(found)
+    found[:] = [4096, 4096, 4096]
+    narrow = product()
+    found[:] = list(CACHES)
+    if narrow == product():
+        found[:] = kept
+    else:
+        _sizes = found
+
+
+def _library_data() -> Iterator[tuple[int, int]]:
+    """Where the writable data of TensorFlow's kernels are in memory, on Linux."""
+    try:
+        with open("/proc/self/maps", encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return
+    before, name = 0, ""
+    for line in lines:
+        span, mode, _, _, _, *path = line.split(maxsplit=5)
+        start, end = (int(number, 16) for number in span.split("-"))
+        # What is zero at the start has no file behind it, and follows on what has.
+        name = path[0] if path else name if start == before else ""
+        before = end
+        if mode.startswith("rw") and "libtensorflow_cc" in name:
+            yield start, end
+
+
+def _triples(start: int, end: int) -> list[int]:
+    """Addresses of three sizes, smaller to larger, and a 1 after them."""
+    import numpy as np
+
+    data = memoryview((ctypes.c_char * (end - start)).from_address(start))
+    words = np.frombuffer(data, np.int64)
+    first, second, third, flag = words[:-3], words[1:-2], words[2:-1], words[3:]
+    size = (first >= 2**13) & (first <= 2**18) & (first % 1024 == 0)
+    size &= (second > first) & (second <= 2**28) & (second % 1024 == 0)
+    size &= (third >= 0) & (third <= 2**33) & (third % 1024 == 0) & (flag & 255 == 1)
+    return [start + 8 * int(place) for place in np.flatnonzero(size)]
+
+
+def apply() -> None:
+    """Replaces what differs by processor, once the threads are set and before a model is built."""
+    import tensorflow as tf
+    from tensorflow.python.ops import gen_math_ops, gen_nn_ops, math_ops
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+    original_gelu = tf.nn.gelu
+
+    def reciprocal(x: Any, name: str | None = None) -> Any:
+        x = tf.convert_to_tensor(x)
+        return tf.math.divide(tf.ones((), x.dtype), x, name=name)
+
+    def rsqrt(x: Any, name: str | None = None) -> Any:
+        return reciprocal(tf.sqrt(x), name)
+
+    def softmax(logits: Any, name: str | None = None) -> Any:
+        logits = tf.convert_to_tensor(logits)
+        # The largest value cancels out: it is there against overflow and needs no gradient.
+        largest = tf.stop_gradient(tf.reduce_max(logits, axis=-1, keepdims=True))
+        powers = tf.exp(logits - largest)
+        return tf.math.divide(powers, tf.reduce_sum(powers, axis=-1, keepdims=True), name=name)
+
+    def gelu(features: Any, approximate: bool = False, name: str | None = None) -> Any:
+        if approximate:
+            return original_gelu(features, True, name)
+        # TensorFlow takes `erfc`, in which Eigen takes an approximate reciprocal; `erf` agrees.
+        features = tf.convert_to_tensor(features)
+        half = tf.cast(0.5, features.dtype)
+        inner = features * tf.cast(math.sqrt(0.5), features.dtype)
+        return tf.multiply(half * features, 1 + tf.math.erf(inner), name=name)
+
+    # TensorFlow's own functions and gradients, and so Keras, call these by their module; that is
+    # where one replacement serves all. `tf.math.reciprocal` is a second name of the same.
+    gen_math_ops.rsqrt = rsqrt
+    gen_math_ops.reciprocal = math_ops.reciprocal = tf.math.reciprocal = reciprocal
+    gen_nn_ops.softmax = softmax
+    tf.nn.gelu = gelu
+    _fix_cache_sizes()
+
+
+def unproved(graph: Any, layers: Iterable[str] = ()) -> list[str]:
+    """Names the operations in a graph that are not known to be portable: `layer: operation`.
+
+    Args:
+        graph: of a concrete function, such as the compiled training step's.
+        layers: names of the model's layers. An operation outside all of them is named by its scope.
+    """
+    names = set(layers)
+    found = {
+        f"{_layer(node.name, names)}: {kind}"
+        for node in _nodes(graph)
+        if (kind := _kind(node)) not in PROVED
+    }
+    return sorted(found)
+
+
+def kinds(graph: Any) -> set[str]:
+    """The kinds of operations in a graph and in the functions that it calls."""
+    return {_kind(node) for node in _nodes(graph)}
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    definition = graph.as_graph_def()
+    functions = {function.signature.name for function in definition.library.function}
+    bodies = [function.node_def for function in definition.library.function]
+    for nodes in (definition.node, *bodies):
+        yield from (node for node in nodes if node.op not in functions)
+
+
+def _kind(node: Any) -> str:
+    """The operation's type, and the floating-point types but float32 that it works on.
+
+    What holds for float32 has not been shown for another precision, which has other kernels.
+    """
+    import tensorflow as tf
+
+    if any(name in node.attr and node.attr[name].b for name in ("_XlaMustCompile", "_XlaCompile")):
+        return "XLA"
+    numbers = [value.type for value in node.attr.values() if value.WhichOneof("value") == "type"]
+    dtypes = {tf.dtypes.as_dtype(number % 100) for number in numbers if number}
+    others = {x.name for x in dtypes if (x.is_floating or x.is_complex) and x != tf.float32}
+    return ":".join([node.op, *sorted(others)])
+
+
+def _layer(name: str, layers: set[str]) -> str:
+    """The layer that an operation belongs to, from the scopes in its name.
+
+    `gradient_tape/while/lenet5_1/c1_1/convolution/Conv2DBackpropFilter` is of layer `c1`.
+    """
+    scopes = [part for part in name.split("/")[:-1] if part not in ("gradient_tape", "while")]
+    for scope in scopes:
+        for candidate in (scope, re.sub(r"_\d+$", "", scope)):
+            if candidate in layers:
+                return candidate
+    return "/".join(scopes) or "training step"
