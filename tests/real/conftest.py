@@ -78,7 +78,7 @@ def bake(to: Path, python: Path, **answers: str) -> Generated:
 
 @pytest.fixture(scope="session")
 def installed() -> Path:
-    """The Python of a virtual environment that holds the lock, kept for the next session."""
+    """The Python of a virtual environment that holds the lock, kept for the next time."""
     requirements = TEMPLATE / "{{cookiecutter.project_slug}}" / "requirements"
     venv = TEMPLATE / "build" / "test-venv"
     python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
