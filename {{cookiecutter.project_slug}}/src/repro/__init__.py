@@ -67,6 +67,14 @@ class Dataset:
     def parts(self) -> dict[str, Part]:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array of every part, by `part/name`."""
+        return {
+            f"{part}/{name}": array
+            for part, samples in self.parts().items()
+            for name, array in samples.arrays().items()
+        }
+
 
 def sha256(content: bytes | np.ndarray) -> str:
     """Of the bytes; for an array, of its dtype, shape and little-endian content."""

@@ -114,7 +114,7 @@ def explain(
         difference = _first_tensor(*(run / "probe.npz" for run in again))
     if difference is None:
         return {"again": False} | place
-    return {"again": True} | place | difference | {"cause": _cause(difference)}
+    return {"again": True} | place | difference | {"cause": CAUSES[difference["kind"]]}
 
 
 @contextlib.contextmanager
@@ -200,10 +200,6 @@ CAUSES = {
     "weight after": "this weight is changed by something beside the optimizer",
 }
 """What is likely where the first tensor to differ is of this kind."""
-
-
-def _cause(difference: dict[str, Any]) -> str:
-    return CAUSES[difference["kind"]]
 
 
 def _means(found: dict[str, Any]) -> str:

@@ -212,11 +212,7 @@ def train(
 def beginning(model: Any, dataset: Dataset, stage: str) -> dict[str, np.ndarray]:
     """The arrays of the data, or the state before the first step, by `kind/name`."""
     if stage == "data":
-        return {
-            f"data/{part}/{name}": array
-            for part, samples in dataset.parts().items()
-            for name, array in samples.arrays().items()
-        }
+        return {f"data/{name}": array for name, array in dataset.arrays().items()}
     kinds = {"generators": "generator state", "weights": "initial weight"}
     found = state.arrays(model, tuple(kinds))
     return {f"{kinds[k.partition('/')[0]]}/{k.partition('/')[2]}": a for k, a in found.items()}

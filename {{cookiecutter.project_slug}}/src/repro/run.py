@@ -110,11 +110,7 @@ def train(project: Project, directory: Path, send: Any) -> dict[str, Any]:
     determinism.reseed(seed, "training")
     found = determinism.in_effect(parameters)
     guarantee = determinism.guarantee(parameters, found, recipe["lock"]["departures"])
-    arrays = {
-        f"{part}/{name}": sha256(array)
-        for part, samples in dataset.parts().items()
-        for name, array in samples.arrays().items()
-    }
+    arrays = {name: sha256(array) for name, array in dataset.arrays().items()}
     beginning = [
         ("environment", {"settings": {"seed": seed, **found}}),
         ("data", {"arrays": arrays}),
