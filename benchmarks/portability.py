@@ -1,9 +1,9 @@
 """Which operations give other bits on another processor: a sweep over Keras's layers and functions.
 
-    python benchmarks/portability.py                                  all processors, as `portable`
-    python benchmarks/portability.py --cpus native,Haswell --bare     without what portable.py mends
-    python benchmarks/portability.py --only softmax                   cases whose name holds a word
-    python benchmarks/portability.py --kinds                          the list kept in portable.py
+    python benchmarks/portability.py                                  all processors
+    python benchmarks/portability.py --cpus native,Haswell --only softmax    some cases
+    python benchmarks/portability.py --guarantee machine              without what portable mends
+    python benchmarks/portability.py --json FILE    with the kinds of operations for portable.py
 
 Runs each case natively and under each emulated processor (qemu-user's `qemu-x86_64`), a process a
 processor, for TensorFlow takes most of a minute to start there. A case is a function with its
@@ -35,11 +35,9 @@ import numpy as np
 SOURCES = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_slug}}" / "src"
 sys.path.insert(0, str(SOURCES))
 
-import portable  # noqa: E402
-from repro import determinism  # noqa: E402  (found once the line above has run)
+from repro import determinism, portable  # noqa: E402  (found once the line above has run)
 
 CPUS = ("native", "SandyBridge", "Haswell", "max", "EPYC")
-PARAMETERS = {"guarantee": "portable", "threads": 2, "training": {"dtype": "float32"}}
 
 # The last part of a name tells a case's variants apart.
 Case = tuple[str, Callable[..., Any], tuple[Any, ...]]
@@ -718,19 +716,20 @@ def run(name: str, function: Any, inputs: tuple[Any, ...], eager: bool) -> dict[
         result, gradients = traced(*tensors)
         found["graph"], found["graph gradient"] = digest(result), digest(gradients)
         found["kinds"] = sorted(portable.kinds(traced.graph))
-        found["unproved"] = portable.unproved(traced.graph)
     except Exception as error:
         found["graph"] = f"{type(error).__name__}: {str(error)[:120]}"
     return found
 
 
-def worker(output: Path, bare: bool, only: str) -> None:
-    """Runs all cases in this process; `bare` leaves out what portable.py mends."""
-    determinism.apply(PARAMETERS, 1234)
+def parameters(guarantee: str) -> dict[str, Any]:
+    return {"guarantee": guarantee, "threads": 2, "training": {"dtype": "float32"}}
+
+
+def worker(output: Path, guarantee: str, only: str) -> None:
+    """Runs all cases in this process."""
+    determinism.apply(parameters(guarantee), 1234)
     import keras
 
-    if not bare:
-        portable.apply()
     # A line a case, at once: an emulator may die of one.
     with output.open("w", encoding="utf-8") as file:
         for group in (host, *GROUPS):
@@ -745,11 +744,12 @@ def worker(output: Path, bare: bool, only: str) -> None:
                 print(json.dumps({name: found}), file=file, flush=True)
 
 
-def sweep(cpu: str, bare: bool, only: str, folder: Path) -> dict[str, Any]:
+def sweep(cpu: str, guarantee: str, only: str, folder: Path) -> dict[str, Any]:
     """All cases on one processor, in a process of its own."""
     output = folder / f"{cpu}.json"
     prefix = [] if cpu == "native" else ["qemu-x86_64", "-cpu", cpu]
-    command = [*prefix, sys.executable, __file__, "--worker", str(output), "--only", only]
+    command = [*prefix, sys.executable, __file__, "--worker", str(output)]
+    command += ["--guarantee", guarantee, "--only", only]
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -757,8 +757,8 @@ def sweep(cpu: str, bare: bool, only: str, folder: Path) -> dict[str, Any]:
     }
     start = time.monotonic()
     done = subprocess.run(
-        command + ["--bare"] * bare,
-        env=kept | determinism.environment(PARAMETERS) | ({} if bare else portable.environment()),
+        command,
+        env=kept | determinism.environment(parameters(guarantee)),
         capture_output=True,
         text=True,
     )
@@ -781,7 +781,7 @@ def differing(swept: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
             for cpu, found in swept.items():
                 if name in found:
                     groups.setdefault(json.dumps(found[name].get(way)), []).append(cpu)
-            if len(groups) > 1 and way not in ("unproved", "kinds"):
+            if len(groups) > 1 and way != "kinds":
                 table[f"{name}: {way}"] = ["=".join(cpus) for cpus in groups.values()]
     return table
 
@@ -790,23 +790,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cpus", default=",".join(CPUS))
     parser.add_argument("--only", default="", help="run the cases whose names match")
-    parser.add_argument("--bare", action="store_true", help="without portable.apply()")
-    parser.add_argument("--kinds", action="store_true", help="print the kinds of operations shown")
-    parser.add_argument("--json", type=Path, help="keep everything found in this file")
+    parser.add_argument("--guarantee", default="portable", choices=("portable", "machine"))
+    parser.add_argument("--json", type=Path, help="write processors, cases, kinds, differences")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        worker(arguments.worker, arguments.bare, arguments.only)
+        worker(arguments.worker, arguments.guarantee, arguments.only)
         return 0
     cpus = arguments.cpus.split(",")
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
         results = pool.map(
-            lambda cpu: sweep(cpu, arguments.bare, arguments.only, Path(folder)), cpus
+            lambda cpu: sweep(cpu, arguments.guarantee, arguments.only, Path(folder)), cpus
         )
         swept = dict(zip(cpus, results, strict=True))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(swept, indent=1))
     first, table = swept[cpus[0]], differing(swept)
     for name, found in first.items():
         for way in ("eager", "graph"):
@@ -814,13 +811,19 @@ def main() -> int:
                 print(f"not run: {name}: {way}: {found[way]}")
     for name, groups in table.items():
         print(f"differs: {name}: {' | '.join(groups)}")
-    print(f"{len(table)} of {sum(len(ways) for ways in first.values())} differ")
-    if arguments.kinds:
-        # A function that differs anywhere vouches for none of its kinds, in no variant.
-        bad = {re.split("[/:]", name)[0] for name in table}
-        shown = {name: ways for name, ways in first.items() if name.split("/")[0] not in bad}
-        good = {kind for ways in shown.values() for kind in ways.get("kinds", ())}
-        print("\n".join(sorted(good)))
+    # A function that differs anywhere vouches for none of its kinds, in no variant.
+    bad = {re.split("[/:]", name)[0] for name in table}
+    shown = {name: ways for name, ways in first.items() if name.split("/")[0] not in bad}
+    summary = {
+        "processors": cpus,
+        "cases": len(first),
+        "results": sum(len(ways.keys() - {"kinds"}) for ways in first.values()),
+        "differs": table,
+        "kinds": sorted({kind for ways in shown.values() for kind in ways.get("kinds", ())}),
+    }
+    print(f"{len(table)} of {summary['results']} results differ")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(summary, indent=1), encoding="utf-8")
     return 1 if table else 0
 
 

@@ -37,6 +37,7 @@ FILES = [
     "src/repro/ledger.py",
     "src/repro/loop.py",
     "src/repro/parameters.py",
+    "src/repro/portable.py",
     "src/repro/recipe.py",
     "src/repro/run.py",
     "src/repro/state.py",
@@ -88,7 +89,8 @@ def test_answers_arrive(bake: Bake, answers: dict[str, str], contents: dict[str,
 
 
 def test_the_files_are_few() -> None:
-    assert len(FILES) <= 35
+    # 35 for a first whole project; `portable` is an idea, and so a file, of its own.
+    assert len(FILES) <= 36
 
 
 def test_nothing_of_the_template_is_left(bake: Bake) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks import figures
+
 TEMPLATE = Path(__file__).parents[2]
 FULL = bool(os.environ.get("REPRO_FULL"))
 """`make proof` sets it: every kill, fault and variation; otherwise some of each."""
@@ -24,6 +26,11 @@ def some(names: Iterable[str], short: tuple[str, ...]) -> list[Any]:
     """All names as parameters of a test, but only the `short` ones run unless all are asked for."""
     left_out = pytest.mark.skipif(not FULL, reason="make proof tries it")
     return [pytest.param(name, marks=() if name in short else left_out) for name in names]
+
+
+def document(name: str, figure: str) -> None:
+    """Writes a figure into docs/guarantees.md, where all is tried; else looks for its place."""
+    figures.write(name, figure, dry=not FULL)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,15 @@ def installed() -> Path:
 def project(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Generated:
     """A project with the defaults, never changed by a test; `copy` it first."""
     return bake(tmp_path_factory.mktemp("defaults"), installed)
+
+
+@pytest.fixture(scope="session")
+def models(project: Generated, tmp_path_factory: pytest.TempPathFactory) -> Generated:
+    """The project with the models of `models/` beside its own."""
+    copied = project.copy(tmp_path_factory.mktemp("models") / "project")
+    for file in Path(__file__).with_name("models").glob("*.py"):
+        shutil.copy(file, copied.package / "models")
+    return copied
 
 
 @pytest.fixture

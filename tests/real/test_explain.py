@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Generated, some
+from .conftest import Generated, document, some
 
 pytestmark = pytest.mark.real
 
@@ -221,6 +221,13 @@ def test_the_place_is_named_exactly(name: str, project: Generated, tmp_path: Pat
     assert answer["cause"]["variation"] == ["hash-seed"]
     # Nothing is left of the runs made to look.
     assert len(list(faulty.root.glob("runs/*"))) == 2
+    where = f"epoch {found['epoch']}, step {found['step']}" if found["epoch"] else "the beginning"
+    apart = "" if found["ulps"] is None else f", {found['ulps']} units in the last place"
+    document(
+        f"fault {name}",
+        f"{where}: {found['kind']} `{found['tensor']}` {found['index']}{apart}; "
+        f"{found['cause'].partition(':')[0]}",
+    )
 
 
 def test_what_does_not_part_again_is_said_to(project: Generated, tmp_path: Path) -> None:

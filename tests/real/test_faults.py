@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import FULL, Generated
+from .conftest import FULL, Generated, document
 
 pytestmark = pytest.mark.real
 
@@ -162,10 +162,15 @@ def test_sources_that_change_turn_the_gate_red(project: Generated, tmp_path: Pat
 
 
 def test_a_clean_gate_is_green(project: Generated) -> None:
-    archives_differ = 0
-    for gate in range(200 if FULL else 20):
+    archives_differ, gates = 0, 200 if FULL else 20
+    for gate in range(gates):
         answer = project.repro("verify", "training.epochs=1")
         assert answer["verdict"] == "identical", f"false alarm in gate {gate}: {answer}"
         one, other = (Path(run) / "model.keras" for run in answer["runs"])
         archives_differ += one.read_bytes() != other.read_bytes()
     assert archives_differ, "no two archives differed: this test shows less than it says"
+    document(
+        "gates",
+        f"{gates} gates of a clean project under all variations but `caches`: 0 red; in "
+        f"{archives_differ} of them the bytes of the two `model.keras` differed",
+    )

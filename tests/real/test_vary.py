@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Generated, some
+from .conftest import Generated, document, some
 
 pytestmark = pytest.mark.real
 
@@ -31,6 +31,7 @@ def test_all_at_once_is_green(model: str, guarantee: str, project: Generated) ->
     assert answer["verdict"] == "identical", answer
     assert sorted([*answer["varied"], *answer["not_varied"]]) == sorted(EACH)
     assert all(why.startswith("not possible here: ") for why in answer["not_varied"].values())
+    document(f"vary all {model} {guarantee}", "identical")
 
 
 @pytest.mark.parametrize("name", some(EACH, ("path", "cores")))
@@ -38,6 +39,7 @@ def test_each_alone_is_green(name: str, project: Generated) -> None:
     possible_or_skip(project, name)
     answer = project.repro("verify", "--vary", name, "training.epochs=1")
     assert (answer["verdict"], answer["varied"]) == ("identical", [name])
+    document(f"vary {name}", "identical")
 
 
 # What a function in data.py might read, and the variations it takes to change it.

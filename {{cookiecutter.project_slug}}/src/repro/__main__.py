@@ -224,7 +224,8 @@ def _guarantee(content: dict[str, Any]) -> str:
     guarantee = content["guarantee"]
     if not guarantee["broken"]:
         return str(guarantee["holds"])
-    return f"none; {guarantee['asked']} does NOT hold: " + "; ".join(guarantee["broken"])
+    holds, asked = guarantee["holds"], guarantee["asked"]
+    return f"{holds}; {asked} does NOT hold: " + "; ".join(guarantee["broken"])
 
 
 class Reporter:
@@ -279,8 +280,8 @@ class Reporter:
                     self.line(
                         f"{run.name}: goes on in epoch {event['epoch']} after step {event['step']}"
                     )
-            if event["event"] == "start" and event["broken"]:
-                self.line(f"{run.name}: the guarantee does NOT hold: " + "; ".join(event["broken"]))
+                if event["guarantee"]["broken"]:
+                    self.line(f"{run.name}: guarantee {_guarantee(event)}")
             elif event["event"] == "step" and self._bars:
                 self._advance(run, event)
             elif event["event"] == "epoch" and not self._bars:

@@ -17,7 +17,10 @@ import os
 import platform
 import random
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from . import portable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +49,7 @@ CLEARED = (
     "NVIDIA_TF32_",
     "SKLEARN_",
     "SCIPY_",
+    "GLIBC_TUNABLES",
 )
 
 
@@ -56,8 +60,8 @@ class TooLate(RuntimeError):
 def environment(parameters: dict[str, Any]) -> dict[str, str]:
     """Returns the variables a run's process has to be started with.
 
-    `portable` also switches off whatever picks its kernels by the processor's model: TensorFlow's
-    contraction kernels, oneDNN, NumPy's dispatched features, OpenBLAS's.
+    `portable` also switches off whatever picks its kernels by the processor's model (TensorFlow's
+    contraction kernels, oneDNN, NumPy's dispatched features, OpenBLAS's, the C library's) and GPUs.
     """
     values = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
     if parameters["guarantee"] == "none":
@@ -76,12 +80,16 @@ def environment(parameters: dict[str, Any]) -> dict[str, str]:
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
     if parameters["guarantee"] == "portable":
-        values |= {"TF_ENABLE_ONEDNN_OPTS": "0", "TENSORFLOW_USE_CUSTOM_CONTRACTION_KERNEL": "0"}
+        values |= {
+            "TF_ENABLE_ONEDNN_OPTS": "0",
+            "TENSORFLOW_USE_CUSTOM_CONTRACTION_KERNEL": "0",
+            "CUDA_VISIBLE_DEVICES": "-1",
+        }
         if platform.machine().lower() in ("x86_64", "amd64"):
             values |= {
                 "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",
                 "OPENBLAS_CORETYPE": "Nehalem",
-            }
+            } | portable.environment()
     return values
 
 
@@ -145,6 +153,8 @@ def apply(parameters: dict[str, Any], recipe_seed: int) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(parameters["threads"])
         tf.config.experimental.enable_op_determinism()
         tf.config.optimizer.set_jit(False)
+    if parameters["guarantee"] == "portable":
+        portable.apply()
     reseed(recipe_seed)
 
 
@@ -189,16 +199,19 @@ def in_effect(parameters: dict[str, Any]) -> dict[str, Any]:
         "image_data_format": keras.config.image_data_format(),
         "dtype": keras.config.dtype_policy().name,
         "hash_seed_fixed": os.environ.get("PYTHONHASHSEED", "random") != "random",
+        "gpus": len(tf.config.list_physical_devices("GPU")),
+        "mathematics": portable.mathematics(),
+        "cache_sizes": portable.cache_sizes(),
     }
 
 
-def expected(parameters: dict[str, Any]) -> dict[str, Any]:
-    """What `in_effect` returns where the guarantee holds; nothing is expected of `none`."""
-    if parameters["guarantee"] == "none":
+def expected(parameters: dict[str, Any], guarantee: str | None = None) -> dict[str, Any]:
+    """What `in_effect` returns where the guarantee holds (default: the one asked for)."""
+    guarantee = guarantee or parameters["guarantee"]
+    if guarantee == "none":
         return {}
     threads = parameters["threads"]
-    onednn = environment(parameters)["TF_ENABLE_ONEDNN_OPTS"] == "1"
-    return {
+    wanted = {
         "intra_op_threads": threads,
         "inter_op_threads": threads,
         "blas_and_openmp_threads": threads,
@@ -210,24 +223,53 @@ def expected(parameters: dict[str, Any]) -> dict[str, Any]:
         "image_data_format": "channels_last",
         "dtype": parameters["training"]["dtype"],
         "hash_seed_fixed": True,
-    } | ({} if onednn else {"onednn": False})
+    }
+    if guarantee == "portable":
+        wanted |= {
+            "onednn": False,
+            "gpus": 0,
+            "mathematics": "plain",
+            "cache_sizes": list(portable.CACHES),
+        }
+    return wanted
 
 
 def guarantee(
-    parameters: dict[str, Any], found: dict[str, Any], departures: dict[str, str]
+    parameters: dict[str, Any],
+    found: dict[str, Any],
+    departures: dict[str, str],
+    unproved: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Returns the guarantee `asked`, the one that `holds`, and why it is `broken`, a line each.
+    """Returns the guarantee `asked`, the one that `holds`, and why the other is `broken`.
 
     Args:
         found: what `in_effect` returned.
         departures: packages installed in another version than the locked one.
+        unproved: what `portable.unproved` named in the graphs of the training.
     """
     asked = parameters["guarantee"]
-    broken = [
-        f"{name}: {value!r} asked, {found[name]!r} in effect"
-        for name, value in expected(parameters).items()
-        if found[name] != value
-    ]
-    if asked != "none":
-        broken += [f"{package}: {what}" for package, what in departures.items()]
-    return {"asked": asked, "holds": "none" if broken else asked, "broken": broken}
+    if asked == "none":
+        return {"asked": asked, "holds": asked, "broken": []}
+
+    def missed(wanted: dict[str, Any]) -> list[str]:
+        return [
+            f"{name}: {value!r} asked, {found[name]!r} in effect"
+            for name, value in wanted.items()
+            if found[name] != value
+        ]
+
+    broken = missed(expected(parameters, "machine"))
+    broken += [f"{package}: {what}" for package, what in departures.items()]
+    holds = "none" if broken else asked
+    if asked == "portable":
+        more = missed(
+            {
+                k: v
+                for k, v in expected(parameters).items()
+                if k not in expected(parameters, "machine")
+            }
+        )
+        more += [f"{operation} is not known to be portable" for operation in unproved]
+        holds = "machine" if more and not broken else holds
+        broken += more
+    return {"asked": asked, "holds": holds, "broken": broken}

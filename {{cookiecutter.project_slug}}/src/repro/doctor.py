@@ -97,7 +97,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     text.append(f"  {'NumPy uses':24} {' '.join(found['numpy_cpu_features']) or 'its baseline'}")
     guarantee = found["guarantee"]
     if guarantee["broken"]:
-        text += ["", f"guarantee {guarantee['asked']} does NOT hold:"]
+        text += ["", f"guarantee {guarantee['holds']}; {guarantee['asked']} does NOT hold:"]
         text += [f"  {reason}" for reason in guarantee["broken"]]
     else:
         text += ["", f"guarantee {guarantee['asked']} holds"]

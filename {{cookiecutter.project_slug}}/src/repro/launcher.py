@@ -70,6 +70,12 @@ def train(
         RunFailed: the run directory stays, with the log.
     """
     parameters = recipe["parameters"]
+    interpreter = os.environ.get("REPRO_PYTHON") or sys.executable
+    if shutil.which(interpreter) is None:
+        raise BadInput(
+            f"REPRO_PYTHON: {interpreter} cannot be run; "
+            "name a Python, or a program that starts one"
+        )
     directory = resume or _new_directory(project, recipe)
     content: dict[str, Any] = {
         "format": 1,
@@ -93,7 +99,7 @@ def train(
         "checkpoint_seconds": checkpoint_seconds,
         "probe": probe,
         "code": recipes.code(project.root),
-        "interpreter": os.environ.get("REPRO_PYTHON", sys.executable),
+        "interpreter": interpreter,
         "environment": {
             name: value for name, value in env.items() if name.startswith(determinism.CLEARED)
         },
@@ -103,7 +109,7 @@ def train(
             raise BadInput(f"{directory}: this run is still going on, in another process")
         recipes.write_manifest(directory, content)
         process = subprocess.Popen(
-            (*around.command, content["interpreter"], "-P", "-m", "repro.run", str(directory)),
+            (*around.command, interpreter, "-P", "-m", "repro.run", str(directory)),
             cwd=around.root,
             env=env,
             stdin=subprocess.DEVNULL,
@@ -147,6 +153,7 @@ def interrupted(project: Project, recipe: dict[str, Any]) -> Path | None:
             with (path.parent / "log.txt").open("a") as log:
                 free = _lock(log)
             alike = content["recipe"] == recipe and not content["surroundings"]["varied"]
+            alike = alike and content["probe"] is None  # Not one that was made only to look.
             if free and alike and content["status"] != "finished" and any(path.glob("*.json")):
                 return path.parent
     return None

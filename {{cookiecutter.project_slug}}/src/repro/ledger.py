@@ -16,9 +16,11 @@ the number of steps.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,8 @@ class Ledger:
         self._file = path.open("a", encoding="utf-8")
         self.entries = len(lines)
         self.head = json.loads(lines[-1])["head"] if lines else ""
+        self.seconds = 0.0
+        """Spent on the entries made in a `timed` block."""
 
     def append(
         self, stage: str, fields: Mapping[str, Mapping[str, Any]], epoch: int = 0, step: int = 0
@@ -56,6 +60,13 @@ class Ledger:
         self._file.write(json.dumps(entry | {"head": self.head}) + "\n")
         self._file.flush()
         self.entries += 1
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Adds the time of a block, in which an entry is made, to `seconds`."""
+        start = time.monotonic()
+        yield
+        self.seconds += time.monotonic() - start
 
     def sync(self) -> None:
         """Returns when all entries are on the disk."""

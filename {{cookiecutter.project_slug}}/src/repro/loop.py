@@ -56,32 +56,35 @@ def chunks(
         yield order[-rest:].reshape(1, rest)
 
 
-def compiled(
-    model: Any, step: Callable[..., Any], part: Part, jit_compile: bool
-) -> Callable[[np.ndarray], None]:
-    """Returns a graph that makes `step` on each batch of a chunk of indices.
+class Compiled:
+    """A graph that makes a step on each batch of a chunk of indices, of shape (steps, batch)."""
 
-    The indices have the shape (steps, batch); `step` is `model.train_step` or `model.test_step`.
-    """
-    tensors = [tf.constant(array) for array in part.arrays().values()]
+    def __init__(self, model: Any, step: Callable[..., Any], part: Part, jit_compile: bool) -> None:
+        """`step` is `model.train_step` or `model.test_step`; `part` is what the indices are of."""
+        self.part = part
+        tensors = [tf.constant(array) for array in part.arrays().values()]
 
-    @tf.function(  # type: ignore[untyped-decorator]
-        input_signature=[tf.TensorSpec((None, None), tf.int32)],
-        autograph=False,
-        jit_compile=jit_compile or None,
-    )
-    def run(indices: Any) -> None:
-        def body(number: Any) -> list[Any]:
-            step(tuple(tf.gather(tensor, indices[number]) for tensor in tensors))
-            return [number + 1]
-
-        # One step after the other: the next reads what this one wrote.
-        tf.while_loop(
-            lambda number: number < tf.shape(indices)[0], body, [0], parallel_iterations=1
+        @tf.function(  # type: ignore[untyped-decorator]
+            input_signature=[tf.TensorSpec((None, None), tf.int32)],
+            autograph=False,
+            jit_compile=jit_compile or None,
         )
+        def run(indices: Any) -> None:
+            def body(number: Any) -> list[Any]:
+                step(tuple(tf.gather(tensor, indices[number]) for tensor in tensors))
+                return [number + 1]
 
-    run.get_concrete_function()  # Traced here, not in the middle of a run that goes on.
-    return lambda indices: run(tf.constant(indices))
+            # One step after the other: the next reads what this one wrote.
+            tf.while_loop(
+                lambda number: number < tf.shape(indices)[0], body, [0], parallel_iterations=1
+            )
+
+        self._run = run
+        # Traced here, not in the middle of a run that goes on.
+        self.graph = run.get_concrete_function().graph
+
+    def __call__(self, indices: np.ndarray) -> None:
+        self._run(tf.constant(indices))
 
 
 def results(model: Any) -> Results:
@@ -89,11 +92,11 @@ def results(model: Any) -> Results:
     return {name: float(value) for name, value in model.get_metrics_result().items()}
 
 
-def evaluate(model: Any, run: Callable[[np.ndarray], None], size: int, batch_size: int) -> Results:
+def evaluate(model: Any, test: Compiled, batch_size: int) -> Results:
     """Loss and metrics over all samples of a part, in the order they have."""
     model.reset_metrics()
-    for indices in chunks(np.arange(size, dtype=np.int32), batch_size):
-        run(indices)
+    for indices in chunks(np.arange(len(test.part.x), dtype=np.int32), batch_size):
+        test(indices)
     return results(model)
 
 
@@ -105,9 +108,19 @@ def ready(model: Any, part: Part) -> None:
     model.reset_metrics()
 
 
+def compiled(model: Any, dataset: Dataset, training: dict[str, Any]) -> dict[str, Compiled]:
+    """The graphs of the training steps and of the evaluations, by the name of their part."""
+    parts = dataset.parts() | {"train": weighted(dataset.train, training["class_weight"])}
+    steps = {"train": model.train_step, "validation": model.test_step, "test": model.test_step}
+    return {
+        name: Compiled(model, steps[name], part, training["jit_compile"])
+        for name, part in parts.items()
+    }
+
+
 def train(
     model: Any,
-    dataset: Dataset,
+    graphs: dict[str, Compiled],
     parameters: dict[str, Any],
     seed: int,
     ledger: Ledger,
@@ -120,6 +133,7 @@ def train(
     """Trains a compiled model whose variables exist, and returns the results of each epoch.
 
     Args:
+        graphs: see `compiled`.
         parameters: the resolved parameters of the recipe.
         seed: what the data order is keyed by.
         checkpoint: where to go on; None to begin.
@@ -128,22 +142,19 @@ def train(
             each; and a step to `record` into the file `found_here`, or None.
 
     Raises:
-        Probed: the step to record has been.
+        Probed: the step to record has been, or the epoch to look at.
         BadInput: a callback watches what is not measured, or the checkpoint fits no longer.
     """
     training = parameters["training"]
-    part = weighted(dataset.train, training["class_weight"])
+    part = graphs["train"].part
     batch_size, epochs = training["batch_size"], training["epochs"]
     validation_batch = training["validation_batch_size"] or batch_size
-    jit_compile = training["jit_compile"]
-    step_run = compiled(model, model.train_step, part, jit_compile)
-    validation_run = compiled(model, model.test_step, dataset.validation, jit_compile)
     size = len(part.x)
     watchers = watch(parameters["callbacks"], model)
     here = Position(training["initial_epoch"] + 1)
     if checkpoint is not None:
-        # Only now: what tracing the graphs drew from Python's or NumPy's generators, it drew
-        # before the first step of the run that was interrupted as well.
+        # Only now, after the graphs were traced: what that drew from Python's or NumPy's
+        # generators, it drew before the first step of the run that was interrupted as well.
         here = checkpoint.position
         restore_watchers(watchers, here.callbacks, checkpoint.restore(model))
 
@@ -185,21 +196,25 @@ def train(
             if probe and fine and probe["record"] == step:
                 np.savez(found_here, allow_pickle=False, **record(model, part, indices[0]))
                 raise Probed
-            step_run(indices)
+            graphs["train"](indices)
             kinds = state.KINDS if fine else ("generators", "metrics")
-            entry = _with_host(state.digests(model, *kinds))
-            ledger.append("step", entry | {"order": {"indices": sha256(indices)}}, epoch, step)
+            with ledger.timed():
+                entry = _with_host(state.digests(model, *kinds))
+                ledger.append("step", entry | {"order": {"indices": sha256(indices)}}, epoch, step)
             loss = results(model).get("loss")
             listener(event="step", epoch=epoch, epochs=epochs, step=step, steps=steps, loss=loss)
             rest(epoch=epoch, step=step)
         found = results(model)
         metrics = state.digests(model, "metrics")
         if epoch % training["validation_freq"] == 0:
-            validated = evaluate(model, validation_run, len(dataset.validation.x), validation_batch)
+            validated = evaluate(model, graphs["validation"], validation_batch)
             found |= {f"val_{name}": value for name, value in validated.items()}
         stopped = epoch_ended(watchers, epoch, found)
-        entry = _with_host(state.digests(model, *state.KEPT) | metrics)
-        ledger.append("epoch", entry | {"results": exact(found)}, epoch, step)
+        with ledger.timed():
+            entry = _with_host(state.digests(model, *state.KEPT) | metrics)
+            ledger.append("epoch", entry | {"results": exact(found)}, epoch, step)
+        if fine:  # Nobody looks at what comes after.
+            raise Probed
         here = replace(here, stopped=stopped, history=[*here.history, found])
         listener(event="epoch", epoch=epoch, epochs=epochs, results=found)
         rest(epoch=epoch + 1, step=0)

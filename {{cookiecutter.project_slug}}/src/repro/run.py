@@ -49,7 +49,9 @@ def main(directory: Path) -> int:
     content = recipes.read_manifest(directory)
     surroundings.enter(**content["surroundings"])
     try:
-        outcome = train(Project(Path.cwd(), content["project"]["package"]), directory, send)
+        outcome = train(
+            Project(Path.cwd(), content["project"]["package"]), directory, content, send
+        )
     except BadInput as error:
         send(event="refused", message=str(error))
         return BAD_INPUT
@@ -76,16 +78,20 @@ def main(directory: Path) -> int:
     return 0
 
 
-def train(project: Project, directory: Path, send: Any) -> dict[str, Any]:
+def train(project: Project, directory: Path, content: dict[str, Any], send: Any) -> dict[str, Any]:
     """Trains as the manifest's recipe says, and returns what the manifest is to be told."""
-    content = recipes.read_manifest(directory)
     recipe, seed = content["recipe"], content["seed"]
     parameters = recipe["parameters"]
+    if "REPRO_PYTHON" in os.environ and recipes.lock(project.root) != recipe["lock"]:
+        raise BadInput(
+            f"REPRO_PYTHON: {sys.executable} has other packages than where the run was started; "
+            f"install {recipe['lock']['file']} there"
+        )
     determinism.apply(parameters, seed)
 
     import numpy as np
 
-    from . import loop, state
+    from . import loop, portable, state
     from .ledger import Ledger
     from .state import Checkpoints
 
@@ -108,8 +114,13 @@ def train(project: Project, directory: Path, send: Any) -> dict[str, Any]:
         state.load(initial / "state.npz", model, digest)
 
     determinism.reseed(seed, "training")
+    graphs = loop.compiled(model, dataset, parameters["training"])
+    unproved = portable.unproved(
+        (compiled.graph for compiled in graphs.values()),
+        (layer.name for layer in model._flatten_layers(include_self=False)),
+    )
     found = determinism.in_effect(parameters)
-    guarantee = determinism.guarantee(parameters, found, recipe["lock"]["departures"])
+    guarantee = determinism.guarantee(parameters, found, recipe["lock"]["departures"], unproved)
     arrays = {name: sha256(array) for name, array in dataset.arrays().items()}
     beginning = [
         ("environment", {"settings": {"seed": seed, **found}}),
@@ -132,7 +143,7 @@ def train(project: Project, directory: Path, send: Any) -> dict[str, Any]:
             raise BadInput(f"{path}: altered since the checkpoint was written")
     send(
         event="start",
-        broken=guarantee["broken"],
+        guarantee=guarantee,
         refused=checkpoint.refused if checkpoint else [],
         epoch=checkpoint.position.epoch if checkpoint else 0,
         step=checkpoint.position.step if checkpoint else 0,
@@ -143,14 +154,19 @@ def train(project: Project, directory: Path, send: Any) -> dict[str, Any]:
         tensors = loop.beginning(model, dataset, probe["stage"])
         np.savez(found_here, allow_pickle=False, **tensors)
         raise Probed
+    begun = time.monotonic()
     history = loop.train(
-        model, dataset, parameters, seed, ledger, checkpoints, checkpoint, send, probe, found_here
+        model, graphs, parameters, seed, ledger, checkpoints, checkpoint, send, probe, found_here
     )
+    seconds = {
+        "training": time.monotonic() - begun,
+        "ledger": ledger.seconds,
+        "checkpoints": checkpoints.seconds,
+    }
 
     training = parameters["training"]
     batch_size = training["validation_batch_size"] or training["batch_size"]
-    test_run = loop.compiled(model, model.test_step, dataset.test, training["jit_compile"])
-    tested = loop.evaluate(model, test_run, len(dataset.test.x), batch_size)
+    tested = loop.evaluate(model, graphs["test"], batch_size)
     results = history[-1] | {f"test_{name}": value for name, value in tested.items()}
     predictions = loop.predictions(model, dataset.test, batch_size)
     ledger.append("final", {"arrays": predictions, "results": loop.exact(results)})
@@ -167,6 +183,7 @@ def train(project: Project, directory: Path, send: Any) -> dict[str, Any]:
         "predictions": predictions,
         "metrics": results,
         "ledger_head": ledger.head,
+        "seconds": {name: round(value, 4) for name, value in seconds.items()},
         "versions": doctor.versions(),
         "machine": doctor.machine(),
     }

@@ -187,20 +187,20 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, directory: Path, seconds: float, recipe_digest: str) -> None:
-        """`seconds` between two at most, unless that would cost more than `SHARE` of the time."""
+    def __init__(self, directory: Path, interval: float, recipe_digest: str) -> None:
+        """`interval` seconds between two at most; more where that would cost more than `SHARE`."""
         self._directory = directory
-        self._seconds = seconds
+        self._interval = interval
         self._recipe_digest = recipe_digest
         self._last = time.monotonic()
         self._cost = 0.0
-        self.spent = 0.0
+        self.seconds = 0.0
 
     def due(self, epoch_ended: bool) -> bool:
         """Whether one is to be written: the time has come, or an epoch ended and it is cheap."""
         since = time.monotonic() - self._last
         affordable = since >= self._cost / SHARE
-        return self._seconds == 0 or (affordable and (epoch_ended or since >= self._seconds))
+        return self._interval == 0 or (affordable and (epoch_ended or since >= self._interval))
 
     def write(self, model: Any, position: Position, best: list[np.ndarray]) -> None:
         """Writes the state of a model at rest; `best` are the weights a callback remembers."""
@@ -228,7 +228,7 @@ class Checkpoints:
             path.with_suffix(".npz").unlink(missing_ok=True)
         self._last = time.monotonic()
         self._cost = self._last - start
-        self.spent += self._cost
+        self.seconds += self._cost
 
     def newest(self) -> Checkpoint | None:
         """Returns the newest whole checkpoint; None where there is none.

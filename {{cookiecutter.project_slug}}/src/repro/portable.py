@@ -1,13 +1,8 @@
-"""The same bits on any x86-64 processor: what TensorFlow computes otherwise on each, and the mend.
-
-On trial, and no part of a generated project yet: what it mends agrees in the sweep of
-`portability.py` as far as that was run; its cost and the models under every processor are not
-measured.
+"""The guarantee `portable`: the same bits on any x86-64 processor.
 
 Five things make a float32 result depend on the processor's model once the threads are fixed and
 the kernels that pick themselves by processor (oneDNN, contraction kernels, NumPy's, OpenBLAS's) are
-off as far as they can be. They were found by the sweep in `portability.py` over Keras's layers and
-functions:
+off. Each was found by running Keras's layers and functions on emulated processors:
 
 1. **Approximate reciprocals.** Eigen, in which TensorFlow's kernels are written, computes `rsqrt`,
    `reciprocal` and the division in `softmax` from the instructions `rsqrtps` and `rcpps`, which
@@ -29,24 +24,26 @@ functions:
    convolution's input calls `dnnl_sgemm` (`conv_grad_input_ops.h`), which takes its code by
    processor. `environment` holds it to AVX, without which TensorFlow does not start.
 
-What is not on the list of kinds of operations shown to agree (`PROVED`) is not promised: `unproved`
-names it, and the layer it is in, before the training starts.
+An operation that is not among those shown to agree (`PROVED`) is not promised: `unproved` names it,
+and the layer it is in, before the training starts, and the guarantee is then `machine`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-_EXP = "0x1.2c32a20e4f85"  # exp(3.625), but for its last digit
-
 CACHES = (32 * 1024, 512 * 1024, 8 * 1024 * 1024)
 """Bytes of first, second and third level that Eigen is told, whatever the processor has."""
 
 _sizes: Any = None  # where Eigen keeps them, once found
+
+_FUNCTIONS = "exp log pow sin cos tan atan sinh cosh tanh erf expm1 log1p exp2 log2"
+_COMPUTED = {"45ea54768ae05895": "plain", "ccec133b5f8a2196": "fma"}  # glibc 2.36
 
 _PROVED = """
     Abs Acos Acosh AddN AddN:complex64 AddV2 AddV2:complex64 AddV2:float64 All Any ArgMax ArgMin
@@ -82,11 +79,11 @@ _PROVED = """
     TopKV2 Transpose Unpack UnsortedSegmentSum VariableShape While ZerosLike
 """
 PROVED = frozenset(_PROVED.split())
-"""Kinds of operations (see `_kind`) whose results agreed wherever the sweep ran them."""
+"""Kinds of operations (see `_kind`) whose results agreed on every processor tried."""
 
 
 def environment() -> dict[str, str]:
-    """Variables that the process has to be started with, besides those of `determinism`.
+    """Variables that the process has to be started with.
 
     glibc ignores names it does not know, so those of before and since version 2.33 stand together
     (glibc manual, "Hardware Capability Tunables").
@@ -98,17 +95,30 @@ def environment() -> dict[str, str]:
 
 
 def mathematics() -> str:
-    """Which of its variants the C library computes with: `plain`, `fma`, or `other`.
+    """How the C library computes: `plain`, `fma` (with fused multiply-add), or other results.
 
-    glibc 2.28 to 2.36 and later give one of these two for exp(3.625), which lies between them.
+    Told by the bits that its functions give, whatever its version says: later ones than 2.40 round
+    some functions otherwise.
     """
-    found = math.exp(3.625).hex()
-    return {_EXP + "4p+5": "plain", _EXP + "5p+5": "fma"}.get(found, "other")
+    try:
+        library = ctypes.CDLL("libm.so.6")
+    except OSError:
+        return "not glibc"
+    total = hashlib.sha256()
+    for number, suffix in ((ctypes.c_double, ""), (ctypes.c_float, "f")):
+        for name in _FUNCTIONS.split():
+            function = library[name + suffix]
+            more = [1.7] if name == "pow" else []
+            function.restype, function.argtypes = number, [number] * (1 + len(more))
+            found = (bytes(number(function(0.37 * place, *more))) for place in range(1, 101))
+            total.update(hashlib.sha256(b"".join(found)).digest())
+    digest = total.hexdigest()[:16]
+    return _COMPUTED.get(digest, f"other ({digest})")
 
 
-def cache_sizes() -> tuple[int, ...] | None:
-    """The sizes of the caches that Eigen computes with, or None where they were not found."""
-    return tuple(_sizes) if _sizes is not None else None
+def cache_sizes() -> list[int] | None:
+    """The sizes of the caches that Eigen was told to compute with; None: it asks the processor."""
+    return None if _sizes is None else list(_sizes)
 
 
 def _fix_cache_sizes() -> None:
@@ -213,16 +223,17 @@ def apply() -> None:
     _fix_cache_sizes()
 
 
-def unproved(graph: Any, layers: Iterable[str] = ()) -> list[str]:
-    """Names the operations in a graph that are not known to be portable: `layer: operation`.
+def unproved(graphs: Iterable[Any], layers: Iterable[str] = ()) -> list[str]:
+    """Names the operations in graphs that are not known to be portable: `layer: operation`.
 
     Args:
-        graph: of a concrete function, such as the compiled training step's.
+        graphs: of concrete functions, such as the compiled training step's.
         layers: names of the model's layers. An operation outside all of them is named by its scope.
     """
     names = set(layers)
     found = {
         f"{_layer(node.name, names)}: {kind}"
+        for graph in graphs
         for node in _nodes(graph)
         if (kind := _kind(node)) not in PROVED
     }

@@ -1,0 +1,84 @@
+"""What ledger and checkpoints cost: their share of a training, at 10^5, 10^6 and 10^7 parameters.
+
+    python benchmarks/cost.py PROJECT       about 10 minutes on two cores
+
+PROJECT is a generated project whose environment is installed (`make demo` leaves one in
+build/demo). A dense network of one hidden layer is trained on the built-in digits, with Adam, and
+its manifest tells the seconds spent on the ledger, on checkpoints and on all of the training. The
+median of five runs each; the table in docs/guarantees.md is written by this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import figures
+
+# Hidden units, for 64 inputs and 10 outputs; and passes over 1,257 samples in batches of 16.
+SIZES = {"10^5": 1_333, "10^6": 13_333, "10^7": 133_333}
+EPOCHS = 5
+
+
+def run(project: Path, units: int, *settings: str) -> dict[str, Any]:
+    """The manifest of one training."""
+    environment = project / ".venv"
+    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    arguments = ("train", "--fresh", "--json", f"training.epochs={EPOCHS}", *settings)
+    done = subprocess.run(
+        [str(python), "-m", "repro", *arguments, f"model.units={units}"],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    directory = Path(json.loads(done.stdout)["run_dir"])
+    content: dict[str, Any] = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    return content
+
+
+def row(name: str, runs: list[dict[str, Any]]) -> str:
+    """A line of the table: medians over the runs."""
+
+    def median(*values: float) -> float:
+        return statistics.median(values)
+
+    seconds = [content["seconds"] for content in runs]
+    shares = [
+        median(*(100 * one[part] / one["training"] for one in seconds))
+        for part in ("ledger", "checkpoints")
+    ]
+    entry = median(*(1000 * one["ledger"] / EPOCHS for one in seconds))
+    return (
+        f"| {name} | {median(*(one['training'] for one in seconds)):.1f} s "
+        f"| {entry:.0f} ms | {shares[0]:.1f} % | {shares[1]:.1f} % |"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("project", type=Path)
+    parser.add_argument("--repetitions", type=int, default=5)
+    arguments = parser.parse_args()
+    # Twice the steps: were the cost to grow with steps times parameters, it would double.
+    cases = {f"{size}, 79 steps": (units, ()) for size, units in SIZES.items()}
+    cases["10^7, 158 steps"] = (SIZES["10^7"], ("training.batch_size=8",))
+    rows = ["| parameters, steps an epoch | training | ledger, an epoch | ledger | checkpoints |"]
+    rows.append("|---|---|---|---|---|")
+    for name, (units, settings) in cases.items():
+        runs = [run(arguments.project, units, *settings) for _ in range(arguments.repetitions)]
+        rows.append(row(name, runs))
+        print(rows[-1], file=sys.stderr, flush=True)
+    machine = runs[-1]["machine"]
+    told = f"{machine['cpu']}, {machine['cores_available']} cores, {len(runs)} runs each, medians"
+    figures.write("cost", f"\n\n{told}:\n\n" + "\n".join(rows) + "\n\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
