@@ -13,6 +13,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,11 @@ def test_one_digest_whatever_the_processor(
     model: str, models: Generated, pretending: Path, tmp_path: Path
 ) -> None:
     settings = (f"model.name={model}", *MODELS[model])
-    found = {
-        place: train(models, tmp_path, pretending, *place, *settings) for place in places(model)
-    }
+    with ThreadPoolExecutor(2) as pool:
+        manifests = pool.map(
+            lambda place: train(models, tmp_path, pretending, *place, *settings), places(model)
+        )
+        found = dict(zip(places(model), manifests, strict=True))
     for content in found.values():
         assert content["guarantee"] == {"asked": "portable", "holds": "portable", "broken": []}
     # The head of the ledger: settings, data, order, states, results and predictions are equal.

@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repro import BadInput, Part, determinism, gate, ledger, parameters, sha256, surroundings
+from repro import (
+    BadInput,
+    Part,
+    compare,
+    determinism,
+    gate,
+    ledger,
+    parameters,
+    sha256,
+    surroundings,
+)
 from repro import recipe as recipes
 
 PROJECT = recipes.Project.find(Path(__file__).parent)
@@ -189,6 +199,26 @@ def test_a_damaged_ledger_is_refused(tmp_path: Path, damage: str) -> None:
         list(ledger.read(path))
 
 
+def test_other_processors_are_named(tmp_path: Path) -> None:
+    def run(name: str, cpu: str, changed: int | None, holds: str = "machine") -> Path:
+        directory = tmp_path / name
+        directory.mkdir()
+        entries(directory / "ledger.jsonl", changed)
+        content = {"recipe": {}, "status": "finished", "digest": name}
+        content |= {"machine": {"cpu": cpu}, "guarantee": {"holds": holds}}
+        recipes.write_manifest(directory, content)
+        return directory
+
+    def means(one: Path, other: Path) -> str:
+        return str(compare.compare(one, other)["first_divergence"]["means"])
+
+    here = run("1", "Zen", None)
+    assert "processors" not in means(here, run("2", "Zen", 3))
+    assert "different processors, Zen and Haswell" in means(here, run("3", "Haswell", 3))
+    here = run("4", "Zen", None, "portable")
+    assert "processors" not in means(here, run("5", "Haswell", 3, "portable"))
+
+
 def test_no_setting_of_the_shell_reaches_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     from repro import launcher
 
@@ -200,6 +230,37 @@ def test_no_setting_of_the_shell_reaches_a_run(monkeypatch: pytest.MonkeyPatch) 
         assert env["MY_OWN"] == "kept"
         assert "XLA_FLAGS" not in env
         assert env.get("PYTHONHASHSEED") == (None if guarantee == "none" else "0")
+
+
+@pytest.mark.parametrize(
+    ("asked", "changed", "operations", "departures", "holds"),
+    [
+        ("portable", {}, [], {}, "portable"),
+        ("portable", {}, ["curved: Atan"], {}, "machine"),
+        ("portable", {"mathematics": "fma"}, [], {}, "machine"),
+        ("portable", {"cache_sizes": None}, [], {}, "machine"),
+        ("portable", {"onednn": True}, [], {}, "machine"),
+        ("portable", {"intra_op_threads": 2}, [], {}, "none"),
+        ("portable", {}, ["curved: Atan"], {"numpy": "1 locked, 2 installed"}, "none"),
+        ("machine", {"mathematics": "fma", "gpus": 1}, ["curved: Atan"], {}, "machine"),
+        ("machine", {"op_determinism": False}, [], {}, "none"),
+        ("none", {"op_determinism": False}, [], {}, "none"),
+    ],
+)
+def test_a_guarantee_falls_as_far_as_it_must(
+    asked: str,
+    changed: dict[str, Any],
+    operations: list[str],
+    departures: dict[str, str],
+    holds: str,
+) -> None:
+    found = determinism.expected(resolve("guarantee=portable")) | changed
+    told = determinism.guarantee(resolve(f"guarantee={asked}"), found, departures, operations)
+    assert (told["asked"], told["holds"]) == (asked, holds)
+    assert bool(told["broken"]) == (asked != holds)
+    if asked == "portable":
+        reasons = [*changed, *operations, *departures]
+        assert all(any(reason in line for line in told["broken"]) for reason in reasons)
 
 
 # What a process sees of each variation; a list has several ways to the same.

@@ -179,6 +179,8 @@ def _diff(options: argparse.Namespace) -> int:
         print(json.dumps(answer))
     else:
         _print_verdict(answer, "2 runs")
+        if answer["verdict"] == "diverged" and not options.explain:
+            print("  to the tensor: repro diff --explain, which runs the steps again")
     return STATUS[answer["verdict"]]
 
 

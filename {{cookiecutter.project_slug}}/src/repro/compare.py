@@ -70,7 +70,8 @@ def compare(a: Path, b: Path, one_recipe: bool = False) -> dict[str, Any]:
         return answer | {"verdict": "identical"}
     if found is None:
         raise BadInput(f"{a}, {b}: equal ledgers and unequal digests; a manifest was altered")
-    return answer | {"verdict": "diverged", "first_divergence": found | {"means": _means(found)}}
+    means = _means(found) + _processors(one, other)
+    return answer | {"verdict": "diverged", "first_divergence": found | {"means": means}}
 
 
 def _finished(directory: Path) -> dict[str, Any]:
@@ -205,6 +206,17 @@ CAUSES = {
 def _means(found: dict[str, Any]) -> str:
     special = {"initial": AT_START, "final": AT_END}.get(found["stage"], {})
     return special.get(found["what"], EXPLAINED[found["what"]])
+
+
+def _processors(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """Says so where the runs were made on two models of processor and need not agree."""
+    left, right = one["machine"]["cpu"], other["machine"]["cpu"]
+    if left == right or one["guarantee"]["holds"] == other["guarantee"]["holds"] == "portable":
+        return ""
+    return (
+        f"; the runs were made on different processors, {left} and {right}, "
+        "which compute alike only under guarantee=portable"
+    )
 
 
 def describe_tensor(found: dict[str, Any]) -> str:

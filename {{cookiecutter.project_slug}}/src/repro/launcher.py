@@ -101,7 +101,9 @@ def train(
         "code": recipes.code(project.root),
         "interpreter": interpreter,
         "environment": {
-            name: value for name, value in env.items() if name.startswith(determinism.CLEARED)
+            name: value
+            for name, value in env.items()
+            if name.startswith(determinism.CLEARED) or name in determinism.environment(parameters)
         },
     }
     with around, (directory / "log.txt").open("a", encoding="utf-8") as log:
