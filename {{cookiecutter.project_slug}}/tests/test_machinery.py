@@ -23,6 +23,7 @@ from repro import (
     ledger,
     parameters,
     sha256,
+    state,
     surroundings,
 )
 from repro import recipe as recipes
@@ -197,6 +198,24 @@ def test_a_damaged_ledger_is_refused(tmp_path: Path, damage: str) -> None:
         path.unlink()
     with pytest.raises(BadInput):
         list(ledger.read(path))
+
+
+def test_checkpoints_keep_to_their_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def due(seconds: float, ended: bool, interval: float = 60, size: float = 0) -> bool:
+        clock = iter([0.0, seconds])
+        monkeypatch.setattr(state.time, "monotonic", lambda: next(clock))
+        return state.Checkpoints(tmp_path, interval, "", int(size)).due(ended)
+
+    assert due(1, ended=True)
+    assert not due(59, ended=False)
+    assert due(61, ended=False)
+    # 3 s to write, before one was written: at most 3 % of 100 s.
+    big = 3 * state.SPEED
+    assert not due(99, ended=True, size=big)
+    assert due(101, ended=True, size=big)
+    assert due(0, ended=False, interval=0, size=big)
 
 
 def test_other_processors_are_named(tmp_path: Path) -> None:

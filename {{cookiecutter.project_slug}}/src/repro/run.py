@@ -128,7 +128,10 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         ("initial", state.digests(model, *state.KEPT)),
     ]
     checkpoints = Checkpoints(
-        directory / "checkpoints", content["checkpoint_seconds"], recipes.digest(recipe)
+        directory / "checkpoints",
+        content["checkpoint_seconds"],
+        recipes.digest(recipe),
+        sum(array.nbytes for array in state.arrays(model, state.KINDS).values()),
     )
     checkpoint = checkpoints.newest()
     path = directory / "ledger.jsonl"

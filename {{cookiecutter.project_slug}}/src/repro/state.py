@@ -140,6 +140,8 @@ CHECKPOINTS = 2
 """How many stay: the newest and, should it be damaged, the one before."""
 SHARE = 0.03
 """Of the run's time, at most, goes into checkpoints."""
+SPEED = 100e6
+"""Bytes a second, assumed of a checkpoint until the first one shows it: a slow disk's."""
 
 
 @dataclass
@@ -187,13 +189,16 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, directory: Path, interval: float, recipe_digest: str) -> None:
-        """`interval` seconds between two at most; more where that would cost more than `SHARE`."""
+    def __init__(self, directory: Path, interval: float, recipe_digest: str, size: int) -> None:
+        """`interval` seconds between two at most; more where that would cost more than `SHARE`.
+
+        `size` is the state's, in bytes.
+        """
         self._directory = directory
         self._interval = interval
         self._recipe_digest = recipe_digest
         self._last = time.monotonic()
-        self._cost = 0.0
+        self._cost = size / SPEED
         self.seconds = 0.0
 
     def due(self, epoch_ended: bool) -> bool:
