@@ -205,7 +205,7 @@ def test_checkpoints_keep_to_their_share_of_the_time(
 ) -> None:
     def due(seconds: float, ended: bool, interval: float = 60, size: float = 0) -> bool:
         clock = iter([0.0, seconds])
-        monkeypatch.setattr(state.time, "monotonic", lambda: next(clock))
+        monkeypatch.setattr("time.monotonic", lambda: next(clock))
         return state.Checkpoints(tmp_path, interval, "", int(size)).due(ended)
 
     assert due(1, ended=True)
