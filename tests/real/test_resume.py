@@ -97,6 +97,16 @@ def test_killed_runs_end_as_if_they_had_not_been(models: Generated) -> None:
     )
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_again(models: Generated) -> None:
+    arguments = ("model.name=dense", "training.epochs=2", "training.batch_size=32")
+    run = kill_when(models, arguments, 1)
+    assert not list(run.glob("checkpoints/*.json"))
+    assert Path(models.repro("train", *arguments)["run_dir"]) == run
+    again = models.repro("train", *arguments)
+    assert Path(again["run_dir"]) != run
+    assert end(Path(again["run_dir"])) == end(run)
+
+
 def test_a_damaged_checkpoint_is_passed_over(models: Generated) -> None:
     arguments = ("model.name=dense", "model.dropout=0.5", *OFTEN)
     whole = end(Path(models.repro("train", *arguments)["run_dir"]))

@@ -148,16 +148,22 @@ def train(
 
 
 def interrupted(project: Project, recipe: dict[str, Any]) -> Path | None:
-    """Returns the newest run of this recipe that was interrupted and can go on, or None."""
-    for path in sorted(project.runs.glob("*/checkpoints"), reverse=True):
+    """Returns the newest run of this recipe that was interrupted and can go on, or None.
+
+    One that was killed before its first checkpoint is begun again, in its directory. One that
+    failed then is not: what it left says why.
+    """
+    name = recipes.digest(recipe)[:6]
+    for path in sorted(project.runs.glob(f"*-{name}*"), reverse=True):
         with contextlib.suppress(BadInput, OSError):
-            content = recipes.read_manifest(path.parent)
-            with (path.parent / "log.txt").open("a") as log:
+            content = recipes.read_manifest(path)
+            with (path / "log.txt").open("a") as log:
                 free = _lock(log)
-            alike = content["recipe"] == recipe and not content["surroundings"]["varied"]
-            alike = alike and content["probe"] is None  # Not one that was made only to look.
-            if free and alike and content["status"] != "finished" and any(path.glob("*.json")):
-                return path.parent
+            ordinary = not content["surroundings"]["varied"] and content["probe"] is None
+            begun = content["status"] == "running" or any(path.glob("checkpoints/*.json"))
+            ended = content["status"] == "finished"
+            if free and ordinary and begun and not ended and content["recipe"] == recipe:
+                return path
     return None
 
 
