@@ -108,9 +108,9 @@ def batch_order(project: Generated) -> None:
 BEFORE = {"epoch": 0, "step": 0}
 KERNEL = "dense/hidden/kernel"
 FAULTS: dict[Callable[[Generated], None], dict[str, Any]] = {
-    unseeded_draw: {"stage": "data", "what": "arrays", "name": "train/x", **BEFORE},
-    set_order: {"stage": "data", "what": "arrays", "name": "train/x", **BEFORE},
-    listing_order: {"stage": "data", "what": "arrays", "name": "train/x", **BEFORE},
+    unseeded_draw: {"stage": "data", "what": "samples", "name": "x", **BEFORE},
+    set_order: {"stage": "data", "what": "samples", "name": "x", **BEFORE},
+    listing_order: {"stage": "data", "what": "samples", "name": "x", **BEFORE},
     seed_from_the_clock: {"stage": "initial", "what": "weights", **BEFORE},
     layer_with_its_own_generator: {"stage": "step", "what": "metrics", "epoch": 1, "step": 78},
     unseeded_dropout: {"stage": "initial", "what": "generators", **BEFORE},

@@ -90,6 +90,7 @@ def test_a_run_holds_what_is_promised(project: Generated) -> None:
         "manifest.json",
         "ledger.jsonl",
         "history.json",
+        "split.npz",
         "state.npz",
         "model.keras",
         "log.txt",

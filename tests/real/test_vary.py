@@ -76,7 +76,7 @@ def test_what_a_result_depends_on_is_named(fault: str, project: Generated, tmp_p
     faulty = project.copy(tmp_path / "project")
     depends_on(faulty, FAULTS[fault])
     answer = faulty.repro("verify", *SHORT, status=1)
-    assert answer["first_divergence"]["name"] == "train/x"
+    assert answer["first_divergence"]["name"] == "x"
     cause = answer["cause"]
     # Nothing is left of the runs made to look.
     assert len(list(faulty.root.glob("runs/*"))) == 2

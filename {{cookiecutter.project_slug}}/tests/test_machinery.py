@@ -16,7 +16,7 @@ import pytest
 
 from repro import (
     BadInput,
-    Part,
+    Dataset,
     compare,
     determinism,
     gate,
@@ -149,11 +149,12 @@ def test_digests_tell_content_shape_and_type_apart() -> None:
         sha256(np.array([{}], dtype=object))
 
 
-def test_parts_have_as_many_targets_as_samples() -> None:
+@pytest.mark.parametrize(
+    ("samples", "targets", "held_out"), [(3, 4, 0), (0, 0, 0), (3, 3, 3), (3, 3, -1)]
+)
+def test_data_that_cannot_be_are_refused(samples: int, targets: int, held_out: int) -> None:
     with pytest.raises(BadInput):
-        Part(np.zeros((3, 2)), np.zeros(4))
-    with pytest.raises(BadInput):
-        Part(np.zeros((0, 2)), np.zeros(0))
+        Dataset(np.zeros((samples, 2)), np.zeros(targets), classes=1, held_out=held_out)
 
 
 def entries(path: Path, changed: int | None = None) -> Path:

@@ -1,18 +1,19 @@
 """The machinery: runs recipes in fresh processes and compares the runs.
 
 Nothing here is yours to change for an experiment; see `params.yaml`, `data.py` and `models/`. What
-those need is in this file: `Dataset`, `Part`, `fetch`, `sha256`, `BadInput`; the types of
+those need is in this file: `Dataset`, `fetch`, `sha256`, `BadInput`; the types of
 parameters are in `repro.parameters`. Importing it costs nothing: numerical libraries are imported
 only inside the process that trains, whose environment was fixed before it started.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,11 +41,6 @@ class Part:
     y: np.ndarray
     weight: np.ndarray | None = None
 
-    def __post_init__(self) -> None:
-        lengths = {len(array) for array in (self.x, self.y, self.weight) if array is not None}
-        if len(lengths) != 1 or 0 in lengths:
-            raise BadInput(f"data: expected samples and as many targets, got {sorted(lengths)}")
-
     def arrays(self) -> dict[str, np.ndarray]:
         named = {"x": self.x, "y": self.y, "weight": self.weight}
         return {name: array for name, array in named.items() if array is not None}
@@ -52,17 +48,62 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three parts that share no sample, and the SHA-256 of what they were read from.
+    """All samples of a data set, which the machinery splits, and the SHA-256 of what was read.
+
+    Shapes: `x` (samples, …), `y` (samples, …); `weight` and `groups` None or (samples,).
+
+    `held_out` is the number of samples at the end that whoever published the data set aside; they
+    are validation and test, and the others the training. `preprocessing` is a scikit-learn
+    transformer, fitted to the training part alone, each sample flattened.
 
     `sources` belongs to the recipe: runs on other sources are not comparable. The arrays do not:
     two runs that made other arrays of the same sources have diverged.
     """
 
+    x: np.ndarray
+    y: np.ndarray
+    classes: int
+    sources: dict[str, str] = field(default_factory=dict)
+    weight: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    held_out: int = 0
+    preprocessing: Any = None
+
+    def __post_init__(self) -> None:
+        lengths = {len(array) for array in self.arrays().values()}
+        if len(lengths) != 1 or 0 in lengths:
+            raise BadInput(f"data: expected samples and as many targets, got {sorted(lengths)}")
+        if not 0 <= self.held_out < len(self.x):
+            raise BadInput(f"data: held_out: expected less than {len(self.x)}, got {self.held_out}")
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        named = {"x": self.x, "y": self.y, "weight": self.weight, "groups": self.groups}
+        return {name: array for name, array in named.items() if array is not None}
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of each array."""
+        return {name: sha256(array) for name, array in self.arrays().items()}
+
+    @functools.cached_property
+    def row_digests(self) -> list[bytes]:
+        """A digest of each sample, over all its arrays."""
+        import numpy as np
+
+        flat = [np.ascontiguousarray(a).reshape(len(a), -1) for a in self.arrays().values()]
+        return [
+            hashlib.blake2b(b"".join(row.tobytes() for row in rows), digest_size=16).digest()
+            for rows in zip(*flat, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Three parts of a data set that share no sample."""
+
     train: Part
     validation: Part
     test: Part
-    classes: int
-    sources: dict[str, str] = field(default_factory=dict)
 
     def parts(self) -> dict[str, Part]:
         return {"train": self.train, "validation": self.validation, "test": self.test}

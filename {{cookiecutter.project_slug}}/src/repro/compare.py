@@ -15,8 +15,10 @@ from .recipe import Project
 
 EXPLAINED = {
     "settings": "a setting of the guarantee was not the same in both processes",
-    "arrays": "the data the training read were not the same: something draws, lists or reads them "
-    "in another way each time",
+    "samples": "the data were not the same: something draws, lists or reads them in another way "
+    "each time",
+    "split": "other samples are in the parts",
+    "arrays": "what the preprocessing made of the data was not the same",
     "sources": "what the data were read from was not the same",
     "order": "the samples came in another order",
     "generators": "a random generator was in another state",

@@ -101,6 +101,13 @@ def seed(recipe_seed: int, *purpose: str | int) -> int:
     return int.from_bytes(_hash(recipe_seed, *purpose)[:4], "little")
 
 
+def fold_seed(recipe_seed: int, split: dict[str, Any]) -> int:
+    """The seed of a run that is one of several folds: another for each; else the recipe's."""
+    if split["folds"] is None and split["outer_folds"] is None:
+        return recipe_seed
+    return seed(recipe_seed, "fold", split["outer_fold"], split["repeat"], split["fold"])
+
+
 def permutation(recipe_seed: int, epoch: int, size: int, fold: int = 0) -> np.ndarray:
     """The order of the samples in an epoch: a pure function of its arguments.
 

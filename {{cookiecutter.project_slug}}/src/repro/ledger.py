@@ -4,7 +4,7 @@
 of the entry. Equal heads mean equal runs up to there. Stages, in order:
 
     environment   what is in effect for the guarantee
-    data          every array the training will read
+    data          all samples, which of them are in which part, and what preprocessing made of them
     initial       weights, optimizer and generators before the first step
     step          after each chunk of steps: data order, generators, metrics
     epoch         after each epoch: order, generators, metrics, weights, optimizer, results
@@ -30,7 +30,18 @@ from .recipe import replacing
 
 # What differs first in an entry is what stands first here: an order or a generator is a cause,
 # weights and metrics are effects.
-FIELDS = ("settings", "arrays", "order", "generators", "weights", "optimizer", "metrics", "results")
+FIELDS = (
+    "settings",
+    "samples",
+    "split",
+    "arrays",
+    "order",
+    "generators",
+    "weights",
+    "optimizer",
+    "metrics",
+    "results",
+)
 
 
 class Ledger:

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import BadInput, Dataset, Part, Probed, determinism, sha256, state
+from . import BadInput, Dataset, Part, Parts, Probed, determinism, sha256, state
 from .ledger import Ledger
 from .state import Checkpoint, Checkpoints, Position
 
@@ -108,9 +108,9 @@ def ready(model: Any, part: Part) -> None:
     model.reset_metrics()
 
 
-def compiled(model: Any, dataset: Dataset, training: dict[str, Any]) -> dict[str, Compiled]:
+def compiled(model: Any, samples: Parts, training: dict[str, Any]) -> dict[str, Compiled]:
     """The graphs of the training steps and of the evaluations, by the name of their part."""
-    parts = dataset.parts() | {"train": weighted(dataset.train, training["class_weight"])}
+    parts = samples.parts() | {"train": weighted(samples.train, training["class_weight"])}
     steps = {"train": model.train_step, "validation": model.test_step, "test": model.test_step}
     return {
         name: Compiled(model, steps[name], part, training["jit_compile"])
@@ -224,10 +224,14 @@ def train(
     return here.history
 
 
-def beginning(model: Any, dataset: Dataset, stage: str) -> dict[str, np.ndarray]:
-    """The arrays of the data, or the state before the first step, by `kind/name`."""
+def beginning(model: Any, dataset: Dataset, samples: Parts, stage: str) -> dict[str, np.ndarray]:
+    """The arrays of the data, whole and in parts, or the state before the first step.
+
+    The keys are `kind/name`.
+    """
     if stage == "data":
-        return {f"data/{name}": array for name, array in dataset.arrays().items()}
+        arrays = dataset.arrays() | samples.arrays()
+        return {f"data/{name}": array for name, array in arrays.items()}
     kinds = {"generators": "generator state", "weights": "initial weight"}
     found = state.arrays(model, tuple(kinds))
     return {f"{kinds[k.partition('/')[0]]}/{k.partition('/')[2]}": a for k, a in found.items()}

@@ -35,6 +35,9 @@ Guarantee = Literal["portable", "machine", "none"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 """A share of a whole, such as a dropout rate or the part of the samples held out: 0 <= x < 1."""
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+"""A share that is not nothing, such as the part of the samples to test on: 0 < x < 1."""
+
 Loss = Literal[
     "sparse_categorical_crossentropy",
     "categorical_crossentropy",
@@ -94,6 +97,39 @@ class Training(_Group):
     metrics: list[Metric] = ["accuracy"]
     jit_compile: bool = False
     dtype: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = "float32"
+
+
+class Split(_Group):
+    """Which samples are learnt from, chosen by and judged by; see `splits.make`."""
+
+    strategy: Literal["random", "stratified", "grouped", "stratified_grouped", "time_series"] = (
+        "stratified"
+    )
+    test: Share = 0.15
+    validation: Share = 0.15
+    seed: NonNegativeInt = 0
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: NonNegativeInt = 0
+    repeat: NonNegativeInt = 0
+    outer_folds: Annotated[int, Field(ge=2)] | None = None
+    outer_fold: NonNegativeInt = 0
+    file: str | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _possible(self) -> typing.Self:
+        if self.test + self.validation >= 1:
+            left = 1 - self.test - self.validation
+            raise ValueError(
+                "test and validation together less than 1; "
+                f"{self.test} and {self.validation} leave {left:.3g} to train on"
+            )
+        for fold, folds in (("fold", "folds"), ("outer_fold", "outer_folds")):
+            number, of = getattr(self, fold), getattr(self, folds)
+            if number >= (of or 1):
+                raise ValueError(f"{fold} from 0 to {(of or 1) - 1}, counted from 0; got {number}")
+        if self.repeat and (self.strategy == "time_series" or not self.folds):
+            raise ValueError("repeat 0 without folds, and in time, where there is one way to cut")
+        return self
 
 
 class _Watcher(_Group):
@@ -260,6 +296,7 @@ def resolve(package: Path, params: Path, overrides: typing.Sequence[str] = ()) -
         seed=(NonNegativeInt | None, 1234),
         guarantee=(Guarantee, "machine"),
         threads=(PositiveInt, 1),
+        split=(Split, Split()),
         training=(Training, Training()),
         callbacks=(Callbacks, Callbacks()),
         **fields,

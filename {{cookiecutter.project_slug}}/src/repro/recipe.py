@@ -67,7 +67,32 @@ def make(project: Project, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if initial is not None:
         # The recipe names the state by its content; where that run lies does not matter.
         resolved["training"]["initial_state"] = _state_digest(project, initial)
+    if resolved["split"]["file"] is not None:
+        resolved["split"]["file"] = _split_digest(project, resolved["split"]["file"])
     return recipe
+
+
+def _split_digest(project: Project, name: str) -> str:
+    """Keeps the split of a run, or of a file, in `splits/`; the recipe names it by its content."""
+    if re.fullmatch(r"[0-9a-f]{64}", name) and split_file(project, name).is_file():
+        return name
+    from . import splits
+
+    path = Path(name)
+    if not path.is_file():
+        path = find_run(project, name) / "split.npz"
+    digest = splits.load(path)[0].digest()
+    kept = split_file(project, digest)
+    if not kept.is_file():
+        kept.parent.mkdir(exist_ok=True)
+        with replacing(kept) as file:
+            file.write(path.read_bytes())
+    return digest
+
+
+def split_file(project: Project, digest: str) -> Path:
+    """Where a split that recipes name is kept."""
+    return project.root / "splits" / f"{digest[:16]}.npz"
 
 
 def resumable(project: Project, run: Path, overrides: Sequence[str]) -> dict[str, Any]:

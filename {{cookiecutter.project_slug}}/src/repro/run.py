@@ -80,8 +80,9 @@ def main(directory: Path) -> int:
 
 def train(project: Project, directory: Path, content: dict[str, Any], send: Any) -> dict[str, Any]:
     """Trains as the manifest's recipe says, and returns what the manifest is to be told."""
-    recipe, seed = content["recipe"], content["seed"]
+    recipe = content["recipe"]
     parameters = recipe["parameters"]
+    seed = determinism.fold_seed(content["seed"], parameters["split"])
     if "REPRO_PYTHON" in os.environ and recipes.lock(project.root) != recipe["lock"]:
         raise BadInput(
             f"REPRO_PYTHON: {sys.executable} has other packages than where the run was started; "
@@ -91,7 +92,7 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
 
     import numpy as np
 
-    from . import loop, portable, state
+    from . import loop, portable, splits, state
     from .ledger import Ledger
     from .state import Checkpoints
 
@@ -100,31 +101,43 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
     if not isinstance(dataset, Dataset):
         raise BadInput(f"data.name: {parameters['data']['name']} returned no Dataset")
     recipe["data"] = dataset.sources
+    if parameters["split"]["file"] is None:
+        split = splits.make(dataset, parameters["split"])
+    else:
+        file = recipes.split_file(project, parameters["split"]["file"])
+        split = splits.reuse(file, dataset, parameters["split"]["strategy"])
+    splits.save(directory / "split.npz", split, dataset)
+    samples = splits.parts(dataset, split)
 
     determinism.reseed(seed, "model")
     model_parameters = parameters["model"]
-    shape = dataset.train.x.shape[1:]
+    shape = samples.train.x.shape[1:]
     name = f"models.{model_parameters['name']}"
     model = _call(project, name, "build", model_parameters, shape, dataset.classes)
     _compile(model, parameters)
-    loop.ready(model, dataset.train)
+    loop.ready(model, samples.train)
     initial = recipes.initial_state(project, recipe)
     if initial is not None:
         digest = parameters["training"]["initial_state"]
         state.load(initial / "state.npz", model, digest)
 
     determinism.reseed(seed, "training")
-    graphs = loop.compiled(model, dataset, parameters["training"])
+    graphs = loop.compiled(model, samples, parameters["training"])
     unproved = portable.unproved(
         (compiled.graph for compiled in graphs.values()),
         (layer.name for layer in model._flatten_layers(include_self=False)),
     )
     found = determinism.in_effect(parameters)
     guarantee = determinism.guarantee(parameters, found, recipe["lock"]["departures"], unproved)
-    arrays = {name: sha256(array) for name, array in dataset.arrays().items()}
+    data = {
+        "samples": dataset.digests,
+        "split": {name: sha256(places) for name, places in split.parts().items()},
+    }
+    if dataset.preprocessing is not None:
+        data["arrays"] = {name: sha256(array) for name, array in samples.arrays().items()}
     beginning = [
         ("environment", {"settings": {"seed": seed, **found}}),
-        ("data", {"arrays": arrays}),
+        ("data", data),
         ("initial", state.digests(model, *state.KEPT)),
     ]
     checkpoints = Checkpoints(
@@ -154,7 +167,7 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
 
     probe, found_here = content.get("probe"), directory / "probe.npz"
     if probe is not None and probe["stage"] in ("data", "initial"):
-        tensors = loop.beginning(model, dataset, probe["stage"])
+        tensors = loop.beginning(model, dataset, samples, probe["stage"])
         np.savez(found_here, allow_pickle=False, **tensors)
         raise Probed
     begun = time.monotonic()
@@ -171,7 +184,7 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
     batch_size = training["validation_batch_size"] or training["batch_size"]
     tested = loop.evaluate(model, graphs["test"], batch_size)
     results = history[-1] | {f"test_{name}": value for name, value in tested.items()}
-    predictions = loop.predictions(model, dataset.test, batch_size)
+    predictions = loop.predictions(model, samples.test, batch_size)
     ledger.append("final", {"arrays": predictions, "results": loop.exact(results)})
     ledger.close()
     model.save(directory / "model.keras")
@@ -180,6 +193,7 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
     return {
         "recipe": recipe,
         "recipe_digest": recipes.digest(recipe),
+        "split": splits.describe(split, dataset),
         "guarantee": guarantee,
         "in_effect": found,
         "digest": state.digest(state.digests(model, *state.KEPT)),

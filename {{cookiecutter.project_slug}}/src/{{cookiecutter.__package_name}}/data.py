@@ -1,43 +1,37 @@
 """Where the samples come from: one function a data set; `data.name` in params.yaml chooses it.
 
 The keyword-only arguments of a function are its parameters in `params.yaml`, checked by their
-types. A function returns a `Dataset`, whose parts share no sample, with the SHA-256 of what it
-read. To add a data set, add a function.
+types. A function returns a `Dataset`: all samples, and the SHA-256 of what it read. The machinery
+splits them, as `split` in params.yaml says. To add a data set, add a function.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
 
-from repro import BadInput, Dataset, Part, fetch, sha256
-from repro.parameters import Fraction, NonNegativeInt
+from repro import BadInput, Dataset, fetch, sha256
 
 
-def digits(
-    *,
-    validation: Fraction = 0.15,
-    test: Fraction = 0.15,
-    split_seed: NonNegativeInt = 0,
-) -> Dataset:
+def digits(*, scaling: Literal["range", "standard"] = "range") -> Dataset:
     """1,797 handwritten digits of 8x8 pixels in 10 classes, shipped with scikit-learn.
 
-    Each part has the same share of every class. Source: E. Alpaydin, C. Kaynak, "Optical
-    Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
+    Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine
+    Learning Repository, 1998.
     """
     images, labels = load_digits(return_X_y=True)
     sources = {"digits images": sha256(images), "digits labels": sha256(labels)}
     x = (images.reshape(-1, 8, 8, 1) / 16).astype(np.float32)
     y = labels.astype(np.int32)
-    rest, held_out = _halves(y, test, split_seed)
-    inner, chosen = _halves(y[rest], validation / (1 - test), split_seed)
     return Dataset(
-        train=Part(x[rest[inner]], y[rest[inner]]),
-        validation=Part(x[rest[chosen]], y[rest[chosen]]),
-        test=Part(x[held_out], y[held_out]),
+        x,
+        y,
         classes=10,
         sources=sources,
+        preprocessing=StandardScaler() if scaling == "standard" else None,
     )
 
 
@@ -51,12 +45,11 @@ MNIST = {
 of the same arrays differ in their bytes."""
 
 
-def mnist(*, test: Fraction = 0.5, split_seed: NonNegativeInt = 0) -> Dataset:
-    """70,000 handwritten digits of 28x28 pixels in 10 classes.
+def mnist() -> Dataset:
+    """70,000 handwritten digits of 28x28 pixels in 10 classes, the last 10,000 set aside.
 
-    60,000 to train; the other 10,000 are cut, by class, into validation and `test`. Read from
-    `data/mnist.npz`, downloaded when it is not there. Source: Y. LeCun, C. Cortes, C. J. C.
-    Burges, "The MNIST database of handwritten digits" (CC BY-SA 3.0).
+    Read from `data/mnist.npz`, downloaded when it is not there. Source: Y. LeCun, C. Cortes,
+    C. J. C. Burges, "The MNIST database of handwritten digits" (CC BY-SA 3.0).
     """
     path = fetch(
         "mnist.npz",
@@ -72,32 +65,12 @@ def mnist(*, test: Fraction = 0.5, split_seed: NonNegativeInt = 0) -> Dataset:
         found = sha256(_idx(array))
         if found != MNIST[name]:
             raise BadInput(f"{path}: {name} has SHA-256 {found}, expected {MNIST[name]}")
-    x = {name: (arrays[f"x_{name}"][..., None] / np.float32(255)) for name in ("train", "test")}
-    y = {name: arrays[f"y_{name}"].astype(np.int32) for name in ("train", "test")}
-    chosen, held_out = _halves(y["test"], test, split_seed)
-    return Dataset(
-        train=Part(x["train"], y["train"]),
-        validation=Part(x["test"][chosen], y["test"][chosen]),
-        test=Part(x["test"][held_out], y["test"][held_out]),
-        classes=10,
-        sources=MNIST,
-    )
+    x = np.concatenate([arrays["x_train"], arrays["x_test"]])[..., None] / np.float32(255)
+    y = np.concatenate([arrays["y_train"], arrays["y_test"]]).astype(np.int32)
+    return Dataset(x, y, classes=10, sources=MNIST, held_out=len(arrays["y_test"]))
 
 
 def _idx(array: np.ndarray) -> bytes:
     """The file of bytes in the IDX format: a header of type and shape, then the content."""
     shape = np.array(array.shape, dtype=">u4").tobytes()
     return bytes((0, 0, 8, array.ndim)) + shape + array.astype(np.uint8).tobytes()
-
-
-def _halves(y: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts the samples in two at random, by class; the second half has `share` of them."""
-    if share <= 0:
-        raise BadInput(f"data: a share of {share} leaves a part empty; expected more than 0")
-    try:
-        first, second = train_test_split(
-            np.arange(len(y)), test_size=share, random_state=seed, stratify=y
-        )
-    except ValueError as error:
-        raise BadInput(f"data: {error}") from None
-    return np.sort(first), np.sort(second)
