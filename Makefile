@@ -30,7 +30,7 @@ test: .venv/installed ## every test: quick ones first, then projects generated, 
 	$(BIN)/python -m pytest -q -m real --durations=10 tests
 
 proof: .venv/installed ## the whole of what the tests try a part of: hours
-	REPRO_FULL=1 $(BIN)/python -m pytest -q -m real --durations=10 tests
+	REPRO_FULL=1 $(BIN)/python -m pytest -q -m real --durations=10 tests $(ARGS)
 
 test-fast: .venv/installed ## the tests that install and train nothing
 	$(BIN)/python -m pytest -q -m "not real" tests
