@@ -73,6 +73,23 @@ def test_a_training_goes_on_from_a_saved_state() -> None:
     assert rest["metrics"] == whole["metrics"]
 
 
+def test_folds_share_data_and_test_and_a_split_is_used_again() -> None:
+    def train(*settings: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        run = Path(repro("train", "training.epochs=1", *settings)["run_dir"])
+        entries = map(json.loads, (run / "ledger.jsonl").read_text().splitlines())
+        return json.loads((run / "manifest.json").read_text()), {e["stage"]: e for e in entries}
+
+    (one, first), (other, second) = (
+        train("split.folds=3", f"split.fold={fold}") for fold in range(2)
+    )
+    assert first["data"]["samples"] == second["data"]["samples"]
+    assert first["data"]["split"]["test"] == second["data"]["split"]["test"]
+    assert first["data"]["split"]["validation"] != second["data"]["split"]["validation"]
+    assert first["initial"]["weights"] != second["initial"]["weights"]
+    again, _ = train(f"split.file={one['run']}")
+    assert again["split"] == one["split"] != other["split"]
+
+
 def test_mnist_is_asked_for_in_one_line(tmp_path: Path) -> None:
     wrong = tmp_path / "mnist.npz"
     wrong.write_bytes(b"not an archive")

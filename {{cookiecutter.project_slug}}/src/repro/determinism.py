@@ -265,18 +265,10 @@ def guarantee(
             if found[name] != value
         ]
 
-    broken = missed(expected(parameters, "machine"))
-    broken += [f"{package}: {what}" for package, what in departures.items()]
-    holds = "none" if broken else asked
+    wanted, machine = expected(parameters), expected(parameters, "machine")
+    broken = missed(machine) + [f"{package}: {what}" for package, what in departures.items()]
+    further = missed({name: value for name, value in wanted.items() if name not in machine})
     if asked == "portable":
-        more = missed(
-            {
-                k: v
-                for k, v in expected(parameters).items()
-                if k not in expected(parameters, "machine")
-            }
-        )
-        more += [f"{operation} is not known to be portable" for operation in unproved]
-        holds = "machine" if more and not broken else holds
-        broken += more
-    return {"asked": asked, "holds": holds, "broken": broken}
+        further += [f"{operation} is not known to be portable" for operation in unproved]
+    holds = "none" if broken else "machine" if further else asked
+    return {"asked": asked, "holds": holds, "broken": broken + further}
