@@ -91,8 +91,9 @@ def test_answers_arrive(bake: Bake, answers: dict[str, str], contents: dict[str,
 
 
 def test_the_files_are_few() -> None:
-    # 35 for a first whole project; `portable` and `splits` are ideas, and so files, of their own.
-    assert len(FILES) <= 38
+    # 35 for a first whole project; `portable`, `splits`, `study` and `workers` are ideas, and so
+    # files, of their own, with two more tests.
+    assert len(FILES) <= 41
 
 
 def test_nothing_of_the_template_is_left(bake: Bake) -> None:

@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from .recipe import Project
+    from .study import Search
 
 STATUS = {"identical": IDENTICAL, "diverged": DIFFERS, "not comparable": NOT_COMPARABLE}
 
@@ -101,6 +103,58 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument(
         "--explain", action="store_true", help="run the steps again to find the tensor"
     )
+    folds = add(
+        "cross-validate", _cross_validate, "train once for each fold; mean and standard deviation"
+    )
+    sweep = add("sweep", _sweep, "train with each of many values of parameters; a table")
+    for study in (folds, sweep):
+        least = "5" if study is folds else "none"
+        study.add_argument(
+            "--folds", type=int, metavar="N", help=f"parts of a K-fold (default: {least})"
+        )
+        study.add_argument("--strategy", metavar="NAME", help="split.strategy of params.yaml")
+        study.add_argument(
+            "--repeats", type=int, default=1, metavar="N", help="ways to cut the folds (default: 1)"
+        )
+        study.add_argument(
+            "--outer-folds", type=int, metavar="N", help="nested: the test is a fold too"
+        )
+        study.add_argument(
+            "--seeds", type=int, default=1, metavar="N", help="seeds for each training (default: 1)"
+        )
+        study.add_argument(
+            "--monitor",
+            default="val_loss",
+            metavar="NAME",
+            help="what the best is chosen by (default: val_loss)",
+        )
+        study.add_argument(
+            "--workers",
+            type=int,
+            metavar="N",
+            help="processes that train side by side (default: cores ÷ threads)",
+        )
+        study.add_argument(
+            "--scheduler", metavar="URL", help="of a Dask cluster, in place of local workers"
+        )
+        study.add_argument(
+            "--fresh", action="store_true", help="begin anew, though this study can go on"
+        )
+        study.add_argument(
+            "--no-verify", action="store_true", help="do not train the best once more"
+        )
+    sweep.add_argument(
+        "--method", default="grid", help="grid (default), random, latin_hypercube or sobol"
+    )
+    sweep.add_argument("--trials", type=int, metavar="N", help="how many points, without a grid")
+    sweep.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=values",
+        help="values, such as training.batch_size=16,32,64; or a range, such as "
+        "'optimizer.learning_rate=1e-4..1e-1 log'",
+    )
+    folds.add_argument("overrides", **overrides)
     doctor = add("doctor", _doctor, "what is in effect here, and whether the guarantee holds")
     doctor.add_argument("overrides", **overrides)
     return parser
@@ -184,6 +238,91 @@ def _diff(options: argparse.Namespace) -> int:
     return STATUS[answer["verdict"]]
 
 
+def _cross_validate(options: argparse.Namespace) -> int:
+    from .study import Search
+
+    options.folds = options.folds or 5
+    return _study(options, "cross-validate", Search(options.overrides))
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from .study import METHODS, Search
+
+    if options.method not in METHODS:
+        raise BadInput(f"--method: expected one of {', '.join(METHODS)}; got {options.method!r}")
+    search = Search.read(options.overrides)
+    return _study(options, "sweep", search, options.method, options.trials)
+
+
+def _study(
+    options: argparse.Namespace,
+    kind: str,
+    search: Search,
+    method: str = "grid",
+    points: int | None = None,
+) -> int:
+    from . import recipe as recipes
+    from . import study
+
+    if options.workers is not None and options.workers < 1:
+        raise BadInput(f"--workers: expected 1 or more, got {options.workers}")
+    if options.strategy:
+        search = search.fix(f"split.strategy={options.strategy}")
+    project = recipes.Project.find()
+    repetitions = study.Repetitions(
+        options.seeds, options.folds, options.repeats, options.outer_folds
+    )
+    planned = study.plan(
+        project, kind, search, repetitions, method, points, monitor=options.monitor
+    )
+    trials = len(planned["trials"])
+    with study.Study(project, planned, options.fresh) as one, Reporter(trials) as reporter:
+        reporter.begin(one.done)
+        answer = one.run(
+            options.workers, options.scheduler, reporter, reporter.trial, not options.no_verify
+        )
+    verification = answer["verification"] or {"verdict": "identical"}
+    if verification["verdict"] == "diverged":
+        _explain(project, verification)
+    if options.json:
+        print(json.dumps(answer))
+    else:
+        _print_study(answer)
+    if answer["failed"] or verification["verdict"] == "failed":
+        return FAILED
+    return STATUS[verification["verdict"]]
+
+
+def _print_study(answer: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from . import study
+
+    table = Table(box=None, pad_edge=False)
+    columns, rows = study.columns(answer)
+    for column in columns:
+        table.add_column(column, justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+    best, verification = answer["best"], answer["verification"]
+    if best is not None:
+        values = "  ".join(f"{name}={value}" for name, value in best["values"].items())
+        print(f"best       by {answer['monitor']}: {values or best['run']}")
+    for line in answer["broken"]:
+        print(f"guarantee  does NOT hold: {line}")
+    print(f"table      {answer['digest']}")
+    print(f"study      {answer['study_dir']}")
+    for trial in answer["trials"]:
+        if trial["failed"]:
+            print(f"failed     trial {trial['trial']}: {trial['failed']}")
+    if verification is not None and verification["verdict"] == "failed":
+        print(f"failed     the best, trained once more: {verification['failed']}")
+    elif verification is not None:
+        _print_verdict(verification, f"{Path(verification['runs'][0]).name}, trained once more")
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from . import doctor
     from . import recipe as recipes
@@ -233,10 +372,11 @@ def _guarantee(content: dict[str, Any]) -> str:
 class Reporter:
     """How far each run is: bars on a terminal, a line for each epoch in a log; on stderr.
 
-    A `launcher.Listener` for any number of runs at once, used in a `with` block.
+    A `launcher.Listener` for any number of runs at once, used in a `with` block. Of a study, with
+    `trials` of them, one more bar, and in a log a line for each trial.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trials: int = 0) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -247,14 +387,15 @@ class Reporter:
         )
 
         self._bars: Progress | None = None
-        self._tasks: dict[Path, TaskID] = {}
-        self._lock = threading.Lock()
+        self._tasks: dict[str, TaskID] = {}
+        self._lock = threading.RLock()
+        self._trials, self._begun, self._before = trials, time.monotonic(), 0
         if sys.stderr.isatty():
             self._bars = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("steps  {task.fields[loss]}"),
+                TextColumn("{task.fields[text]}"),
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
@@ -284,11 +425,36 @@ class Reporter:
                     )
                 if event["guarantee"]["broken"]:
                     self.line(f"{run.name}: guarantee {_guarantee(event)}")
-            elif event["event"] == "step" and self._bars:
-                self._advance(run, event)
-            elif event["event"] == "epoch" and not self._bars:
+            elif event["event"] == "step":
+                loss = "" if event["loss"] is None else f"loss {event['loss']:.4f}"
+                self._bar(
+                    run.name,
+                    f"{run.name}  epoch {event['epoch']}/{event['epochs']}",
+                    f"steps  {loss}",
+                    (event["epoch"] - 1) * event["steps"] + event["step"],
+                    event["steps"] * event["epochs"],
+                )
+            elif event["event"] == "epoch" and not self._bars and not self._trials:
                 results = "  ".join(f"{k} {v:.4f}" for k, v in event["results"].items())
                 self.line(f"{run.name}  epoch {event['epoch']}/{event['epochs']}  {results}")
+
+    def begin(self, done: int) -> None:
+        """A study begins, or goes on, with so many trials done."""
+        self._before = done
+        self._bar("", "trials", "done", done, self._trials)
+        if done:
+            self.line(f"goes on: {done} of {self._trials} trials are done")
+
+    def trial(self, run: str, text: str, done: int) -> None:
+        """One more trial is over, of which `done` have a result."""
+        with self._lock:
+            passed, made = time.monotonic() - self._begun, done - self._before
+            left = passed / made * (self._trials - done) if made else 0
+            self._bar("", "trials", "done", done, self._trials)
+            if self._bars and run in self._tasks:
+                self._bars.remove_task(self._tasks.pop(run))
+            when = f"  ({left:.0f} s left)" if left and not self._bars else ""
+            self.line(f"{done}/{self._trials}  {text}{when}")
 
     def line(self, text: str) -> None:
         """A line of its own, above the bars."""
@@ -297,17 +463,13 @@ class Reporter:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def _advance(self, run: Path, event: dict[str, Any]) -> None:
-        assert self._bars is not None
-        if run not in self._tasks:
-            total = event["steps"] * event["epochs"]
-            self._tasks[run] = self._bars.add_task("", total=total, loss="")
-        loss = "" if event["loss"] is None else f"loss {event['loss']:.4f}"
+    def _bar(self, name: str, description: str, text: str, done: int, of: int) -> None:
+        if self._bars is None:
+            return
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task("", text="")
         self._bars.update(
-            self._tasks[run],
-            completed=(event["epoch"] - 1) * event["steps"] + event["step"],
-            description=f"{run.name}  epoch {event['epoch']}/{event['epochs']}",
-            loss=loss,
+            self._tasks[name], description=description, text=text, completed=done, total=of
         )
 
 

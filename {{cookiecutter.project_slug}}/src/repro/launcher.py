@@ -30,16 +30,20 @@ class RunFailed(Exception):
     """The training raised, or its process was ended. The message names the log."""
 
 
-def environment(parameters: dict[str, Any]) -> dict[str, str]:
-    """The whole environment of a run's process: the caller's, with what decides results fixed."""
+def environment(parameters: dict[str, Any], gpu: str | None = None) -> dict[str, str]:
+    """The whole environment of a run's process: the caller's, with what decides results fixed.
+
+    `portable` hides all GPUs, also the given one.
+    """
     inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.upper().startswith(determinism.CLEARED)
     }
+    seen = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
     fixed = determinism.environment(parameters)
     # The machinery and the project's package, found also where the project is not installed.
-    return inherited | fixed | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    return inherited | seen | fixed | {"PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 def train(
@@ -53,6 +57,8 @@ def train(
     checkpoint_seconds: float = 60,
     overrides: Sequence[str] = (),
     probe: dict[str, Any] | None = None,
+    name: str | None = None,
+    gpu: str | None = None,
 ) -> Path:
     """Runs a recipe in a fresh process and returns the run directory.
 
@@ -63,6 +69,8 @@ def train(
         overrides: what the recipe was made from beside `params.yaml`, to check it again later.
         probe: what to look at; see `loop.train`. The run is only for that.
         checkpoint_seconds: between two checkpoints, at most; 0: one after each chunk of steps.
+        name: the run's, where it is a trial of a study and not found by its recipe.
+        gpu: the one that the process may see, as `CUDA_VISIBLE_DEVICES` names it; None: all.
 
     Raises:
         BadInput: what only the process can see is wrong (no data, say). Of a new run nothing is
@@ -76,7 +84,7 @@ def train(
             f"REPRO_PYTHON: {interpreter} cannot be run; "
             "name a Python, or a program that starts one"
         )
-    directory = resume or _new_directory(project, recipe)
+    directory = resume or _new_directory(project, recipe, name)
     content: dict[str, Any] = {
         "format": 1,
         "run": directory.name,
@@ -86,6 +94,7 @@ def train(
         # Without a seed every run draws its own; written down, even such a run can be repeated.
         "seed": secrets.randbits(32) if parameters["seed"] is None else parameters["seed"],
         "overrides": list(overrides),
+        "trial": name is not None,
         "started": _now(),
         "resumed": [],
     }
@@ -93,7 +102,7 @@ def train(
         content = recipes.read_manifest(directory)
         content["resumed"].append(_now())
     around = surroundings.Around(project.root, **content["surroundings"])
-    env = environment(parameters) | around.environment
+    env = environment(parameters, gpu) | around.environment
     content |= {
         "status": "running",
         "checkpoint_seconds": checkpoint_seconds,
@@ -107,7 +116,7 @@ def train(
         },
     }
     with around, (directory / "log.txt").open("a", encoding="utf-8") as log:
-        if not _lock(log):
+        if not lock(log):
             raise BadInput(f"{directory}: this run is still going on, in another process")
         recipes.write_manifest(directory, content)
         process = subprocess.Popen(
@@ -157,24 +166,28 @@ def interrupted(project: Project, recipe: dict[str, Any]) -> Path | None:
     for path in sorted(project.runs.glob(f"*-{name}*"), reverse=True):
         with contextlib.suppress(BadInput, OSError):
             content = recipes.read_manifest(path)
-            with (path / "log.txt").open("a") as log:
-                free = _lock(log)
             ordinary = not content["surroundings"]["varied"] and content["probe"] is None
-            begun = content["status"] == "running" or any(path.glob("checkpoints/*.json"))
-            ended = content["status"] == "finished"
-            if free and ordinary and begun and not ended and content["recipe"] == recipe:
+            if ordinary and not content["trial"] and can_go_on(path, content, recipe):
                 return path
     return None
 
 
-def _lock(log: TextIO) -> bool:
-    """Locks the log of a run until the last process that has it open ends, unless one has."""
+def can_go_on(run: Path, content: dict[str, Any], recipe: dict[str, Any]) -> bool:
+    """Whether a run of this recipe was interrupted, and no process is at it."""
+    with (run / "log.txt").open("a") as log:
+        free = lock(log)
+    begun = content["status"] == "running" or any(run.glob("checkpoints/*.json"))
+    return free and begun and content["status"] != "finished" and content["recipe"] == recipe
+
+
+def lock(file: TextIO) -> bool:
+    """Locks a file until the last process that has it open ends; False where another has it."""
     try:
         import fcntl
     except ImportError:  # Windows lets nobody else write into an open log in the first place.
         return True
     try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
@@ -191,16 +204,15 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _new_directory(project: Project, recipe: dict[str, Any]) -> Path:
-    parameters = recipe["parameters"]
-    name = "-".join(
-        (
-            datetime.now(UTC).strftime("%Y%m%d-%H%M%S"),
-            parameters["data"]["name"],
-            parameters["model"]["name"],
-            recipes.digest(recipe)[:6],
-        )
-    )
+def new_name(*words: str) -> str:
+    """A name for a directory, which begins with the time."""
+    return "-".join((datetime.now(UTC).strftime("%Y%m%d-%H%M%S"), *words))
+
+
+def _new_directory(project: Project, recipe: dict[str, Any], name: str | None) -> Path:
+    if name is None:
+        chosen = (recipe["parameters"][group]["name"] for group in ("data", "model"))
+        name = new_name(*chosen, recipes.digest(recipe)[:6])
     number = 1
     while True:
         directory = project.runs / (name if number == 1 else f"{name}-{number}")

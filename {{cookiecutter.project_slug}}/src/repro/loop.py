@@ -129,8 +129,11 @@ def train(
     listener: Callable[..., None],
     probe: dict[str, Any] | None = None,
     found_here: Path = Path("probe.npz"),
-) -> list[Results]:
-    """Trains a compiled model whose variables exist, and returns the results of each epoch.
+) -> tuple[list[Results], Results]:
+    """Trains a compiled model whose variables exist.
+
+    Returns the results of each epoch, and those of the model as it is at the end, which need not
+    be the last ones.
 
     Args:
         graphs: see `compiled`.
@@ -218,10 +221,16 @@ def train(
         here = replace(here, stopped=stopped, history=[*here.history, found])
         listener(event="epoch", epoch=epoch, epochs=epochs, results=found)
         rest(epoch=epoch + 1, step=0)
-    training_ended(watchers)
-    # With `use_ema` the averaged weights take the place of the last ones, as at the end of `fit`.
+    # As at the end of `fit`: with `use_ema` the averaged weights take the place of the last ones;
+    # then a callback may bring back those of its best epoch.
     model.optimizer.finalize_variable_values(model.trainable_weights)
-    return here.history
+    best = training_ended(watchers)
+    if best is not None:
+        return here.history, here.history[best - training["initial_epoch"]]
+    if parameters["optimizer"]["use_ema"]:
+        validated = evaluate(model, graphs["validation"], validation_batch)
+        return here.history, here.history[-1] | {f"val_{k}": v for k, v in validated.items()}
+    return here.history, here.history[-1]
 
 
 def beginning(model: Any, dataset: Dataset, samples: Parts, stage: str) -> dict[str, np.ndarray]:
@@ -346,10 +355,14 @@ def _unknown(watcher: Any, found: dict[str, float]) -> str:
     return f"callbacks.{name}.monitor: expected one of {', '.join(found)}; got {watcher.monitor!r}"
 
 
-def training_ended(watchers: list[Any]) -> None:
-    """Tells the callbacks that the training is over: one may bring back the best weights."""
+def training_ended(watchers: list[Any]) -> int | None:
+    """Tells the callbacks that the training is over.
+
+    Returns the epoch, counted from 0, whose weights one of them brought back, or None.
+    """
     for watcher in watchers:
         watcher.on_train_end()
+    return next((w.best_epoch for w in watchers if getattr(w, "best_weights", None)), None)
 
 
 def watcher_states(watchers: list[Any]) -> list[dict[str, Any]]:

@@ -340,6 +340,19 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
+def values(text: str) -> list[Any]:
+    """Reads `16, 32, [a, b]` as a list of values.
+
+    Raises:
+        BadInput: it is not.
+    """
+    try:
+        found = _yaml(f"[{text}]")
+    except YAMLError:
+        raise BadInput(f"not valid values: {text}; expected such as 16,32,64") from None
+    return list(found)
+
+
 def _yaml(text: str) -> Any:
     # The pure-Python reader follows YAML 1.2: 1e-3 is a number, `no` a word, a key twice an error.
     return YAML(typ="safe", pure=True).load(io.StringIO(text))

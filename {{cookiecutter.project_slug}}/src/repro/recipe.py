@@ -53,8 +53,12 @@ class Project:
         raise BadInput(f"{here}: not inside a project; go to the folder that has params.yaml")
 
 
-def make(project: Project, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def make(
+    project: Project, overrides: Sequence[str] = (), locked: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Returns the recipe for these overrides: parameters, lock and initial state.
+
+    `locked` is what `lock` returned, where many recipes are made one after the other.
 
     The process that trains adds `data`, the digests of what the data were read from.
 
@@ -62,7 +66,7 @@ def make(project: Project, overrides: Sequence[str] = ()) -> dict[str, Any]:
         BadInput: see `parameters.resolve`; or no run has the state to start from.
     """
     resolved = parameters.resolve(project.source, project.root / "params.yaml", overrides)
-    recipe = {"format": 1, "parameters": resolved, "lock": lock(project.root)}
+    recipe = {"format": 1, "parameters": resolved, "lock": locked or lock(project.root)}
     initial = resolved["training"]["initial_state"]
     if initial is not None:
         # The recipe names the state by its content; where that run lies does not matter.
@@ -248,6 +252,16 @@ def find_run(project: Project, name: str) -> Path:
     raise BadInput(
         f"{name}: no such run; " + (f"the last one is {known[-1].name}" if known else "none yet")
     )
+
+
+def code_digest(project: Project) -> str:
+    """The SHA-256 of the project's Python files, machinery included, and their names."""
+    digest = hashlib.sha256()
+    for path in sorted((project.root / "src").rglob("*.py")):
+        content = path.read_bytes().replace(b"\r\n", b"\n")
+        name = path.relative_to(project.root).as_posix()
+        digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def code(root: Path) -> dict[str, Any]:

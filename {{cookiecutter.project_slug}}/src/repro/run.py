@@ -172,7 +172,7 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         np.savez(found_here, allow_pickle=False, **tensors)
         raise Probed
     begun = time.monotonic()
-    history = loop.train(
+    history, results = loop.train(
         model, graphs, parameters, seed, ledger, checkpoints, checkpoint, send, probe, found_here
     )
     seconds = {
@@ -184,7 +184,7 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
     training = parameters["training"]
     batch_size = training["validation_batch_size"] or training["batch_size"]
     tested = loop.evaluate(model, graphs["test"], batch_size)
-    results = history[-1] | {f"test_{name}": value for name, value in tested.items()}
+    results |= {f"test_{name}": value for name, value in tested.items()}
     predictions = loop.predictions(model, samples.test, batch_size)
     ledger.append("final", {"arrays": predictions, "results": loop.exact(results)})
     ledger.close()

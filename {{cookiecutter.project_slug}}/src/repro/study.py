@@ -1,0 +1,547 @@
+"""A study: many recipes, all known before the first is run, and a table of what came out.
+
+A study is configurations (values of parameters) times repetitions (seeds, folds); each pair is a
+trial, which is a recipe like any other: its row is what `repro train` gives with the same values.
+So a table does not depend on how many workers made it, in which order, or how often it was ended
+and begun again.
+
+    studies/<id>/study.json      the plan: configurations, repetitions, the digest of each recipe
+    studies/<id>/results.jsonl   a line for each trial when it is done; at the end, the verification
+    runs/<id>-<number>/          the trials' runs
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import re
+import shutil
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from . import BadInput, compare, determinism, launcher, parameters
+from . import recipe as recipes
+from .launcher import Listener
+from .recipe import Project
+
+METHODS = ("grid", "random", "latin_hypercube", "sobol")
+LARGER_IS_BETTER = {
+    "accuracy",
+    "top_k_categorical_accuracy",
+    "sparse_top_k_categorical_accuracy",
+} | {
+    "r2_score",
+    "f1_score",
+    "auc",
+    "precision",
+    "recall",
+    "cosine_similarity",
+}
+"""Of the metrics, those that Keras maximises; all others, and losses, are better when small."""
+
+Values = dict[str, Any]
+"""What a configuration or a repetition sets, by the parameter's dotted name."""
+
+
+@dataclass(frozen=True)
+class Repetitions:
+    """How each configuration is repeated: over seeds, folds, or both."""
+
+    seeds: int = 1
+    folds: int | None = None
+    repeats: int = 1
+    outer_folds: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("seeds", 1), ("folds", 2), ("repeats", 1), ("outer_folds", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                option = name.replace("_", "-")
+                raise BadInput(f"--{option}: expected {least} or more, got {value}")
+        if self.repeats > 1 and not self.folds:
+            raise BadInput("--repeats: expected 1 without --folds")
+
+    def values(self, seed: int | None) -> list[Values]:
+        """The parameters that tell the repetitions apart.
+
+        The first seed is the recipe's own, and the others follow from it: another value in a sweep
+        moves no seed, and all configurations see the same ones.
+        """
+        seeds: list[Values] = [{}]
+        if self.seeds > 1:
+            if seed is None:
+                raise BadInput("--seeds: expected 1 where seed is null, which draws them")
+            derived = (determinism.seed(seed, "repetition", n) for n in range(1, self.seeds))
+            seeds = [{"seed": one} for one in (seed, *derived)]
+        outer: list[Values] = [{}]
+        if self.outer_folds:
+            outer = [
+                {"split.outer_folds": self.outer_folds, "split.outer_fold": n}
+                for n in range(self.outer_folds)
+            ]
+        folds: list[Values] = [{}]
+        if self.folds:
+            folds = [
+                {"split.folds": self.folds, "split.fold": n}
+                | ({"split.repeat": repeat} if self.repeats > 1 else {})
+                for repeat in range(self.repeats)
+                for n in range(self.folds)
+            ]
+        return [a | b | c for a, b, c in itertools.product(outer, seeds, folds)]
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which values a sweep tries.
+
+    `choices` are lists; `ranges` are (lowest, highest, whether in steps of equal ratio), of two
+    whole numbers or two floats.
+    """
+
+    fixed: Sequence[str] = ()
+    choices: dict[str, list[Any]] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float, bool]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, texts: Sequence[str]) -> Search:
+        """Reads `key=1,2,3`, `key=1e-4..1e-1`, `key=1e-4..1e-1 log` and `key=value`.
+
+        Raises:
+            BadInput: it is none of these.
+        """
+        fixed, choices, ranges = [], {}, {}
+        for text in texts:
+            key, equals, value = text.partition("=")
+            if not equals:
+                raise BadInput(f"{text}: expected key=value,value or key=lowest..highest")
+            values = parameters.values(value)
+            if len(values) == 1 and isinstance(values[0], str) and ".." in values[0]:
+                ranges[key] = _range(key, values[0])
+            elif len(values) > 1:
+                choices[key] = values
+            else:
+                fixed.append(text)
+        return cls(fixed, choices, ranges)
+
+    def fix(self, override: str) -> Search:
+        """The same with one parameter more that all trials have."""
+        return replace(self, fixed=[*self.fixed, override])
+
+    def configurations(self, method: str, trials: int | None, seed: int) -> list[Values]:
+        """The values to try, each set once.
+
+        `random`, `latin_hypercube` and `sobol` take points from the unit cube, by SciPy, and
+        `random` the same first ones whatever their number is. Floats get four digits.
+        """
+        if method == "grid":
+            if self.ranges:
+                raise BadInput(
+                    f"{next(iter(self.ranges))}: a grid needs values, such as 16,32,64; "
+                    f"ranges need --method {', '.join(METHODS[1:])}"
+                )
+            if trials is not None:
+                raise BadInput("--trials: expected none with --method grid, which tries all")
+            found = [
+                dict(zip(self.choices, values, strict=True))
+                for values in itertools.product(*self.choices.values())
+            ]
+        else:
+            names = [*self.choices, *self.ranges]
+            if not names:
+                raise BadInput(f"--method {method}: expected a parameter with values or a range")
+            if not trials or trials < 1:
+                raise BadInput(f"--trials: expected how many to try with --method {method}")
+            found = [
+                {name: self._value(name, u) for name, u in zip(names, point, strict=True)}
+                for point in _points(method, trials, len(names), seed)
+            ]
+        return list({json.dumps(one): one for one in found}.values())
+
+    def _value(self, name: str, u: float) -> Any:
+        """The value at a point from 0 to 1, which excludes 1."""
+        if name in self.choices:
+            return self.choices[name][int(u * len(self.choices[name]))]
+        low, high, log = self.ranges[name]
+        whole = isinstance(low, int) and isinstance(high, int)
+        top = high + 1 if whole else high
+        value = low * (top / low) ** u if log else low + (top - low) * u
+        return int(value) if whole else float(f"{value:.4g}")
+
+
+def _range(key: str, text: str) -> tuple[float, float, bool]:
+    found = re.fullmatch(r"(\S+?)\.\.(\S+)(\s+log)?", text)
+    ends = parameters.values(f"{found[1]},{found[2]}") if found else []
+    numbers = [end for end in ends if isinstance(end, int | float) and not isinstance(end, bool)]
+    if found is None or len(numbers) != 2 or not numbers[0] < numbers[1]:
+        raise BadInput(f"{key}: expected lowest..highest, such as 1e-4..1e-1, got {text}")
+    if found[3] and numbers[0] <= 0:
+        raise BadInput(f"{key}: expected more than 0 with log, got {text}")
+    return numbers[0], numbers[1], bool(found[3])
+
+
+def _points(method: str, number: int, dimensions: int, seed: int) -> list[list[float]]:
+    import warnings
+
+    import numpy as np
+    from scipy.stats import qmc
+
+    generator = np.random.Generator(np.random.Philox(determinism.seed(seed, "search")))
+    if method == "random":
+        points = generator.random((number, dimensions))
+    elif method == "latin_hypercube":
+        points = qmc.LatinHypercube(dimensions, rng=generator).random(number)
+    else:
+        with warnings.catch_warnings():  # Of a number that is no power of 2: less even, not wrong.
+            warnings.simplefilter("ignore", UserWarning)
+            points = qmc.Sobol(dimensions, rng=generator).random(number)
+    return [[float(u) for u in point] for point in points]
+
+
+def plan(
+    project: Project,
+    kind: str,
+    search: Search,
+    repetitions: Repetitions,
+    method: str = "grid",
+    trials: int | None = None,
+    monitor: str = "val_loss",
+) -> dict[str, Any]:
+    """Returns all trials of a study, each with its recipe, checked.
+
+    Raises:
+        BadInput: a recipe is impossible, a search too, or the monitor is of the test.
+    """
+    if monitor.startswith("test_"):
+        raise BadInput(
+            f"--monitor: {monitor}: nothing is chosen by the test; val_{monitor[5:]} would do"
+        )
+    locked = recipes.lock(project.root)
+    seed = recipes.make(project, search.fixed, locked)["parameters"]["seed"]
+    configurations = search.configurations(method, trials, seed or 0)
+    planned: list[dict[str, Any]] = []
+    for number, configuration in enumerate(configurations):
+        for repetition in repetitions.values(configuration.get("seed", seed)):
+            values = configuration | repetition
+            overrides = [*search.fixed, *(f"{key}={json.dumps(v)}" for key, v in values.items())]
+            recipe = recipes.make(project, overrides, locked)
+            planned.append(
+                {
+                    "trial": len(planned),
+                    "configuration": number,
+                    "repetition": repetition,
+                    "overrides": overrides,
+                    "recipe_digest": recipes.digest(recipe),
+                    "recipe": recipe,
+                }
+            )
+    code = recipes.code_digest(project)
+    text = json.dumps([kind, monitor, code, *(trial["recipe_digest"] for trial in planned)])
+    return {
+        "format": 1,
+        "kind": kind,
+        "digest": hashlib.sha256(text.encode()).hexdigest(),
+        "monitor": monitor,
+        "fixed": list(search.fixed),
+        "configurations": configurations,
+        "code": recipes.code(project.root) | {"digest": code},
+        "trials": planned,
+    }
+
+
+class Study:
+    """A study on the disk, which goes on where it was. Used in a `with` block.
+
+    Raises:
+        BadInput: another process is at it.
+    """
+
+    def __init__(self, project: Project, planned: dict[str, Any], fresh: bool = False) -> None:
+        self.project, self.plan = project, planned
+        self.directory = (None if fresh else self._unfinished()) or self._new()
+        self._file: TextIO = (self.directory / "results.jsonl").open("a", encoding="utf-8")
+        if not launcher.lock(self._file):
+            self._file.close()
+            raise BadInput(f"{self.directory}: this study is still going on, in another process")
+        self.results, self.verification = read_results(self.directory)
+        self._sources: dict[str, Any] = {}
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._file.close()
+        if kind is BadInput and not self.results:  # Of one that was refused nothing is left behind.
+            for run in self.project.runs.glob(f"{self.directory.name}-*"):
+                shutil.rmtree(run, ignore_errors=True)
+            shutil.rmtree(self.directory)
+
+    def run(
+        self,
+        workers: int | None,
+        scheduler: str | None,
+        listener: Listener,
+        tell: Callable[[str, str, int], None] = lambda run, line, done: None,
+        verify: bool = True,
+    ) -> dict[str, Any]:
+        """Runs the trials that are left, then the best again, and returns `answer`.
+
+        Args:
+            workers: local ones; None: as many as trainings fit on this machine.
+            scheduler: in place of these, the address of a Dask scheduler.
+            tell: called for each trial that is over, with its run's name, a line on it, and how
+                many have a result.
+
+        Raises:
+            BadInput: a trial was refused by the process that saw the data.
+        """
+        from .workers import Workers, slots
+
+        trials = self.plan["trials"]
+        left = [trial for trial in trials if not self._done(trial)]
+        again = verify and self.verification is None
+        done = self.done
+        if left or again:
+            threads = min(trial["recipe"]["parameters"]["threads"] for trial in trials)
+            number = workers or min(slots(threads), max(len(left), 1))
+            with Workers(number, scheduler, listener) as pool:
+                for outcome in pool.run(self.project, [self._task(trial) for trial in left]):
+                    if outcome.refused is not None:
+                        raise BadInput(outcome.refused)
+                    done += outcome.failed is None
+                    tell(outcome.task.name, self._add(outcome), done)
+                best = answer(self.plan, self.results)["best"]
+                if again and best is not None:
+                    self._verify(pool, best)
+        return self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        """See `answer`; with the folder, and what came of the verification."""
+        told = {"study": self.directory.name, "study_dir": str(self.directory)}
+        return told | answer(self.plan, self.results) | {"verification": self.verification}
+
+    @property
+    def done(self) -> int:
+        """How many trials have a result."""
+        return sum(map(self._done, self.plan["trials"]))
+
+    def _done(self, trial: dict[str, Any]) -> bool:
+        return self.results.get(trial["trial"], {}).get("digest") is not None
+
+    def _task(self, trial: dict[str, Any], varied: bool = False) -> Any:
+        from .workers import Task
+
+        name = f"{self.directory.name}-{'again' if varied else trial['trial']}"
+        recipe, code = trial["recipe"], self.plan["code"]["digest"]
+        root = str(self.project.root)
+        return Task(self.directory.name, name, recipe, trial["overrides"], root, code, varied)
+
+    def _add(self, outcome: Any) -> str:
+        number = int(outcome.task.name.rpartition("-")[2])
+        trial = self.plan["trials"][number]
+        run = self.project.runs / outcome.task.name
+        result = {"trial": number, "worker": outcome.worker, "failed": outcome.failed}
+        if outcome.failed is None:
+            content = recipes.read_manifest(run)
+            told = ("digest", "metrics", "guarantee", "recipe_digest", "duration_seconds")
+            result |= {"run": run.name} | {name: content[name] for name in told}
+            self._check(content)
+        self._write(result)
+        self.results[number] = result
+        return f"trial {number}:  {describe(self.plan, trial)}  " + (
+            f"failed: {outcome.failed.splitlines()[0]}"
+            if outcome.failed
+            else "  ".join(f"{k} {v:.4f}" for k, v in result["metrics"].items())
+        )
+
+    def _check(self, content: dict[str, Any]) -> None:
+        """Workers that read other data, or have not the metric to choose by, are no use."""
+        key = json.dumps(content["recipe"]["parameters"]["data"], sort_keys=True)
+        sources = self._sources.setdefault(key, content["recipe"]["data"])
+        for name, (one, other) in recipes.changed(sources, content["recipe"]["data"]).items():
+            raise BadInput(f"{content['run']}: data {name}: {other}, and {one} for other trials")
+        if self.plan["monitor"] not in content["metrics"]:
+            known = [name for name in content["metrics"] if not name.startswith("test_")]
+            raise BadInput(
+                f"--monitor: expected one of {', '.join(known)}; got {self.plan['monitor']}"
+            )
+
+    def _verify(self, pool: Any, best: dict[str, Any]) -> None:
+        """Trains the best configuration once more, in changed surroundings, and compares."""
+        trial = self.plan["trials"][best["trial"]]
+        (outcome,) = pool.run(self.project, [self._task(trial, varied=True)])
+        if outcome.refused or outcome.failed:
+            self.verification = {"verdict": "failed", "failed": outcome.refused or outcome.failed}
+            return
+        first = self.project.runs / self.results[best["trial"]]["run"]
+        self.verification = compare.compare(
+            first, self.project.runs / outcome.task.name, one_recipe=True
+        )
+        self._write({"verification": self.verification})
+
+    def _write(self, content: dict[str, Any]) -> None:
+        self._file.write(json.dumps(content) + "\n")
+        self._file.flush()
+
+    def _unfinished(self) -> Path | None:
+        """The newest study of the same plan that is not all done."""
+        for path in sorted(
+            _folder(self.project).glob(f"*-{self.plan['digest'][:6]}*"), reverse=True
+        ):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                found = json.loads((path / "study.json").read_text(encoding="utf-8"))
+                results, verification = read_results(path)
+                done = {n for n, result in results.items() if not result["failed"]}
+                finished = verification is not None and len(done) == len(found["trials"])
+                if found["digest"] == self.plan["digest"] and not finished:
+                    return path
+        return None
+
+    def _new(self) -> Path:
+        stem = launcher.new_name(self.plan["kind"], self.plan["digest"][:6])
+        for number in itertools.count(1):
+            path = _folder(self.project) / (stem if number == 1 else f"{stem}-{number}")
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            break
+        kept = [{k: v for k, v in trial.items() if k != "recipe"} for trial in self.plan["trials"]]
+        with recipes.replacing(path / "study.json") as file:
+            file.write(json.dumps(self.plan | {"trials": kept}, indent=1).encode() + b"\n")
+        return path
+
+
+def _folder(project: Project) -> Path:
+    return project.root / "studies"
+
+
+def read_results(directory: Path) -> tuple[dict[int, dict[str, Any]], dict[str, Any] | None]:
+    """Returns the last result of each trial, by its number, and the verification or None."""
+    results: dict[int, dict[str, Any]] = {}
+    verification = None
+    path = directory / "results.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    for line in lines:
+        if line.endswith("\n"):  # Else the study was killed while it was written.
+            content = json.loads(line)
+            if "verification" in content:
+                verification = content["verification"]
+            else:
+                results[content["trial"]] = content
+    return results, verification
+
+
+def answer(planned: dict[str, Any], results: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """The table of a study: a row for each configuration, with mean and standard deviation.
+
+    The deviation is that of a sample (n - 1), None of a single trial. `best` is the row with the
+    best mean of the monitored metric among those without failed trials. `digest` is over the final
+    states of all trials: two tables of the same digest are the same to the last bit.
+    """
+    rows = []
+    by_configuration: dict[int, list[dict[str, Any]]] = {}
+    for trial in planned["trials"]:
+        by_configuration.setdefault(trial["configuration"], []).append(trial)
+    for number, values in enumerate(planned["configurations"]):
+        trials = by_configuration[number]
+        done = [results[t["trial"]] for t in trials if t["trial"] in results]
+        done = [result for result in done if not result["failed"]]
+        names = list(done[0]["metrics"]) if done else []
+        columns = {name: [result["metrics"][name] for result in done] for name in names}
+        rows.append(
+            {
+                "configuration": number,
+                "values": values,
+                "trials": len(trials),
+                "done": len(done),
+                "metrics": {name: _statistics(column) for name, column in columns.items()},
+            }
+        )
+    monitor = planned["monitor"]
+    sign = -1 if monitor.removeprefix("val_") in LARGER_IS_BETTER else 1
+    complete = [row for row in rows if row["done"] == row["trials"]]
+    finite = [row for row in complete if math.isfinite(row["metrics"][monitor]["mean"])]
+    best = min(finite, key=lambda row: sign * row["metrics"][monitor]["mean"], default=None)
+    told = [
+        {"trial": t["trial"], "configuration": t["configuration"], "repetition": t["repetition"]}
+        | {k: v for k, v in results.get(t["trial"], {"failed": "not run"}).items() if k != "trial"}
+        for t in planned["trials"]
+    ]
+    if best is not None:
+        first = next(t for t in told if t["configuration"] == best["configuration"])
+        best = best | {"trial": first["trial"], "run": first["run"]}
+    return {
+        "kind": planned["kind"],
+        "monitor": monitor,
+        "rows": rows,
+        "trials": told,
+        "best": best,
+        "failed": sum(bool(one["failed"]) for one in told),
+        "digest": hashlib.sha256("".join(str(t.get("digest")) for t in told).encode()).hexdigest(),
+        "broken": sorted({b for t in told if "guarantee" in t for b in t["guarantee"]["broken"]}),
+    }
+
+
+def _statistics(column: list[float]) -> dict[str, float | None]:
+    if not all(map(math.isfinite, column)):
+        return {"mean": math.nan, "deviation": math.nan}
+    deviation = statistics.stdev(column) if len(column) > 1 else None
+    return {"mean": statistics.fmean(column), "deviation": deviation}
+
+
+HIDDEN = ("split.folds", "split.outer_folds")
+"""Set by repetitions, and the same in all of them."""
+
+
+def columns(told: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of the table that people see: a row for each configuration, or, of
+    a single one, for each trial, and the mean."""
+    rows, trials = told["rows"], told["trials"]
+    measured: dict[str, Any] = next((row["metrics"] for row in rows if row["metrics"]), {})
+    names = [name for name in measured if name.startswith(("val_", "test_"))]
+    if len(rows) > 1:
+        keys = list(rows[0]["values"])
+        lines = [
+            [*(str(row["values"][key]) for key in keys), str(row["done"])]
+            + [_spread(row["metrics"].get(name)) for name in names]
+            for row in rows
+        ]
+        return [*map(_short, keys), "trials", *names], lines
+    keys = [key for key in trials[0]["repetition"] if key not in HIDDEN]
+    lines = [
+        [str(trial["trial"]), *(str(trial["repetition"][key]) for key in keys)]
+        + [_number(trial.get("metrics", {}).get(name)) for name in names]
+        for trial in trials
+    ]
+    lines.append(
+        ["mean", *("" for _ in keys)] + [_spread(rows[0]["metrics"].get(n)) for n in names]
+    )
+    return ["trial", *map(_short, keys), *names], lines
+
+
+def _short(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _spread(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return _number(None)
+    if found["deviation"] is None:
+        return _number(found["mean"])
+    return f"{found['mean']:.4f} ± {found['deviation']:.4f}"
+
+
+def describe(planned: dict[str, Any], trial: dict[str, Any]) -> str:
+    """The values that tell a trial from the others, in words."""
+    values = planned["configurations"][trial["configuration"]] | trial["repetition"]
+    return "  ".join(f"{_short(k)} {v}" for k, v in values.items() if k not in HIDDEN)
