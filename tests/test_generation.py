@@ -42,7 +42,9 @@ FILES = [
     "src/repro/run.py",
     "src/repro/splits.py",
     "src/repro/state.py",
+    "src/repro/study.py",
     "src/repro/surroundings.py",
+    "src/repro/workers.py",
     "src/reproducible_digits/__init__.py",
     "src/reproducible_digits/data.py",
     "src/reproducible_digits/models/dense.py",
@@ -51,6 +53,7 @@ FILES = [
     "tests/test_machinery.py",
     "tests/test_project.py",
     "tests/test_splits.py",
+    "tests/test_study.py",
 ]
 
 # Each case states only what differs from the defaults, and what then differs in the project.

@@ -70,7 +70,7 @@ class Generated:
         path.write_text(content.replace(before, text + before), encoding="utf-8")
 
     def copy(self, to: Path) -> Generated:
-        shutil.copytree(self.root, to, ignore=shutil.ignore_patterns("runs", ".git"))
+        shutil.copytree(self.root, to, ignore=shutil.ignore_patterns("runs", "studies", ".git"))
         return Generated(to, self.python)
 
 

@@ -1,0 +1,201 @@
+"""A study gives the same bits however it is run: workers, order, machines, kills."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Generated
+
+pytestmark = pytest.mark.real
+
+STUDY = ("sweep", "training.epochs=2", "model.dropout=0.3", "--no-verify")
+VALUES = "training.batch_size=32,64,128"
+
+
+def digests(answer: dict[str, Any]) -> dict[str, str]:
+    """The digest of each trial, by that of its recipe."""
+    assert answer["failed"] == 0, answer["trials"]
+    return {trial["recipe_digest"]: trial["digest"] for trial in answer["trials"]}
+
+
+@pytest.fixture(scope="module")
+def serial(project: Generated) -> dict[str, str]:
+    """What all other ways of running the study have to give."""
+    found = digests(project.repro(*STUDY, VALUES, "--workers", "1", "--fresh"))
+    assert len(set(found.values())) == 3
+    return found
+
+
+@pytest.mark.parametrize("workers", ["2", "4"])
+def test_workers_side_by_side(project: Generated, serial: dict[str, str], workers: str) -> None:
+    assert digests(project.repro(*STUDY, VALUES, "--workers", workers, "--fresh")) == serial
+
+
+def test_another_order(project: Generated, serial: dict[str, str]) -> None:
+    answer = project.repro(*STUDY, "training.batch_size=128,32,64", "--fresh")
+    assert digests(answer) == serial
+    assert list(digests(answer)) != list(serial)
+
+
+@contextlib.contextmanager
+def scheduler(project: Generated, folder: Path) -> Iterator[tuple[str, list[Generated]]]:
+    """A Dask scheduler with two workers over TCP, each with a copy of the project of its own."""
+    copies = [project.copy(folder / f"machine-{number}") for number in (1, 2)]
+    file = folder / "scheduler.json"
+
+    def start(where: Generated, *command: str) -> subprocess.Popen[bytes]:
+        env = {**os.environ, "PYTHONPATH": str(where.root / "src")}
+        command = (str(where.python), "-m", "distributed.cli.dask_" + command[0], *command[1:])
+        with (folder / "log.txt").open("ab") as log:
+            return subprocess.Popen(
+                command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
+            )
+
+    local = ("--host", "127.0.0.1", "--no-dashboard")
+    started = [start(project, "scheduler", "--scheduler-file", str(file), "--port", "0", *local)]
+    try:
+        until = time.monotonic() + 60
+        while not file.is_file() or not file.read_text().strip():
+            assert time.monotonic() < until, (folder / "log.txt").read_text()
+            time.sleep(0.1)
+        address = json.loads(file.read_text())["address"]
+        started += [
+            start(copy, "worker", address, "--name", copy.root.name, "--nthreads", "1", *local)
+            for copy in copies
+        ]
+        yield address, copies
+    finally:
+        for process in started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait(30)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="groups of processes are ended")
+def test_two_machines_over_tcp(project: Generated, serial: dict[str, str], tmp_path: Path) -> None:
+    with scheduler(project, tmp_path) as (address, copies):
+        answer = project.repro(*STUDY, VALUES, "--scheduler", address, "--fresh")
+        assert digests(answer) == serial
+        hosts = {trial["worker"] for trial in answer["trials"]}
+        assert len(hosts) == 2, hosts
+        for trial in answer["trials"]:  # All runs are here, and no copy is left behind.
+            content = json.loads(
+                (project.root / "runs" / trial["run"] / "manifest.json").read_text()
+            )
+            assert content["digest"] == trial["digest"]
+        assert not [run for copy in copies for run in copy.root.glob("runs/*")]
+        # A split that only the caller has is sent along.
+        split = project.repro("train", "training.epochs=1", "split.seed=5")["run_dir"]
+        sent = (f"split.file={split}", "training.epochs=1", "seed=1,2", "--no-verify")
+        assert not project.repro("sweep", *sent, "--scheduler", address)["failed"]
+        # Another code is refused, by name.
+        for copy in copies:
+            (copy.package / "data.py").write_text(
+                (copy.package / "data.py").read_text() + "\n# x\n"
+            )
+        done = project.run("repro", *STUDY, VALUES, "--scheduler", address, "--fresh")
+        assert done.returncode == 2 and "has other code" in done.stderr, done.stderr
+
+
+def running(folder: Path, pattern: str = "*-sweep-*") -> list[Path]:
+    return [run for run in folder.glob(f"runs/{pattern}") if (run / "ledger.jsonl").is_file()]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals are sent")
+def test_a_killed_worker(project: Generated, serial: dict[str, str], tmp_path: Path) -> None:
+    copy = project.copy(tmp_path / "project")
+    process = start(copy, *STUDY, VALUES, "--workers", "2", "--json")
+    wait_for(lambda: len(running(copy.root)) > 0)
+    children = descendants(process.pid)
+    # Dask's workers are the processes that have a training below them.
+    workers = {parent for pid, (parent, command) in children.items() if "repro.run" in command}
+    os.kill(workers.pop(), signal.SIGKILL)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0
+    assert digests(json.loads(output)) == serial
+    assert len(running(copy.root)) == 3  # The training of the killed worker was waited for.
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals are sent")
+def test_a_killed_study_goes_on(project: Generated, serial: dict[str, str], tmp_path: Path) -> None:
+    copy = project.copy(tmp_path / "project")
+    process = start(copy, *STUDY, VALUES, "--workers", "2", "--json")
+    results = "studies/*/results.jsonl"
+    wait_for(lambda: any(path.read_text() for path in copy.root.glob(results)))
+    mine = [pid for pid, (_, command) in descendants(process.pid).items() if "repro" in command]
+    for pid in (process.pid, *mine):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+    done = len(next(copy.root.glob(results)).read_text().splitlines())
+    assert 1 <= done < 3
+    answer = copy.repro(*STUDY, VALUES)
+    assert digests(answer) == serial
+    assert len(list(copy.root.glob("studies/*"))) == 1
+    assert len(running(copy.root)) == 3
+    lines = next(copy.root.glob(results)).read_text().splitlines()
+    assert len(lines) == 3  # What was done was not done again.
+
+
+def test_a_failed_trial_is_told_and_tried_again(project: Generated, tmp_path: Path) -> None:
+    copy = project.copy(tmp_path / "project")
+    model = copy.package / "models" / "dense.py"
+    content = model.read_text()
+    broken = content.replace(
+        "    return ", "    if units == 7:\n        raise OSError('no luck')\n    return ", 1
+    )
+    assert broken != content
+    model.write_text(broken)
+    study = ("sweep", "model.units=7,8", "training.epochs=1", "--no-verify")
+    answer = copy.repro(*study, status=4)
+    assert answer["failed"] == 1 and "OSError: no luck" in answer["trials"][0]["failed"]
+    assert answer["best"]["values"] == {"model.units": 8}
+    again = copy.repro(*study, status=4)
+    assert again["study"] == answer["study"]
+
+
+def start(project: Generated, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(project.python), "-m", "repro", *arguments],
+        cwd=project.root,
+        env={**os.environ, "PYTHONPATH": str(project.root / "src")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(happened: Any) -> None:
+    until = time.monotonic() + 300
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def descendants(pid: int) -> dict[int, tuple[int, str]]:
+    """Parent and command of each process below one."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    all_of_them = {}
+    for line in listed.splitlines():
+        number, parent, command = line.split(None, 2)
+        all_of_them[int(number)] = (int(parent), command)
+    below: dict[int, tuple[int, str]] = {}
+    grown = True
+    while grown:
+        more = {n: p for n, p in all_of_them.items() if p[0] in {pid, *below} and n not in below}
+        below |= more
+        grown = bool(more)
+    return below
