@@ -20,6 +20,9 @@ FILES = [
     "Makefile",
     "README.md",
     "params.yaml",
+    "presets/mnist_dense.yaml",
+    "presets/mnist_lenet5.yaml",
+    "presets/mnist_lenet5_early_stopping.yaml",
     "pyproject.toml",
     "requirements/cpu.in",
     "requirements/cpu.txt",
@@ -95,8 +98,8 @@ def test_answers_arrive(bake: Bake, answers: dict[str, str], contents: dict[str,
 
 def test_the_files_are_few() -> None:
     # 35 for a first whole project; `portable`, `splits`, `study` and `workers` are ideas, and so
-    # files, of their own, with two more tests.
-    assert len(FILES) <= 41
+    # files, of their own, with two more tests; three presets.
+    assert len(FILES) <= 44
 
 
 def test_nothing_of_the_template_is_left(bake: Bake) -> None:

@@ -75,6 +75,7 @@ def test_repetitions_share_the_recipes_seed_and_derive_the_others() -> None:
     seeds = [one["seed"] for one in study.Repetitions(seeds=4).values(7)]
     assert seeds[0] == 7 and len(set(seeds)) == 4
     assert seeds[:3] == [one["seed"] for one in study.Repetitions(seeds=3).values(7)]
+    assert study.Repetitions(seeds=3).values(None) == [{}, {}, {}]
     folds = study.Repetitions(folds=3, repeats=2, outer_folds=2, seeds=2).values(7)
     assert len(folds) == 3 * 2 * 2 * 2 == len({json.dumps(one) for one in folds})
 
@@ -96,7 +97,7 @@ def test_repetitions_share_the_recipes_seed_and_derive_the_others() -> None:
         (("sweep", "--seeds", "0", "seed=1,2"), "--seeds: expected 1 or more"),
         (("sweep", "--workers", "0", "seed=1,2"), "--workers: expected 1 or more"),
         (("sweep", "--monitor", "test_loss", "seed=1,2"), "val_loss would do"),
-        (("sweep", "--seeds", "2", "guarantee=none", "seed=null"), "seed is null"),
+        (("sweep", "preset=mnist_dens", "seed=1,2"), "nearest valid name: mnist_dense"),
         (("sweep", "--scheduler", "nowhere", "seed=1,2"), "--scheduler: nowhere"),
         (("sweep", "--scheduler", "tcp://127.0.0.1:9", "seed=1,2"), "tcp://127.0.0.1:9"),
         (("cross-validate", "--folds", "1"), "--folds: expected 2 or more"),
@@ -114,6 +115,15 @@ def test_a_wrong_study_is_refused_in_one_line(arguments: tuple[str, ...], messag
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert set(PROJECT.root.glob("studies/*")) | set(PROJECT.runs.glob("*")) == before
+
+
+def test_every_preset_is_a_recipe_and_overrides_come_after_it() -> None:
+    names = sorted(path.stem for path in PROJECT.root.glob("presets/*.yaml"))
+    for name in names:
+        recipe = recipes.make(PROJECT, ["training.epochs=7", f"preset={name}"])["parameters"]
+        assert recipe["data"]["name"] == "mnist" and recipe["training"]["epochs"] == 7
+        assert recipe["optimizer"]["beta_1"] == 0.9  # What a preset does not name is params.yaml's.
+    assert recipes.make(PROJECT, ["preset=mnist_lenet5"])["parameters"]["model"]["filters"] == 6
 
 
 def planned(configurations: int, repetitions: int, monitor: str = "val_loss") -> dict[str, Any]:

@@ -270,20 +270,25 @@ _ANNOTATIONS: dict[str, Any] = {
 
 
 def resolve(package: Path, params: Path, overrides: typing.Sequence[str] = ()) -> dict[str, Any]:
-    """Returns every parameter a run will use: file, then overrides, then defaults.
+    """Returns every parameter a run will use: file, then presets, overrides and defaults.
 
     Args:
         package: folder of the project's own package (`data.py`, `models/`).
         params: path of `params.yaml`.
-        overrides: strings `group.key=value`; the value is read as YAML.
+        overrides: strings `group.key=value`; the value is read as YAML. `preset=name` stands for
+            the values in the file `presets/name.yaml` beside `params.yaml`.
 
     Raises:
         BadInput: an unknown key, a wrong type or an impossible value, named with the nearest
             valid name or with what was expected.
     """
     given = _read(params)
+    for text in overrides:
+        if text.startswith("preset="):
+            _merge(given, _read(_preset(params.with_name("presets"), text)))
     for text in sorted(overrides, key=lambda text: ".name=" not in text):
-        _override(given, text)
+        if not text.startswith("preset="):
+            _override(given, text)
     groups = {
         "data": _choose(given, "data", _functions(package / "data.py")),
         "model": _choose(given, "model", _models(package / "models")),
@@ -356,6 +361,27 @@ def values(text: str) -> list[Any]:
 def _yaml(text: str) -> Any:
     # The pure-Python reader follows YAML 1.2: 1e-3 is a number, `no` a word, a key twice an error.
     return YAML(typ="safe", pure=True).load(io.StringIO(text))
+
+
+def _preset(folder: Path, text: str) -> Path:
+    (name,) = values(text.removeprefix("preset=")) or [""]
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise BadInput(
+            f"preset: expected one of {', '.join(known)}; got {name!r}" + nearest(str(name), known)
+        )
+    return folder / f"{name}.yaml"
+
+
+def _merge(given: dict[str, Any], preset: dict[str, Any]) -> None:
+    for key, value in preset.items():
+        before = given.get(key)
+        if not isinstance(before, dict) or not isinstance(value, dict):
+            given[key] = value
+        elif "name" in value and value["name"] != before.get("name"):
+            given[key] = value  # The file's values were meant for another model or data set.
+        else:
+            _merge(before, value)
 
 
 def _override(given: dict[str, Any], text: str) -> None:

@@ -75,10 +75,11 @@ class Repetitions:
         """
         seeds: list[Values] = [{}]
         if self.seeds > 1:
-            if seed is None:
-                raise BadInput("--seeds: expected 1 where seed is null, which draws them")
-            derived = (determinism.seed(seed, "repetition", n) for n in range(1, self.seeds))
-            seeds = [{"seed": one} for one in (seed, *derived)]
+            numbers = range(1, self.seeds)
+            seeds = [{}] * self.seeds  # seed: null draws one each time.
+            if seed is not None:
+                derived = (determinism.seed(seed, "repetition", number) for number in numbers)
+                seeds = [{"seed": one} for one in (seed, *derived)]
         outer: list[Values] = [{}]
         if self.outer_folds:
             outer = [
