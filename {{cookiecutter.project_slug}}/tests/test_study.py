@@ -203,4 +203,5 @@ def test_a_row_is_an_ordinary_training_and_early_stopping_ends_with_its_best_epo
     (row,) = (t for t in answer["trials"] if t["run"] == best["run"])
     assert (alone["digest"], alone["metrics"]) == (row["digest"], row["metrics"])
     history = json.loads((PROJECT.runs / best["run"] / "history.json").read_text())
+    assert not any(name.startswith("test_") for epoch in history for name in epoch)
     assert row["metrics"]["val_loss"] == min(epoch["val_loss"] for epoch in history)

@@ -155,6 +155,10 @@ def _parser() -> argparse.ArgumentParser:
         "'optimizer.learning_rate=1e-4..1e-1 log'",
     )
     folds.add_argument("overrides", **overrides)
+    report = add("report", _report, "a page on runs, or on a study: curves, tables, pictures")
+    report.add_argument("runs", nargs="*", metavar="run", help="a run directory or an id")
+    report.add_argument("--study", metavar="STUDY", help="in place of runs, a study's id")
+    report.add_argument("--output", type=Path, metavar="FOLDER", help="default: reports/<id>")
     doctor = add("doctor", _doctor, "what is in effect here, and whether the guarantee holds")
     doctor.add_argument("overrides", **overrides)
     return parser
@@ -302,10 +306,13 @@ def _print_study(answer: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False)
     columns, rows = study.columns(answer)
     for column in columns:
-        table.add_column(column, justify="right", overflow="fold")
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False).print(table)
+    # A table is not cut, neither in a file nor on a narrow terminal.
+    console = Console(highlight=False)
+    wide = max(console.width, console.measure(table).maximum)
+    console.print(table, width=wide, crop=False, soft_wrap=True)
     best, verification = answer["best"], answer["verification"]
     if best is not None:
         values = "  ".join(f"{name}={value}" for name, value in best["values"].items())
@@ -321,6 +328,25 @@ def _print_study(answer: dict[str, Any]) -> None:
         print(f"failed     the best, trained once more: {verification['failed']}")
     elif verification is not None:
         _print_verdict(verification, f"{Path(verification['runs'][0]).name}, trained once more")
+
+
+def _report(options: argparse.Namespace) -> int:
+    from . import recipe as recipes
+
+    project = recipes.Project.find()
+    if bool(options.runs) == bool(options.study):
+        raise BadInput("expected one or more runs, or --study and a study's id")
+    from . import report, study
+
+    if options.study:
+        title, sections = report.of_study(project, study.find(project, options.study))
+    else:
+        runs = [recipes.find_run(project, name) for name in options.runs]
+        title, sections = report.of_runs(project, runs)
+    folder = options.output or project.root / "reports" / title.replace(" ", "-")
+    page = report.write(folder, title, sections)
+    print(json.dumps({"report": str(page)}) if options.json else f"report     {page}")
+    return IDENTICAL
 
 
 def _doctor(options: argparse.Namespace) -> int:

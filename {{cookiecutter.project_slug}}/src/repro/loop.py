@@ -315,10 +315,45 @@ def weighted(part: Part, class_weight: dict[str, float] | None) -> Part:
     return Part(part.x, part.y, weight)
 
 
-def predictions(model: Any, part: Part, batch_size: int) -> dict[str, str]:
-    """A digest for each output of the model on a part."""
+def predictions(model: Any, part: Part, batch_size: int) -> dict[str, np.ndarray]:
+    """The outputs of the model on a part."""
     outputs = keras.tree.flatten(model.predict(part.x, batch_size=batch_size, verbose=0))
-    return {f"output {number}": sha256(np.asarray(one)) for number, one in enumerate(outputs)}
+    return {f"output {number}": np.asarray(one) for number, one in enumerate(outputs)}
+
+
+SHOWN = 12
+"""Samples of each kind that a report shows."""
+
+
+def judged(part: Part, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a report needs of a part: targets and predictions, and some samples to look at.
+
+    Shapes: `targets` and `predicted` (samples,), classes or numbers; of classes also `confidence`
+    (samples,), the probability of the class predicted. `shown` are positions: of the samples whose
+    own class has the smallest probability, or which are furthest from their target, and then of
+    the first ones; `x` are these samples. A model with several outputs has none of these.
+    """
+    first, y = outputs["output 0"], part.y
+    if len(outputs) > 1 or first.ndim > 2 or y.ndim > 2:
+        return {}
+    first = first.reshape(len(first), -1).astype(np.float64)
+    targets = y.argmax(axis=1) if y.ndim == 2 and y.shape[1] > 1 else y.reshape(-1)
+    if first.shape[1] > 1 and (targets.dtype.kind in "biu"):
+        own = np.take_along_axis(first, targets[:, None].astype(np.int64), 1)[:, 0]
+        found = {"predicted": first.argmax(axis=1), "confidence": first.max(axis=1)}
+    elif first.shape[1] == 1 and np.isin(targets, (0, 1)).all():
+        one = first[:, 0]
+        own = np.where(targets == 1, one, 1 - one)
+        found = {"predicted": (one > 0.5).astype(np.int64), "confidence": np.maximum(one, 1 - one)}
+    else:
+        own = -np.abs(first[:, 0] - targets)
+        found = {"predicted": first[:, 0]}
+    worst = np.argsort(own, kind="stable")[:SHOWN]
+    shown = np.concatenate([worst, np.setdiff1d(np.arange(len(y)), worst)[:SHOWN]])
+    found |= {"targets": targets, "shown": shown}
+    if part.x[0].size <= 1_000_000:
+        found["x"] = part.x[shown]
+    return found
 
 
 def watch(parameters: dict[str, Any], model: Any) -> list[Any]:

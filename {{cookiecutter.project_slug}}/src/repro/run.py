@@ -184,12 +184,16 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
     training = parameters["training"]
     batch_size = training["validation_batch_size"] or training["batch_size"]
     tested = loop.evaluate(model, graphs["test"], batch_size)
-    results |= {f"test_{name}": value for name, value in tested.items()}
-    predictions = loop.predictions(model, samples.test, batch_size)
+    results = results | {f"test_{name}": value for name, value in tested.items()}
+    outputs = loop.predictions(model, samples.test, batch_size)
+    predictions = {name: sha256(array) for name, array in outputs.items()}
     ledger.append("final", {"arrays": predictions, "results": loop.exact(results)})
     ledger.close()
     model.save(directory / "model.keras")
     state.save(directory / "state.npz", model)
+    np.savez(
+        directory / "predictions.npz", allow_pickle=False, **loop.judged(samples.test, outputs)
+    )
     (directory / "history.json").write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
     return {
         "recipe": recipe,

@@ -323,8 +323,7 @@ class Study:
 
     def answer(self) -> dict[str, Any]:
         """See `answer`; with the folder, and what came of the verification."""
-        told = {"study": self.directory.name, "study_dir": str(self.directory)}
-        return told | answer(self.plan, self.results) | {"verification": self.verification}
+        return _told(self.directory, self.plan, self.results, self.verification)
 
     @property
     def done(self) -> int:
@@ -354,7 +353,8 @@ class Study:
             self._check(content)
         self._write(result)
         self.results[number] = result
-        return f"trial {number}:  {describe(self.plan, trial)}  " + (
+        values = self.plan["configurations"][trial["configuration"]] | trial["repetition"]
+        return f"trial {number}:  {describe(values)}  " + (
             f"failed: {outcome.failed.splitlines()[0]}"
             if outcome.failed
             else "  ".join(f"{k} {v:.4f}" for k, v in result["metrics"].items())
@@ -420,6 +420,39 @@ class Study:
 
 def _folder(project: Project) -> Path:
     return project.root / "studies"
+
+
+def find(project: Project, name: str) -> Path:
+    """Returns the folder of a study: a path, its id, or how that begins."""
+    if (Path(name) / "study.json").is_file():
+        return Path(name).resolve()
+    known = sorted(path.parent for path in _folder(project).glob("*/study.json"))
+    close = [path for path in known if path.name.startswith(name)]
+    if len(close) == 1 or name in (path.name for path in close):
+        return min(close, key=lambda path: len(path.name))
+    if close:
+        raise BadInput(f"{name}: {len(close)} studies begin so, such as {close[0].name}; say more")
+    last = f"the last one is {known[-1].name}" if known else "none yet"
+    raise BadInput(f"{name}: no such study; {last}")
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """What `Study.answer` tells, of a study that may not be finished.
+
+    Raises:
+        BadInput: its files are damaged.
+    """
+    try:
+        planned = json.loads((directory / "study.json").read_text(encoding="utf-8"))
+        return _told(directory, planned, *read_results(directory))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{directory}: not a readable study: {error}") from None
+
+
+def _told(directory: Path, planned: dict[str, Any], *found: Any) -> dict[str, Any]:
+    results, verification = found
+    told = {"study": directory.name, "study_dir": str(directory)}
+    return told | answer(planned, results) | {"verification": verification}
 
 
 def read_results(directory: Path) -> tuple[dict[int, dict[str, Any]], dict[str, Any] | None]:
@@ -542,7 +575,6 @@ def _spread(found: dict[str, Any] | None) -> str:
     return f"{found['mean']:.4f} ± {found['deviation']:.4f}"
 
 
-def describe(planned: dict[str, Any], trial: dict[str, Any]) -> str:
+def describe(values: Values) -> str:
     """The values that tell a trial from the others, in words."""
-    values = planned["configurations"][trial["configuration"]] | trial["repetition"]
-    return "  ".join(f"{_short(k)} {v}" for k, v in values.items() if k not in HIDDEN)
+    return "  ".join(f"{_short(key)} {v}" for key, v in values.items() if key not in HIDDEN)

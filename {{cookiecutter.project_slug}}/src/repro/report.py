@@ -1,0 +1,306 @@
+"""A report on runs or on a study: one HTML page that needs no network, and the same as Markdown.
+
+It is made of what the runs left (manifest, history, predictions) and of nothing else, so that the
+same runs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from . import BadInput, compare, pictures, study
+from . import recipe as recipes
+from .recipe import Project
+
+DRAWN = 8
+"""Runs whose curves are drawn: more cannot be told apart."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a report, in this order: text, table, pictures."""
+
+    title: str
+    text: Sequence[str] = ()
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    pictures: Sequence[tuple[str, str]] = field(default=())
+    """Name of each, in a form that can name a file, and its SVG."""
+    folded: bool = False
+
+
+def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
+    """Writes `report.html`, `report.md` and the latter's pictures, and returns the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    kinds = jinja2.Environment(
+        loader=loader,
+        autoescape=jinja2.select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    kinds.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    for kind in ("html", "md"):
+        text = kinds.get_template(f"report.{kind}").render(title=title, sections=sections)
+        with recipes.replacing(folder / f"report.{kind}") as file:
+            file.write(text.encode())
+    for section in sections:
+        for name, svg in section.pictures:
+            (folder / f"{name}.svg").write_text(standing_alone(svg), encoding="utf-8")
+    return folder / "report.html"
+
+
+def standing_alone(svg: str) -> str:
+    """A picture as a file: there is no page whose colour it could take, so it brings its own."""
+    style = "<style>svg{color:#1b1b1b;background:#fff}</style>"
+    return svg.replace("<defs>", f"{style}<defs>", 1)
+
+
+def of_runs(project: Project, runs: Sequence[Path]) -> tuple[str, list[Section]]:
+    """Title and sections of a report on finished runs.
+
+    Raises:
+        BadInput: one is no run, or has not finished.
+    """
+    contents = {run.name: _manifest(run) for run in runs}
+    sections = []
+    if len(runs) > 1:
+        sections.append(_comparison(runs))
+    names = list(dict.fromkeys(n for content in contents.values() for n in content["metrics"]))
+    sections.append(
+        Section(
+            "Results",
+            head=["run", *names, "digest"],
+            rows=[
+                [
+                    run,
+                    *(_number(content["metrics"].get(name)) for name in names),
+                    content["digest"][:16],
+                ]
+                for run, content in contents.items()
+            ],
+        )
+    )
+    sections.append(_curves(runs))
+    distinct: dict[str, Path] = {}
+    for run, content in zip(runs, contents.values(), strict=True):
+        distinct.setdefault(content["digest"], run)
+    for run in list(distinct.values())[:2]:
+        sections += _judgement(run, len(distinct) > 1)
+    sections.append(_split(contents[runs[0].name]))
+    sections += _provenance(list(contents.values()))
+    more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+    return runs[0].name + more, sections
+
+
+def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
+    """Title and sections of a report on a study, also one that is not finished.
+
+    Raises:
+        BadInput: it is none, or no trial has a result.
+    """
+    answer = study.read(directory)
+    done = [trial for trial in answer["trials"] if not trial["failed"]]
+    if not done:
+        raise BadInput(f"{directory.name}: no trial of this study has a result yet")
+    head, rows = study.columns(answer)
+    text = [f"{len(done)} of {len(answer['trials'])} trials have a result."]
+    best, verification = answer["best"], answer["verification"]
+    if best is not None:
+        values = ", ".join(f"{name}={value}" for name, value in best["values"].items())
+        text.append(f"Best by {answer['monitor']}: {values or best['run']}.")
+    if verification is not None:
+        text.append(
+            f"Its first trial, trained again in changed surroundings: {verification['verdict']}."
+        )
+    text += [
+        f"Trial {t['trial']} has no result: {t['failed']}" for t in answer["trials"] if t["failed"]
+    ]
+    sections = [Section("Table", text, head, rows, _against(answer))]
+    first: dict[int, str] = {}
+    for trial in done:
+        first.setdefault(trial["configuration"], trial["run"])
+    # Of several configurations one trial each, of a single one all of them.
+    drawn = [trial["run"] for trial in done] if len(answer["rows"]) == 1 else first.values()
+    configurations = [row["values"] for row in answer["rows"]]
+    labels = {
+        trial["run"]: study.describe(configurations[trial["configuration"]] | trial["repetition"])
+        for trial in done
+    }
+    sections.append(_curves([project.runs / run for run in drawn], labels))
+    if best is not None and (project.runs / best["run"]).is_dir():
+        run = project.runs / best["run"]
+        content = _manifest(run)
+        sections += [*_judgement(run, True), _split(content), *_provenance([content])]
+    return answer["study"], sections
+
+
+def _manifest(run: Path) -> dict[str, Any]:
+    content = recipes.read_manifest(run)
+    if content.get("status") != "finished":
+        raise BadInput(f"{run.name}: the run has not finished; there is nothing to report yet")
+    return content
+
+
+def _comparison(runs: Sequence[Path]) -> Section:
+    rows: list[list[str]] = []
+    text: list[str] = []
+    for other in runs[1:]:
+        answer = compare.compare(runs[0], other)
+        rows.append([runs[0].name, other.name, answer["verdict"]])
+        if answer["verdict"] == "diverged":
+            text.append(f"{other.name}: {compare.describe(answer['first_divergence']).strip()}")
+        for name, (one, two) in answer.get("not_comparable", {}).items():
+            text.append(f"{other.name}: {name} is {two}, and {one} in {runs[0].name}")
+    return Section("Comparison", text, ["run", "with", "verdict"], rows)
+
+
+def _curves(runs: Sequence[Path], labels: dict[str, str] | None = None) -> Section:
+    """Loss and metrics over the epochs, of the first runs that are still there."""
+    histories, first = {}, 1
+    for run in [run for run in runs if run.is_dir()][:DRAWN]:
+        history = json.loads((run / "history.json").read_text(encoding="utf-8"))
+        histories[(labels or {}).get(run.name) or run.name] = history
+        first = recipes.read_manifest(run)["recipe"]["parameters"]["training"]["initial_epoch"] + 1
+    names = dict.fromkeys(
+        name.removeprefix("val_")
+        for history in histories.values()
+        for row in history
+        for name in row
+        if name != "learning_rate"
+    )
+    text = "Dashed: training. Solid: validation. Equal curves lie on each other, thick under thin."
+    if len(histories) < len(runs):
+        text += f" The first {len(histories)} of {len(runs)}."
+    drawn = [(f"curve-{name}", pictures.curves(histories, name, first)) for name in names]
+    return Section("Curves", [text], pictures=drawn)
+
+
+def _judgement(run: Path, named: bool) -> list[Section]:
+    """What the test says of one run: classes confused, samples to look at."""
+    try:
+        with np.load(run / "predictions.npz", allow_pickle=False) as file:
+            found = dict(file)
+    except OSError:
+        return []
+    if "targets" not in found:
+        return []
+    targets, predicted = found["targets"], found["predicted"]
+    suffix, tail = (f" of {run.name}", f"-{run.name}") if named else ("", "")
+    sections = []
+    if "confidence" in found:
+        from sklearn import metrics
+
+        labels = np.arange(max(int(targets.max()), int(predicted.max())) + 1)
+        counts = metrics.confusion_matrix(targets, predicted, labels=labels)
+        told = metrics.classification_report(
+            targets, predicted, labels=labels, output_dict=True, zero_division=0.0
+        )
+        columns = ("precision", "recall", "f1-score")
+        rows = [
+            [name, *(f"{row[column]:.3f}" for column in columns), f"{row['support']:.0f}"]
+            for name, row in told.items()
+            if isinstance(row, dict)
+        ]
+        picture = ("confusion" + tail, pictures.confusion(counts))
+        text = [f"{int((targets != predicted).sum())} of {len(targets)} samples are wrong."]
+        head = ["class", *columns, "samples"]
+        sections.append(Section(f"Test{suffix}", text, head, rows, [picture]))
+    else:
+        picture = ("predicted" + tail, pictures.scatter(targets, predicted))
+        sections.append(Section(f"Test{suffix}", pictures=[picture]))
+    if "x" in found:
+        titles = [_title(found, place) for place in found["shown"]]
+        drawn = pictures.samples(found["x"], titles)
+        if drawn is not None:
+            text = [
+                "First those that it judges worst, then the first ones of the test. Each with what "
+                "it is, and what it was taken for where that differs."
+            ]
+            sections.append(Section(f"Samples{suffix}", text, pictures=[("samples" + tail, drawn)]))
+    return sections
+
+
+def _title(found: dict[str, np.ndarray], place: int) -> str:
+    is_, taken = found["targets"][place], found["predicted"][place]
+    if "confidence" not in found:
+        return f"{is_:.4g} → {taken:.4g}"
+    return f"{is_}" if is_ == taken else f"{is_} → {taken}"
+
+
+def _split(content: dict[str, Any]) -> Section:
+    found = content["split"]
+    rows = [
+        [part, str(size), str(found["repeated"].get(part, ""))]
+        for part, size in found["sizes"].items()
+    ]
+    drawn = [("classes", pictures.proportions(found["classes"]))] if "classes" in found else []
+    text = [f"Digest {found['digest']}."]
+    head = ["part", "samples", "of these also in the training"]
+    return Section("Split", text, head, rows, drawn)
+
+
+def _against(answer: dict[str, Any]) -> list[tuple[str, str]]:
+    """A picture for each parameter that is a number and takes several values, and each result."""
+    drawn = []
+    rows = [row for row in answer["rows"] if row["metrics"]]
+    for key in answer["rows"][0]["values"]:
+        values = [row["values"][key] for row in rows]
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        if not numbers or len(set(values)) < 2:
+            continue
+        short = key.rpartition(".")[2]
+        for name in [n.removeprefix("val_") for n in rows[0]["metrics"] if n.startswith("val_")]:
+            measured: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
+            for part, prefix in (("validation", "val_"), ("test", "test_")):
+                found = [row["metrics"][prefix + name] for row in rows]
+                means = [one["mean"] for one in found]
+                measured[part] = (means, [one["deviation"] or 0 for one in found])
+            picture = pictures.against(values, measured, short, name)
+            drawn.append((f"{name}-against-{short}", picture))
+    return drawn
+
+
+def _provenance(contents: Sequence[dict[str, Any]]) -> list[Section]:
+    guarantees = []
+    for content in contents:
+        guarantee, around = content["guarantee"], content["surroundings"]["varied"]
+        guarantees.append(
+            [
+                content["run"],
+                guarantee["asked"],
+                guarantee["holds"],
+                "; ".join(guarantee["broken"]) or "–",
+                ", ".join(around) or "–",
+            ]
+        )
+    labels = ["run", "asked", "holds", "why not", "varied around it"]
+    first = contents[0]
+    kept = ("recipe", "seed", "code", "versions", "machine", "in_effect", "interpreter", "seconds")
+    told = _flat({name: first[name] for name in kept if name in first})
+    rows = [[name, value] for name, value in told.items()]
+    return [
+        Section("Guarantee", head=labels, rows=guarantees),
+        Section(f"Manifest of {first['run']}", head=["field", "value"], rows=rows, folded=True),
+    ]
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(content, dict) and content:
+        found: dict[str, str] = {}
+        for key, value in content.items():
+            found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return {prefix: content if isinstance(content, str) else json.dumps(content)}
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
