@@ -1,0 +1,170 @@
+"""The tables of the lecture that this project comes from, on MNIST, beside its own.
+
+    python benchmarks/tables.py PROJECT [a] [b] [c] [--seeds N]     about 70 minutes on two cores
+
+PROJECT is a generated project whose environment is installed (`make demo` leaves one in
+build/demo). MNIST is read from the project's `data/` or from the folder that REPRO_DATA names, else
+downloaded. The tables in docs/tables.md, and the picture of a report there, are written by this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import figures
+
+# J.-L. Charles, "Machine Learning feedbacks: Reproducibility, Meta-parameters", 2025: test accuracy
+# and test loss for each batch size, with EarlyStopping(patience=1, restore_best_weights=True).
+PUBLISHED = {
+    16: (0.981, 0.064),
+    32: (0.990, 0.035),
+    64: (0.986, 0.044),
+    256: (0.983, 0.050),
+    512: (0.981, 0.054),
+    1024: (0.987, 0.040),
+}
+SIZES = "training.batch_size=" + ",".join(map(str, PUBLISHED))
+
+
+def repro(project: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
+    """The answer of a command of the project, whose progress is shown."""
+    environment = project / ".venv"
+    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    command = [str(python), "-m", "repro", *arguments, "--json"]
+    done = subprocess.run(command, cwd=project, stdout=subprocess.PIPE)
+    if done.returncode != status:
+        raise SystemExit(f"{' '.join(arguments)}: status {done.returncode}, not {status}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def write(name: str, head: list[str], rows: list[list[str]]) -> None:
+    lines = [head, ["---"] * len(head), *rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    figures.write(name, f"\n\n{table}\n\n", file="tables.md")
+
+
+def spread(values: list[float]) -> str:
+    if len(set(values)) == 1:
+        return f"{values[0]:.4f}"
+    return f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}"
+
+
+def mean(row: dict[str, Any], name: str) -> str:
+    found = row["metrics"][name]
+    if found["deviation"] is None:
+        return f"{found['mean']:.4f}"
+    return f"{found['mean']:.4f} ± {found['deviation']:.4f}"
+
+
+def dense(project: Path) -> None:
+    """Table (a): five trainings without a seed, with one, and from a state that was saved."""
+    rows = []
+    for epochs, batch in ((1, 16), (10, 32)):
+        what = ("preset=mnist_dense", f"training.batch_size={batch}")
+        length = (f"training.epochs={epochs}",)
+        none = ("seed=null", "guarantee=none", "--seeds", "5", "--no-verify")
+        unseeded = repro(project, "sweep", *what, *length, *none)["trials"]
+        seeded = repro(project, "verify", *what, *length, "--runs", "5")
+        first = repro(project, "train", *what, "training.epochs=1")["run_dir"]
+        on = (
+            f"training.initial_state={first}",
+            "training.initial_epoch=1",
+            f"training.epochs={epochs + 1}",
+        )
+        reloaded = repro(project, "verify", *what, *on, "--runs", "5")
+        for name, digests, metrics in (
+            ("no seed", [t["digest"] for t in unseeded], [t["metrics"] for t in unseeded]),
+            ("seed 1234", seeded["digests"], [seeded["metrics"]]),
+            ("from a saved state", reloaded["digests"], [reloaded["metrics"]]),
+        ):
+            columns = [spread([m[n] for m in metrics]) for n in ("val_accuracy", "val_loss")]
+            different = f"{len(set(digests))} of {len(digests)}"
+            rows.append([f"{epochs}", f"{batch}", name, different, *columns])
+    head = ["epochs", "batch", "trainings", "different results", "val_accuracy", "val_loss"]
+    write("dense", head, rows)
+
+
+def batch_sizes(project: Path, seeds: int) -> None:
+    """Table (b): 15 epochs for each size of a batch."""
+    answer = repro(project, "sweep", "preset=mnist_lenet5", SIZES, "--seeds", str(seeds))
+    names = ("val_accuracy", "val_loss", "test_accuracy", "test_loss")
+    rows = [
+        [str(row["values"]["training.batch_size"]), *(mean(row, name) for name in names)]
+        for row in answer["rows"]
+    ]
+    write("batch sizes", ["batch", *names], rows)
+
+
+def early_stopping(project: Path, seeds: int) -> None:
+    """Table (c): the same, ended by early stopping; shuffled, and with one order in all epochs."""
+    preset = "preset=mnist_lenet5_early_stopping"
+    answer = repro(project, "sweep", preset, SIZES, "--seeds", str(seeds))
+    frozen = repro(
+        project,
+        "sweep",
+        preset,
+        SIZES,
+        "training.shuffle=false",
+        "--seeds",
+        str(seeds),
+        "--no-verify",
+    )
+    rows = []
+    for row, still in zip(answer["rows"], frozen["rows"], strict=True):
+        size = row["values"]["training.batch_size"]
+        accuracy, loss = PUBLISHED[size]
+        trials = [t for t in answer["trials"] if t["configuration"] == row["configuration"]]
+        seed_1234 = trials[0]["metrics"]
+        rows.append(
+            [
+                str(size),
+                f"{accuracy:.3f} / {loss:.3f}",
+                f"{seed_1234['test_accuracy']:.3f} / {seed_1234['test_loss']:.3f}",
+                *(mean(row, name) for name in ("test_accuracy", "test_loss")),
+                *(mean(still, name) for name in ("test_accuracy", "test_loss")),
+            ]
+        )
+    head = ["batch", "the lecture's", "ours, seed 1234", f"accuracy, {seeds} seeds", "loss"]
+    write("early stopping", [*head, "accuracy, order frozen", "loss, order frozen"], rows)
+    picture(Path(repro(project, "report", "--study", answer["study"])["report"]))
+
+
+def picture(page: Path) -> None:
+    """A screenshot of the beginning of a report."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        print("no Chromium: docs/report.png is not renewed")
+        return
+    quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
+    with tempfile.TemporaryDirectory() as profile:
+        options = (f"--user-data-dir={profile}", "--window-size=1020,1100", "--hide-scrollbars")
+        shot = f"--screenshot={figures.DOCS / 'report.png'}"
+        subprocess.run([browser, *quiet, *options, shot, page.resolve().as_uri()], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("project", type=Path)
+    parser.add_argument("tables", nargs="*", help="of a, b and c; default: all")
+    parser.add_argument("--seeds", type=int, default=5)
+    options = parser.parse_args()
+    tables = options.tables or ["a", "b", "c"]
+    if "a" in tables:
+        dense(options.project)
+    if "b" in tables:
+        batch_sizes(options.project, options.seeds)
+    if "c" in tables:
+        early_stopping(options.project, options.seeds)
+
+
+if __name__ == "__main__":
+    main()
