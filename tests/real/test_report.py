@@ -45,7 +45,7 @@ def study(project: Generated) -> str:
 
 
 def test_the_same_runs_give_the_same_bytes(project: Generated, study: str, tmp_path: Path) -> None:
-    for arguments in (("--study", study), (f"{study}-0", f"{study}-1", f"{study}-again")):
+    for arguments in (("--study", study), (f"{study}-0", f"{study}-1", f"{study}-0-again")):
         folders = [tmp_path / f"{arguments[0]}-{number}" for number in range(2)]
         for number, folder in enumerate(folders):
             project.repro("report", *arguments, "--output", str(folder), PYTHONHASHSEED=str(number))

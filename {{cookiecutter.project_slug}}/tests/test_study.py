@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +178,39 @@ def test_a_configuration_with_a_failed_trial_is_not_the_best() -> None:
     answer = study.answer(planned(2, 2), results)
     assert answer["failed"] == 1 and answer["best"]["configuration"] == 0
     assert study.answer(planned(2, 2), {})["best"] is None
+
+
+@pytest.mark.parametrize("devices", [[], ["0", "3"]], ids=["cores", "GPUs"])
+def test_a_machine_is_not_given_more_than_it_holds(
+    devices: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from repro import workers
+
+    monkeypatch.setattr(workers, "cpu_count", lambda: 4)
+    monkeypatch.setattr(workers, "gpus", lambda: devices)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    now: list[tuple[int, str | None]] = []
+    seen: list[list[tuple[int, str | None]]] = []
+
+    def train(threads: int) -> None:
+        recipe = {"parameters": {"threads": threads}}
+        task = workers.Task("study", "run", recipe, (), "root", "code")
+        with workers._slot(task, "session") as gpu:
+            now.append((threads, gpu))
+            seen.append(list(now))
+            time.sleep(0.05)
+            now.remove((threads, gpu))
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(train, [1, 2, 3, 1, 9, 3] * 2))  # More threads than cores have them all.
+    assert len(seen) == 12 and max(map(len, seen)) > 1
+    for running in seen:
+        if devices:
+            assert len({gpu for _, gpu in running}) == len(running)
+            assert {gpu for _, gpu in running} <= set(devices)
+        else:
+            assert sum(min(threads, 4) for threads, _ in running) <= 4
+            assert {gpu for _, gpu in running} == {None}
 
 
 def test_a_row_is_an_ordinary_training_and_early_stopping_ends_with_its_best_epoch() -> None:

@@ -59,7 +59,7 @@ def chunks(
 class Compiled:
     """A graph that makes a step on each batch of a chunk of indices, of shape (steps, batch)."""
 
-    def __init__(self, model: Any, step: Callable[..., Any], part: Part, jit_compile: bool) -> None:
+    def __init__(self, step: Callable[..., Any], part: Part, jit_compile: bool) -> None:
         """`step` is `model.train_step` or `model.test_step`; `part` is what the indices are of."""
         self.part = part
         tensors = [tf.constant(array) for array in part.arrays().values()]
@@ -113,8 +113,7 @@ def compiled(model: Any, samples: Parts, training: dict[str, Any]) -> dict[str, 
     parts = samples.parts() | {"train": weighted(samples.train, training["class_weight"])}
     steps = {"train": model.train_step, "validation": model.test_step, "test": model.test_step}
     return {
-        name: Compiled(model, steps[name], part, training["jit_compile"])
-        for name, part in parts.items()
+        name: Compiled(steps[name], part, training["jit_compile"]) for name, part in parts.items()
     }
 
 

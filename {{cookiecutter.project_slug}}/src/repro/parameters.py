@@ -9,7 +9,9 @@ in less than a second and a new model needs no registration.
 from __future__ import annotations
 
 import ast
+import copy
 import difflib
+import functools
 import io
 import typing
 from pathlib import Path
@@ -328,7 +330,7 @@ def resolve(package: Path, params: Path, overrides: typing.Sequence[str] = ()) -
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = _yaml(path.read_text(encoding="utf-8"))
+        content = copy.deepcopy(_file(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise BadInput(f"{path.name}: no such file in {path.parent}") from None
     except UnicodeDecodeError:
@@ -343,6 +345,12 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadInput(f"{path.name}: expected groups such as `training:`, got {content!r}")
     return content
+
+
+@functools.lru_cache
+def _file(text: str) -> Any:
+    """What a file says, read once for the many recipes of a study."""
+    return _yaml(text)
 
 
 def values(text: str) -> list[Any]:

@@ -6,7 +6,7 @@ So a table does not depend on how many workers made it, in which order, or how o
 and begun again.
 
     studies/<id>/study.json      the plan: configurations, repetitions, the digest of each recipe
-    studies/<id>/results.jsonl   a line for each trial when it is done; at the end, the verification
+    studies/<id>/results.jsonl   a line for each trial when it is over, the verification, the end
     runs/<id>-<number>/          the trials' runs
 """
 
@@ -305,9 +305,8 @@ class Study:
 
         trials = self.plan["trials"]
         left = [trial for trial in trials if not self._done(trial)]
-        again = verify and self.verification is None
-        done = self.done
-        if left or again:
+        done = len(trials) - len(left)
+        if left or (verify and not self._verified()):
             threads = min(trial["recipe"]["parameters"]["threads"] for trial in trials)
             number = workers or min(slots(threads), max(len(left), 1))
             with Workers(number, scheduler, listener) as pool:
@@ -316,9 +315,10 @@ class Study:
                         raise BadInput(outcome.refused)
                     done += outcome.failed is None
                     tell(outcome.task.name, self._add(outcome), done)
-                best = answer(self.plan, self.results)["best"]
-                if again and best is not None:
-                    self._verify(pool, best)
+                if verify and not self._verified():
+                    self._verify(pool)
+        if done == len(trials):
+            self._write({"finished": True})
         return self.answer()
 
     def answer(self) -> dict[str, Any]:
@@ -336,13 +336,13 @@ class Study:
     def _task(self, trial: dict[str, Any], varied: bool = False) -> Any:
         from .workers import Task
 
-        name = f"{self.directory.name}-{'again' if varied else trial['trial']}"
+        name = f"{self.directory.name}-{trial['trial']}{'-again' * varied}"
         recipe, code = trial["recipe"], self.plan["code"]["digest"]
         root = str(self.project.root)
         return Task(self.directory.name, name, recipe, trial["overrides"], root, code, varied)
 
     def _add(self, outcome: Any) -> str:
-        number = int(outcome.task.name.rpartition("-")[2])
+        number = int(outcome.task.name.removeprefix(f"{self.directory.name}-"))
         trial = self.plan["trials"][number]
         run = self.project.runs / outcome.task.name
         result = {"trial": number, "worker": outcome.worker, "failed": outcome.failed}
@@ -372,17 +372,27 @@ class Study:
                 f"--monitor: expected one of {', '.join(known)}; got {self.plan['monitor']}"
             )
 
-    def _verify(self, pool: Any, best: dict[str, Any]) -> None:
+    def _best(self) -> dict[str, Any] | None:
+        best: dict[str, Any] | None = answer(self.plan, self.results)["best"]
+        return best
+
+    def _verified(self) -> bool:
+        """Whether there is nothing left to verify: another trial may have become the best."""
+        best = self._best()
+        return best is None or (self.verification or {}).get("trial") == best["trial"]
+
+    def _verify(self, pool: Any) -> None:
         """Trains the best configuration once more, in changed surroundings, and compares."""
+        best = self._best()
+        assert best is not None
         trial = self.plan["trials"][best["trial"]]
         (outcome,) = pool.run(self.project, [self._task(trial, varied=True)])
         if outcome.refused or outcome.failed:
             self.verification = {"verdict": "failed", "failed": outcome.refused or outcome.failed}
             return
-        first = self.project.runs / self.results[best["trial"]]["run"]
-        self.verification = compare.compare(
-            first, self.project.runs / outcome.task.name, one_recipe=True
-        )
+        run, again = (self.project.runs / name for name in (best["run"], outcome.task.name))
+        compared = compare.compare(run, again, one_recipe=True)
+        self.verification = {"trial": best["trial"], **compared}
         self._write({"verification": self.verification})
 
     def _write(self, content: dict[str, Any]) -> None:
@@ -396,9 +406,7 @@ class Study:
         ):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 found = json.loads((path / "study.json").read_text(encoding="utf-8"))
-                results, verification = read_results(path)
-                done = {n for n, result in results.items() if not result["failed"]}
-                finished = verification is not None and len(done) == len(found["trials"])
+                finished = '{"finished": true}' in (path / "results.jsonl").read_text("utf-8")
                 if found["digest"] == self.plan["digest"] and not finished:
                     return path
         return None
@@ -466,7 +474,7 @@ def read_results(directory: Path) -> tuple[dict[int, dict[str, Any]], dict[str, 
             content = json.loads(line)
             if "verification" in content:
                 verification = content["verification"]
-            else:
+            elif "trial" in content:
                 results[content["trial"]] = content
     return results, verification
 

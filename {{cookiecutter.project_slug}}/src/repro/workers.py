@@ -20,6 +20,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,10 @@ class Workers:
                     outcome: Outcome = future.result()
                 except KilledWorker:
                     outcome = Outcome(task, failed="each worker that tried it was killed")
+                except (CancelledError, OSError) as error:
+                    raise RunFailed(
+                        f"the scheduler was lost: {error}; the same study started again goes on"
+                    ) from None
                 if outcome.archive is not None:
                     _unpack(outcome.archive, project.runs / task.name)
                 future.release()
@@ -149,8 +154,9 @@ class Workers:
             done = True
         finally:
             if not done:
-                self._client.cancel(list(waiting), force=True)
-                self._client.run(stop, self._session)
+                with contextlib.suppress(CancelledError, OSError):
+                    self._client.cancel(list(waiting), force=True)
+                    self._client.run(stop, self._session)
 
     def _heard(self, event: tuple[float, Any]) -> None:
         run, content = event[1]
@@ -318,6 +324,8 @@ def _archive(folder: Path, paths: Iterable[Path]) -> bytes:
 def _unpack(archive: bytes, folder: Path) -> None:
     """The folder gets its name when all of it is there."""
     part = folder.with_name(folder.name + ".part")
+    for old in (part, folder):  # Of a study that was killed as it took the run over.
+        shutil.rmtree(old, ignore_errors=True)
     with zipfile.ZipFile(io.BytesIO(archive)) as file:
         file.extractall(part)  # Names that lead out of the folder are made harmless by it.
     part.rename(folder)
