@@ -208,6 +208,7 @@ def test_what_cannot_be_split_is_refused_with_the_number(
         ({"folds": 1}, "split.folds: expected greater than or equal to 2; got 1"),
         ({"test": 0}, "split.test: expected greater than 0; got 0"),
         ({"repeat": 1}, "repeat 0 without folds"),
+        ({"file": "run", "folds": 5}, "folds null with a file"),
     ],
 )
 def test_impossible_numbers_are_refused(overrides: dict[str, Any], told: str) -> None:

@@ -125,6 +125,8 @@ class Split(_Group):
                 "test and validation together less than 1; "
                 f"{self.test} and {self.validation} leave {left:.3g} to train on"
             )
+        if self.file and (self.folds or self.outer_folds):
+            raise ValueError("folds null with a file, which is a split already")
         for fold, folds in (("fold", "folds"), ("outer_fold", "outer_folds")):
             number, of = getattr(self, fold), getattr(self, folds)
             if number >= (of or 1):
