@@ -415,7 +415,8 @@ class Reporter:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._lock = threading.RLock()
-        self._trials, self._begun, self._before = trials, time.monotonic(), 0
+        self._trials, self._begun = trials, time.monotonic()
+        self._before = self._done = 0
         if sys.stderr.isatty():
             self._bars = Progress(
                 TextColumn("{task.description}"),
@@ -451,6 +452,8 @@ class Reporter:
                     )
                 if event["guarantee"]["broken"]:
                     self.line(f"{run.name}: guarantee {_guarantee(event)}")
+                self._bar(run.name, run.name, "steps", 0, None)
+                self._count()
             elif event["event"] == "step":
                 loss = "" if event["loss"] is None else f"loss {event['loss']:.4f}"
                 self._bar(
@@ -466,8 +469,8 @@ class Reporter:
 
     def begin(self, done: int) -> None:
         """A study begins, or goes on, with so many trials done."""
-        self._before = done
-        self._bar("", "trials", "done", done, self._trials)
+        self._before = self._done = done
+        self._count()
         if done:
             self.line(f"goes on: {done} of {self._trials} trials are done")
 
@@ -476,9 +479,10 @@ class Reporter:
         with self._lock:
             passed, made = time.monotonic() - self._begun, done - self._before
             left = passed / made * (self._trials - done) if made else 0
-            self._bar("", "trials", "done", done, self._trials)
             if self._bars and run in self._tasks:
                 self._bars.remove_task(self._tasks.pop(run))
+            self._done = done
+            self._count()
             when = f"  ({left:.0f} s left)" if left and not self._bars else ""
             self.line(f"{done}/{self._trials}  {text}{when}")
 
@@ -489,7 +493,13 @@ class Reporter:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def _bar(self, name: str, description: str, text: str, done: int, of: int) -> None:
+    def _count(self) -> None:
+        """The bar of a study, which stands above those of its runs."""
+        if self._trials:
+            running = len(self._tasks.keys() - {""})
+            self._bar("", "trials", f"done, {running} running", self._done, self._trials)
+
+    def _bar(self, name: str, description: str, text: str, done: int, of: int | None) -> None:
         if self._bars is None:
             return
         if name not in self._tasks:

@@ -13,6 +13,7 @@ import io
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -89,15 +90,16 @@ class Workers:
         # The addresses of local workers are this machine's own, and there is no web page.
         if scheduler is None:
             scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="repro-"))
-            cluster = LocalCluster(  # type: ignore[no-untyped-call]
-                n_workers=number,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address=None,
-                memory_limit=0,  # The trainings are processes of their own.
-                local_directory=scratch,
-                silence_logs="CRITICAL",
-            )
+            with _unheard(signal.SIGINT):
+                cluster = LocalCluster(  # type: ignore[no-untyped-call]
+                    n_workers=number,
+                    threads_per_worker=1,
+                    host="127.0.0.1",
+                    dashboard_address=None,
+                    memory_limit=0,  # The trainings are processes of their own.
+                    local_directory=scratch,
+                    silence_logs="CRITICAL",
+                )
             self._stack.enter_context(cluster)
             scheduler = cluster.scheduler_address
         try:
@@ -161,6 +163,19 @@ class Workers:
     def _heard(self, event: tuple[float, Any]) -> None:
         run, content = event[1]
         self._listener(Path(run), content)
+
+
+@contextlib.contextmanager
+def _unheard(number: signal.Signals) -> Iterator[None]:
+    """Processes started here do not hear a signal: Ctrl-C is for the caller, which ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def slots(threads: int) -> int:
