@@ -28,19 +28,21 @@ SIZES = {"10^5": 1_333, "10^6": 13_333, "10^7": 133_333}
 EPOCHS = 5
 
 
-def run(project: Path, *settings: str) -> dict[str, Any]:
-    """The manifest of one training."""
+def repro(project: Path, *arguments: str) -> dict[str, Any]:
+    """The answer of a command of the project, which has to succeed and whose progress is shown."""
     environment = project / ".venv"
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    arguments = ("train", "--fresh", "--json", f"training.epochs={EPOCHS}", *settings)
-    done = subprocess.run(
-        [str(python), "-m", "repro", *arguments],
-        cwd=project,
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    directory = Path(json.loads(done.stdout)["run_dir"])
-    content: dict[str, Any] = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    command = [str(python), "-m", "repro", *arguments, "--json"]
+    done = subprocess.run(command, cwd=project, stdout=subprocess.PIPE, check=True)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def run(project: Path, *settings: str) -> dict[str, Any]:
+    """The manifest of one training."""
+    answer = repro(project, "train", "--fresh", f"training.epochs={EPOCHS}", *settings)
+    manifest = Path(answer["run_dir"]) / "manifest.json"
+    content: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
     return content
 
 

@@ -6,6 +6,9 @@ The place of a figure is between two comments: `<!-- name -->figure<!-- / -->`.
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -23,3 +26,25 @@ def write(name: str, figure: str, dry: bool = False, file: str = "guarantees.md"
         raise KeyError(name)
     if not dry:
         (DOCS / file).write_text(place.sub(lambda _: figure, page), encoding="utf-8")
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def browse(page: Path, *options: str) -> str:
+    """What Chromium says of a page, opened without a screen and by a user it does not know."""
+    assert BROWSER is not None
+    quiet = (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+        "--hide-scrollbars",
+    )
+    with tempfile.TemporaryDirectory() as profile:
+        command = [BROWSER, *quiet, f"--user-data-dir={profile}", *options, page.resolve().as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout

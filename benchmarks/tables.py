@@ -10,16 +10,12 @@ downloaded. The tables in docs/tables.md, and the picture of a report there, are
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
 import statistics
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import figures
+from cost import repro
 
 # J.-L. Charles, "Machine Learning feedbacks: Reproducibility, Meta-parameters", 2025: test accuracy
 # and test loss for each batch size, with EarlyStopping(patience=1, restore_best_weights=True).
@@ -34,35 +30,22 @@ PUBLISHED = {
 SIZES = "training.batch_size=" + ",".join(map(str, PUBLISHED))
 
 
-def repro(project: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
-    """The answer of a command of the project, whose progress is shown."""
-    environment = project / ".venv"
-    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    command = [str(python), "-m", "repro", *arguments, "--json"]
-    done = subprocess.run(command, cwd=project, stdout=subprocess.PIPE)
-    if done.returncode != status:
-        raise SystemExit(f"{' '.join(arguments)}: status {done.returncode}, not {status}")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
 def write(name: str, head: list[str], rows: list[list[str]]) -> None:
     lines = [head, ["---"] * len(head), *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     figures.write(name, f"\n\n{table}\n\n", file="tables.md")
 
 
-def spread(values: list[float]) -> str:
-    if len(set(values)) == 1:
-        return f"{values[0]:.4f}"
-    return f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}"
+def spread(mean: float, deviation: float | None) -> str:
+    return f"{mean:.4f}" + (f" ± {deviation:.4f}" if deviation else "")
+
+
+def over(values: list[float]) -> str:
+    return spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def mean(row: dict[str, Any], name: str) -> str:
-    found = row["metrics"][name]
-    if found["deviation"] is None:
-        return f"{found['mean']:.4f}"
-    return f"{found['mean']:.4f} ± {found['deviation']:.4f}"
+    return spread(**row["metrics"][name])
 
 
 def dense(project: Path) -> None:
@@ -86,7 +69,7 @@ def dense(project: Path) -> None:
             ("seed 1234", seeded["digests"], [seeded["metrics"]]),
             ("from a saved state", reloaded["digests"], [reloaded["metrics"]]),
         ):
-            columns = [spread([m[n] for m in metrics]) for n in ("val_accuracy", "val_loss")]
+            columns = [over([m[n] for m in metrics]) for n in ("val_accuracy", "val_loss")]
             different = f"{len(set(digests))} of {len(digests)}"
             rows.append([f"{epochs}", f"{batch}", name, different, *columns])
     head = ["epochs", "batch", "trainings", "different results", "val_accuracy", "val_loss"]
@@ -140,15 +123,11 @@ def early_stopping(project: Path, seeds: int) -> None:
 
 def picture(page: Path) -> None:
     """A screenshot of the beginning of a report."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
+    if figures.BROWSER is None:
         print("no Chromium: docs/report.png is not renewed")
         return
-    quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
-    with tempfile.TemporaryDirectory() as profile:
-        options = (f"--user-data-dir={profile}", "--window-size=1020,1100", "--hide-scrollbars")
-        shot = f"--screenshot={figures.DOCS / 'report.png'}"
-        subprocess.run([browser, *quiet, *options, shot, page.resolve().as_uri()], check=True)
+    shot = f"--screenshot={figures.DOCS / 'report.png'}"
+    figures.browse(page, "--window-size=1020,1100", shot)
 
 
 def main() -> None:

@@ -55,6 +55,18 @@ class Generated:
             text=True,
         )
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Starts `repro …` in a group of processes of its own, to be ended as one."""
+        return subprocess.Popen(
+            [str(self.python), "-m", "repro", *arguments],
+            cwd=self.root,
+            env={**os.environ, "PYTHONPATH": str(self.root / "src")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+
     def repro(self, *arguments: str, status: int = 0, **env: str) -> dict[str, Any]:
         """Runs `repro … --json`, which has to end with the given status."""
         done = self.run("repro", *arguments, "--json", **env)

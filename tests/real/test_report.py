@@ -4,38 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+
+from benchmarks import figures
 
 from .conftest import Generated
 
 pytestmark = pytest.mark.real
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-QUIET = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--hide-scrollbars",
-)
 PHONE = 500
 """Pixels; Chromium makes no narrower window without a screen."""
-
-
-def browse(page: Path, folder: Path, *options: str) -> str:
-    assert BROWSER is not None
-    command = [BROWSER, *QUIET, f"--user-data-dir={folder / 'profile'}", *options]
-    done = subprocess.run(
-        [*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +52,7 @@ def test_a_comparison_says_where_runs_part(project: Generated, tmp_path: Path) -
     assert "epoch 1" in page.with_suffix(".md").read_text()
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+@pytest.mark.skipif(figures.BROWSER is None, reason="no Chromium")
 def test_a_phone_in_the_dark_shows_it_whole(project: Generated, study: str, tmp_path: Path) -> None:
     folder = tmp_path / "report"
     page = Path(project.repro("report", "--study", study, "--output", str(folder))["report"])
@@ -89,9 +69,8 @@ def test_a_phone_in_the_dark_shows_it_whole(project: Generated, study: str, tmp_
     )
     measuring.write_text(re.sub(r"<meta http-equiv[^>]*>", script, text))
     for scheme, dark in ((0, True), (1, False)):
-        shown = browse(
+        shown = figures.browse(
             measuring,
-            tmp_path,
             f"--window-size={PHONE},900",
             f"--blink-settings=preferredColorScheme={scheme}",
             "--dump-dom",

@@ -43,22 +43,10 @@ def end(run: Path) -> dict[str, Any]:
     }
 
 
-def start(project: Generated, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [str(project.python), "-m", "repro", "train", *arguments],
-        cwd=project.root,
-        env={**os.environ, "PYTHONPATH": str(project.root / "src")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def kill_when(project: Generated, arguments: tuple[str, ...], moment: float) -> Path:
     """Starts a run, kills launcher and training after that share of it, returns its directory."""
     before = set(project.root.glob("runs/*"))
-    process = start(project, *arguments, "--fresh")
+    process = project.start("train", *arguments, "--fresh")
     while process.poll() is None:
         ledgers = [r / "ledger.jsonl" for r in set(project.root.glob("runs/*")) - before]
         if ledgers and ledgers[0].is_file() and ledgers[0].stat().st_size > moment:

@@ -106,14 +106,14 @@ def test_two_machines_over_tcp(project: Generated, serial: dict[str, str], tmp_p
         assert done.returncode == 2 and "has other code" in done.stderr, done.stderr
 
 
-def running(folder: Path, pattern: str = "*-sweep-*") -> list[Path]:
-    return [run for run in folder.glob(f"runs/{pattern}") if (run / "ledger.jsonl").is_file()]
+def running(folder: Path) -> list[Path]:
+    return [run for run in folder.glob("runs/*-sweep-*") if (run / "ledger.jsonl").is_file()]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals are sent")
 def test_a_killed_worker(project: Generated, serial: dict[str, str], tmp_path: Path) -> None:
     copy = project.copy(tmp_path / "project")
-    process = start(copy, *STUDY, VALUES, "--workers", "2", "--json")
+    process = copy.start(*STUDY, VALUES, "--workers", "2", "--json")
     wait_for(lambda: len(running(copy.root)) > 0)
     children = descendants(process.pid)
     # Dask's workers are the processes that have a training below them.
@@ -128,7 +128,7 @@ def test_a_killed_worker(project: Generated, serial: dict[str, str], tmp_path: P
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals are sent")
 def test_a_killed_study_goes_on(project: Generated, serial: dict[str, str], tmp_path: Path) -> None:
     copy = project.copy(tmp_path / "project")
-    process = start(copy, *STUDY, VALUES, "--workers", "2", "--json")
+    process = copy.start(*STUDY, VALUES, "--workers", "2", "--json")
     results = "studies/*/results.jsonl"
     wait_for(lambda: any(path.read_text() for path in copy.root.glob(results)))
     mine = [pid for pid, (_, command) in descendants(process.pid).items() if "repro" in command]
@@ -161,18 +161,6 @@ def test_a_failed_trial_is_told_and_tried_again(project: Generated, tmp_path: Pa
     assert answer["best"]["values"] == {"model.units": 8}
     again = copy.repro(*study, status=4)
     assert again["study"] == answer["study"]
-
-
-def start(project: Generated, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [str(project.python), "-m", "repro", *arguments],
-        cwd=project.root,
-        env={**os.environ, "PYTHONPATH": str(project.root / "src")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def wait_for(happened: Any) -> None:

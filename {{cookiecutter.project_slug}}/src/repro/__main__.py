@@ -108,9 +108,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     sweep = add("sweep", _sweep, "train with each of many values of parameters; a table")
     for study in (folds, sweep):
-        least = "5" if study is folds else "none"
+        default = 5 if study is folds else None
         study.add_argument(
-            "--folds", type=int, metavar="N", help=f"parts of a K-fold (default: {least})"
+            "--folds",
+            type=int,
+            default=default,
+            metavar="N",
+            help=f"parts of a K-fold (default: {default or 'none'})",
         )
         study.add_argument("--strategy", metavar="NAME", help="split.strategy of params.yaml")
         study.add_argument(
@@ -245,7 +249,6 @@ def _diff(options: argparse.Namespace) -> int:
 def _cross_validate(options: argparse.Namespace) -> int:
     from .study import Search
 
-    options.folds = options.folds or 5
     return _study(options, "cross-validate", Search(options.overrides))
 
 
@@ -342,7 +345,7 @@ def _report(options: argparse.Namespace) -> int:
         title, sections = report.of_study(project, study.find(project, options.study))
     else:
         runs = [recipes.find_run(project, name) for name in options.runs]
-        title, sections = report.of_runs(project, runs)
+        title, sections = report.of_runs(runs)
     folder = options.output or project.root / "reports" / title.replace(" ", "-")
     page = report.write(folder, title, sections)
     print(json.dumps({"report": str(page)}) if options.json else f"report     {page}")

@@ -7,6 +7,7 @@ trained once is not fresh any more. So every training of this project starts her
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -174,10 +175,14 @@ def interrupted(project: Project, recipe: dict[str, Any]) -> Path | None:
 
 def can_go_on(run: Path, content: dict[str, Any], recipe: dict[str, Any]) -> bool:
     """Whether a run of this recipe was interrupted, and no process is at it."""
-    with (run / "log.txt").open("a") as log:
-        free = lock(log)
     begun = content["status"] == "running" or any(run.glob("checkpoints/*.json"))
-    return free and begun and content["status"] != "finished" and content["recipe"] == recipe
+    return idle(run) and begun and content["status"] != "finished" and content["recipe"] == recipe
+
+
+def idle(run: Path) -> bool:
+    """Whether no process is at a run, which holds its log locked."""
+    with (run / "log.txt").open("a") as log:
+        return lock(log)
 
 
 def lock(file: TextIO) -> bool:
@@ -213,17 +218,21 @@ def _new_directory(project: Project, recipe: dict[str, Any], name: str | None) -
     if name is None:
         chosen = (recipe["parameters"][group]["name"] for group in ("data", "model"))
         name = new_name(*chosen, recipes.digest(recipe)[:6])
-    number = 1
-    while True:
-        directory = project.runs / (name if number == 1 else f"{name}-{number}")
+    return new_directory(project.runs, name, "a run")
+
+
+def new_directory(folder: Path, name: str, what: str) -> Path:
+    """Makes a directory that was not there, with a number behind its name where that is taken."""
+    for number in itertools.count(1):
+        directory = folder / (name if number == 1 else f"{name}-{number}")
         try:
             directory.mkdir(parents=True)
         except FileExistsError:
-            number += 1
+            continue
         except OSError as error:
-            raise BadInput(f"{project.runs}: cannot hold a run: {error.strerror}") from None
-        else:
-            return directory
+            raise BadInput(f"{folder}: cannot hold {what}: {error.strerror}") from None
+        return directory
+    raise AssertionError("numbers do not end")
 
 
 def _failure(directory: Path, status: int) -> str:

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import BadInput, Dataset, Part, Parts, Probed, determinism, sha256, state
+from . import BadInput, Dataset, Part, Parts, Probed, determinism, sha256, splits, state
 from .ledger import Ledger
 from .state import Checkpoint, Checkpoints, Position
 
@@ -336,8 +336,11 @@ def judged(part: Part, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if len(outputs) > 1 or first.ndim > 2 or y.ndim > 2:
         return {}
     first = first.reshape(len(first), -1).astype(np.float64)
-    targets = y.argmax(axis=1) if y.ndim == 2 and y.shape[1] > 1 else y.reshape(-1)
-    if first.shape[1] > 1 and (targets.dtype.kind in "biu"):
+    labels = splits.class_labels(y)
+    targets = y.reshape(-1) if labels is None else labels
+    if len(targets) != len(y):  # Several numbers for each sample.
+        return {}
+    if first.shape[1] > 1 and labels is not None:
         own = np.take_along_axis(first, targets[:, None].astype(np.int64), 1)[:, 0]
         found = {"predicted": first.argmax(axis=1), "confidence": first.max(axis=1)}
     elif first.shape[1] == 1 and np.isin(targets, (0, 1)).all():

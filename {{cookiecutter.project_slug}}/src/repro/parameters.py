@@ -374,13 +374,14 @@ def _yaml(text: str) -> Any:
 
 
 def _preset(folder: Path, text: str) -> Path:
-    (name,) = values(text.removeprefix("preset=")) or [""]
+    asked = text.removeprefix("preset=")
+    names = values(asked)
     known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in known:
+    if len(names) != 1 or names[0] not in known:
         raise BadInput(
-            f"preset: expected one of {', '.join(known)}; got {name!r}" + nearest(str(name), known)
+            f"preset: expected one of {', '.join(known)}; got {asked!r}" + nearest(asked, known)
         )
-    return folder / f"{name}.yaml"
+    return folder / f"{names[0]}.yaml"
 
 
 def _merge(given: dict[str, Any], preset: dict[str, Any]) -> None:

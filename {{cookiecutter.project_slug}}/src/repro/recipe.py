@@ -240,17 +240,28 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 def find_run(project: Project, name: str) -> Path:
     """Returns the run directory a person means: a path, a run's id, or how one id begins."""
-    if (Path(name) / "manifest.json").is_file():
+    return find_directory(project.runs, "manifest.json", name, ("run", "runs"))
+
+
+def find_directory(folder: Path, file: str, name: str, what: tuple[str, str]) -> Path:
+    """Returns the directory with this file that a person means: a path, or how its name begins.
+
+    `what` is what such directories are called, one of them and several.
+    """
+    if (Path(name) / file).is_file():
         return Path(name).resolve()
-    known = sorted(p.parent for p in project.runs.glob("*/manifest.json"))
+    known = sorted(path.parent for path in folder.glob(f"*/{file}"))
     exact = [path for path in known if path.name == name]
     close = exact or [path for path in known if path.name.startswith(name)]
     if len(close) == 1:
         return close[0]
+    one, several = what
     if close:
-        raise BadInput(f"{name}: {len(close)} runs begin so, such as {close[0].name}; say more")
+        raise BadInput(
+            f"{name}: {len(close)} {several} begin so, such as {close[0].name}; say more"
+        )
     raise BadInput(
-        f"{name}: no such run; " + (f"the last one is {known[-1].name}" if known else "none yet")
+        f"{name}: no such {one}; " + (f"the last one is {known[-1].name}" if known else "none yet")
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class Section:
     text: Sequence[str] = ()
     head: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    pictures: Sequence[tuple[str, str]] = field(default=())
+    pictures: Sequence[tuple[str, str]] = ()
     """Name of each, in a form that can name a file, and its SVG."""
     folded: bool = False
 
@@ -64,7 +64,7 @@ def standing_alone(svg: str) -> str:
     return svg.replace("<defs>", f"{style}<defs>", 1)
 
 
-def of_runs(project: Project, runs: Sequence[Path]) -> tuple[str, list[Section]]:
+def of_runs(runs: Sequence[Path]) -> tuple[str, list[Section]]:
     """Title and sections of a report on finished runs.
 
     Raises:
@@ -82,7 +82,7 @@ def of_runs(project: Project, runs: Sequence[Path]) -> tuple[str, list[Section]]
             rows=[
                 [
                     run,
-                    *(_number(content["metrics"].get(name)) for name in names),
+                    *(study.number(content["metrics"].get(name)) for name in names),
                     content["digest"][:16],
                 ]
                 for run, content in contents.items()
@@ -257,7 +257,7 @@ def _against(answer: dict[str, Any]) -> list[tuple[str, str]]:
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
         if not numbers or len(set(values)) < 2:
             continue
-        short = key.rpartition(".")[2]
+        short = study.short(key)
         for name in [n.removeprefix("val_") for n in rows[0]["metrics"] if n.startswith("val_")]:
             measured: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
             for part, prefix in (("validation", "val_"), ("test", "test_")):
@@ -300,7 +300,3 @@ def _flat(content: Any, prefix: str = "") -> dict[str, str]:
             found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
         return found
     return {prefix: content if isinstance(content, str) else json.dumps(content)}
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"

@@ -201,7 +201,7 @@ def _rows(dataset: Dataset, strategy: str) -> Rows:
     """All samples, in the order of their content's digests, or, in time, as they are."""
     labels = groups = None
     if "stratified" in strategy:
-        labels = class_labels(dataset)
+        labels = class_labels(dataset.y)
         if labels is None:
             raise BadInput(
                 f"split.strategy: {strategy} needs classes, and the targets are numbers of type "
@@ -220,9 +220,8 @@ def _rows(dataset: Dataset, strategy: str) -> Rows:
     return rows.at(np.array(sorted(places, key=dataset.row_digests.__getitem__)))
 
 
-def class_labels(dataset: Dataset) -> np.ndarray | None:
+def class_labels(y: np.ndarray) -> np.ndarray | None:
     """The class of each sample, from integers or from one column a class; None: no classes."""
-    y = dataset.y
     if y.ndim == 2 and y.shape[1] > 1:
         return y.argmax(axis=1) if np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all() else None
     return y.reshape(-1) if y.dtype.kind in "biu" and y.size == len(y) else None
@@ -260,7 +259,7 @@ def describe(split: Split, dataset: Dataset) -> dict[str, Any]:
     The last are rows of equal content. The splitters do not see that they are: a group for each
     content would keep them together.
     """
-    labels, digests = class_labels(dataset), dataset.row_digests
+    labels, digests = class_labels(dataset.y), dataset.row_digests
     contents = {n: {digests[place] for place in places} for n, places in split.parts().items()}
     told: dict[str, Any] = {
         "digest": split.digest(),

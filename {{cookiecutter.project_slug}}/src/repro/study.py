@@ -23,26 +23,18 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, get_args
 
 from . import BadInput, compare, determinism, launcher, parameters
 from . import recipe as recipes
 from .launcher import Listener
 from .recipe import Project
 
+if TYPE_CHECKING:
+    from .workers import Outcome, Task, Workers
+
 METHODS = ("grid", "random", "latin_hypercube", "sobol")
-LARGER_IS_BETTER = {
-    "accuracy",
-    "top_k_categorical_accuracy",
-    "sparse_top_k_categorical_accuracy",
-} | {
-    "r2_score",
-    "f1_score",
-    "auc",
-    "precision",
-    "recall",
-    "cosine_similarity",
-}
+LARGER_IS_BETTER = {name for name in get_args(parameters.Metric) if not name.endswith("_error")}
 """Of the metrics, those that Keras maximises; all others, and losses, are better when small."""
 
 Values = dict[str, Any]
@@ -305,8 +297,8 @@ class Study:
 
         trials = self.plan["trials"]
         left = [trial for trial in trials if not self._done(trial)]
-        done = len(trials) - len(left)
-        if left or (verify and not self._verified()):
+        done = self.done
+        if left or (verify and self._unverified()):
             threads = min(trial["recipe"]["parameters"]["threads"] for trial in trials)
             number = workers or min(slots(threads), max(len(left), 1))
             with Workers(number, scheduler, listener) as pool:
@@ -315,8 +307,8 @@ class Study:
                         raise BadInput(outcome.refused)
                     done += outcome.failed is None
                     tell(outcome.task.name, self._add(outcome), done)
-                if verify and not self._verified():
-                    self._verify(pool)
+                if verify and (best := self._unverified()):
+                    self._verify(pool, best)
         if done == len(trials):
             self._write({"finished": True})
         return self.answer()
@@ -333,7 +325,7 @@ class Study:
     def _done(self, trial: dict[str, Any]) -> bool:
         return self.results.get(trial["trial"], {}).get("digest") is not None
 
-    def _task(self, trial: dict[str, Any], varied: bool = False) -> Any:
+    def _task(self, trial: dict[str, Any], varied: bool = False) -> Task:
         from .workers import Task
 
         name = f"{self.directory.name}-{trial['trial']}{'-again' * varied}"
@@ -341,11 +333,16 @@ class Study:
         root = str(self.project.root)
         return Task(self.directory.name, name, recipe, trial["overrides"], root, code, varied)
 
-    def _add(self, outcome: Any) -> str:
+    def _add(self, outcome: Outcome) -> str:
+        """Writes what came of a trial, and returns a line on it."""
         number = int(outcome.task.name.removeprefix(f"{self.directory.name}-"))
         trial = self.plan["trials"][number]
         run = self.project.runs / outcome.task.name
-        result = {"trial": number, "worker": outcome.worker, "failed": outcome.failed}
+        result: dict[str, Any] = {
+            "trial": number,
+            "worker": outcome.worker,
+            "failed": outcome.failed,
+        }
         if outcome.failed is None:
             content = recipes.read_manifest(run)
             told = ("digest", "metrics", "guarantee", "recipe_digest", "duration_seconds")
@@ -372,19 +369,14 @@ class Study:
                 f"--monitor: expected one of {', '.join(known)}; got {self.plan['monitor']}"
             )
 
-    def _best(self) -> dict[str, Any] | None:
+    def _unverified(self) -> dict[str, Any] | None:
+        """The best, where it was not trained again: another trial may have become the best."""
         best: dict[str, Any] | None = answer(self.plan, self.results)["best"]
-        return best
+        verified = (self.verification or {}).get("trial")
+        return None if best is None or verified == best["trial"] else best
 
-    def _verified(self) -> bool:
-        """Whether there is nothing left to verify: another trial may have become the best."""
-        best = self._best()
-        return best is None or (self.verification or {}).get("trial") == best["trial"]
-
-    def _verify(self, pool: Any) -> None:
+    def _verify(self, pool: Workers, best: dict[str, Any]) -> None:
         """Trains the best configuration once more, in changed surroundings, and compares."""
-        best = self._best()
-        assert best is not None
         trial = self.plan["trials"][best["trial"]]
         (outcome,) = pool.run(self.project, [self._task(trial, varied=True)])
         if outcome.refused or outcome.failed:
@@ -412,14 +404,8 @@ class Study:
         return None
 
     def _new(self) -> Path:
-        stem = launcher.new_name(self.plan["kind"], self.plan["digest"][:6])
-        for number in itertools.count(1):
-            path = _folder(self.project) / (stem if number == 1 else f"{stem}-{number}")
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            break
+        name = launcher.new_name(self.plan["kind"], self.plan["digest"][:6])
+        path = launcher.new_directory(_folder(self.project), name, "a study")
         kept = [{k: v for k, v in trial.items() if k != "recipe"} for trial in self.plan["trials"]]
         with recipes.replacing(path / "study.json") as file:
             file.write(json.dumps(self.plan | {"trials": kept}, indent=1).encode() + b"\n")
@@ -432,16 +418,7 @@ def _folder(project: Project) -> Path:
 
 def find(project: Project, name: str) -> Path:
     """Returns the folder of a study: a path, its id, or how that begins."""
-    if (Path(name) / "study.json").is_file():
-        return Path(name).resolve()
-    known = sorted(path.parent for path in _folder(project).glob("*/study.json"))
-    close = [path for path in known if path.name.startswith(name)]
-    if len(close) == 1 or name in (path.name for path in close):
-        return min(close, key=lambda path: len(path.name))
-    if close:
-        raise BadInput(f"{name}: {len(close)} studies begin so, such as {close[0].name}; say more")
-    last = f"the last one is {known[-1].name}" if known else "none yet"
-    raise BadInput(f"{name}: no such study; {last}")
+    return recipes.find_directory(_folder(project), "study.json", name, ("study", "studies"))
 
 
 def read(directory: Path) -> dict[str, Any]:
@@ -554,35 +531,37 @@ def columns(told: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             + [_spread(row["metrics"].get(name)) for name in names]
             for row in rows
         ]
-        return [*map(_short, keys), "trials", *names], lines
+        return [*map(short, keys), "trials", *names], lines
     keys = [key for key in trials[0]["repetition"] if key not in HIDDEN]
     lines = [
         [str(trial["trial"]), *(str(trial["repetition"][key]) for key in keys)]
-        + [_number(trial.get("metrics", {}).get(name)) for name in names]
+        + [number(trial.get("metrics", {}).get(name)) for name in names]
         for trial in trials
     ]
     lines.append(
         ["mean", *("" for _ in keys)] + [_spread(rows[0]["metrics"].get(n)) for n in names]
     )
-    return ["trial", *map(_short, keys), *names], lines
+    return ["trial", *map(short, keys), *names], lines
 
 
-def _short(key: str) -> str:
+def short(key: str) -> str:
+    """The last word of a parameter's dotted name."""
     return key.rpartition(".")[2]
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A result as people see it."""
     return "–" if value is None else f"{value:.4f}"
 
 
 def _spread(found: dict[str, Any] | None) -> str:
     if found is None:
-        return _number(None)
+        return number(None)
     if found["deviation"] is None:
-        return _number(found["mean"])
+        return number(found["mean"])
     return f"{found['mean']:.4f} ± {found['deviation']:.4f}"
 
 
 def describe(values: Values) -> str:
     """The values that tell a trial from the others, in words."""
-    return "  ".join(f"{_short(key)} {v}" for key, v in values.items() if key not in HIDDEN)
+    return "  ".join(f"{short(key)} {v}" for key, v in values.items() if key not in HIDDEN)

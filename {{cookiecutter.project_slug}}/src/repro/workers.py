@@ -34,7 +34,6 @@ from . import recipe as recipes
 from .launcher import Listener, RunFailed
 from .recipe import Project
 
-TOPIC = "repro"
 WAIT_FOR_WORKERS = 30
 """Seconds after which a scheduler without workers is given up."""
 
@@ -85,7 +84,7 @@ class Workers:
     def __init__(self, number: int, scheduler: str | None, listener: Listener) -> None:
         self._stack = contextlib.ExitStack()
         self._listener = listener
-        self._session = secrets.token_hex(8)
+        self._session = f"repro-{secrets.token_hex(8)}"  # Its events have this topic.
         self._apart = scheduler is not None
         # The addresses of local workers are this machine's own, and there is no web page.
         if scheduler is None:
@@ -117,7 +116,7 @@ class Workers:
             raise BadInput(f"--scheduler: {scheduler}: {error}") from None
 
     def __enter__(self) -> Workers:
-        self._client.subscribe_topic(TOPIC, self._heard)
+        self._client.subscribe_topic(self._session, self._heard)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -207,7 +206,7 @@ def work(task: Task, files: bytes, session: str) -> Outcome:
         nonlocal last
         if event["event"] != "step" or time.monotonic() - last > 0.5:
             last = time.monotonic()
-            worker.log_event(TOPIC, (str(run), event))
+            worker.log_event(session, (str(run), event))
 
     try:
         mine = Project.find(Path(__file__))
@@ -243,7 +242,7 @@ def stop(session: str) -> None:
 
 def _train(project: Project, task: Task, session: str, listener: Listener, gpu: str | None) -> Path:
     run = project.runs / task.name
-    while run.exists() and not _free(run):
+    while run.exists() and not launcher.idle(run):
         time.sleep(0.5)  # The worker was killed, and its training goes on without it.
     resume = None
     if run.exists():
@@ -275,11 +274,6 @@ def _train(project: Project, task: Task, session: str, listener: Listener, gpu: 
         )
     finally:
         processes -= {one for one in processes if one.poll() is not None}
-
-
-def _free(run: Path) -> bool:
-    with (run / "log.txt").open("a") as log:
-        return launcher.lock(log)
 
 
 @contextlib.contextmanager
