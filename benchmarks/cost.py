@@ -30,7 +30,7 @@ EPOCHS = 5
 
 def repro(project: Path, *arguments: str) -> dict[str, Any]:
     """The answer of a command of the project, which has to succeed and whose progress is shown."""
-    environment = project / ".venv"
+    environment = project.resolve() / ".venv"
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     command = [str(python), "-m", "repro", *arguments, "--json"]
     done = subprocess.run(command, cwd=project, stdout=subprocess.PIPE, check=True)
