@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Two files of tests side by side: much of a training is the start of its process, on one core.
+REAL := -q -m real --durations=10 -n 2 --dist loadfile
 # Not in the generated tree, which has a pyproject.toml of its own: what lies there is generated.
 export RUFF_CACHE_DIR := $(CURDIR)/.ruff_cache
 
@@ -27,10 +29,10 @@ demo: .venv/installed ## generate a project into build/demo, train it twice, com
 
 test: .venv/installed ## every test: quick ones first, then projects generated, installed, trained
 	$(BIN)/python -m pytest -q -m "not real" tests
-	$(BIN)/python -m pytest -q -m real --durations=10 tests
+	$(BIN)/python -m pytest $(REAL) tests
 
 proof: .venv/installed ## the whole of what the tests try a part of: hours
-	REPRO_FULL=1 $(BIN)/python -m pytest -q -m real --durations=10 tests $(ARGS)
+	REPRO_FULL=1 $(BIN)/python -m pytest $(REAL) tests $(ARGS)
 
 test-fast: .venv/installed ## the tests that install and train nothing
 	$(BIN)/python -m pytest -q -m "not real" tests

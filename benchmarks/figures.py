@@ -11,6 +11,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from filelock import FileLock
+
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
@@ -20,12 +22,14 @@ def write(name: str, figure: str, dry: bool = False, file: str = "guarantees.md"
     Raises:
         KeyError: the page has no such place, or two.
     """
-    page = (DOCS / file).read_text(encoding="utf-8")
     place = re.compile(rf"(?<=<!-- {re.escape(name)} -->).*?(?=<!-- / -->)", re.DOTALL)
-    if len(place.findall(page)) != 1:
-        raise KeyError(name)
-    if not dry:
-        (DOCS / file).write_text(place.sub(lambda _: figure, page), encoding="utf-8")
+    # Tests run side by side, and would write over each other's figures.
+    with FileLock(DOCS.parent / "build" / "figures.lock"):
+        page = (DOCS / file).read_text(encoding="utf-8")
+        if len(place.findall(page)) != 1:
+            raise KeyError(name)
+        if not dry:
+            (DOCS / file).write_text(place.sub(lambda _: figure, page), encoding="utf-8")
 
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

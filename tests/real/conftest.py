@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from benchmarks import figures
 
@@ -101,11 +102,12 @@ def installed() -> Path:
     requirements = TEMPLATE / "{{cookiecutter.project_slug}}" / "requirements"
     venv = TEMPLATE / "build" / "test-venv"
     python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     locks = [str(requirements / name) for name in ("cpu.txt", "dev.txt")]
     uv = [sys.executable, "-m", "uv", "pip", "sync", "--require-hashes", "--python", str(python)]
-    subprocess.run([*uv, *locks], check=True)
+    with FileLock(f"{venv}.lock"):  # The second process finds all installed, and changes nothing.
+        if not python.exists():
+            subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        subprocess.run([*uv, *locks], check=True)
     return python
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -38,13 +39,15 @@ def test_the_generated_suite_passes(
     assert project.repro("verify", "training.epochs=1")["verdict"] == "identical"
 
 
-def test_it_installs_and_gives_the_command(installed: Path, project: Generated) -> None:
-    uv = ("uv", "pip", "install", "--no-deps", "--no-build-isolation", "--python", str(installed))
-    done = project.run(*uv, "-e", ".")
+def test_it_installs_and_gives_the_command(project: Generated, tmp_path: Path) -> None:
+    # Beside the environment, which other tests are using.
+    uv = ("uv", "pip", "install", "--no-deps", "--no-build-isolation", "--target", str(tmp_path))
+    done = project.run(*uv, "--python", str(project.python), ".")
     assert done.returncode == 0, done.stdout + done.stderr
-    done = subprocess.run([installed.parent / "repro", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and "verify" in done.stdout
-    project.run("uv", "pip", "uninstall", "--python", str(installed), project.root.name)
+    (command,) = tmp_path.glob("[bS]*/repro*")  # bin/repro, or Scripts/repro.exe
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([command, "--help"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "verify" in done.stdout, done.stderr
 
 
 def test_the_seeds_experiment(project: Generated) -> None:
