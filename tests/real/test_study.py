@@ -46,18 +46,44 @@ def test_workers_side_by_side(project: Generated, serial: dict[str, str], way: s
     assert (list(digests(answer)) == list(serial)) is ("order" not in way)
 
 
+def apart(folder: Path) -> list[str]:
+    """What to put before a command for it to see that folder empty, by a mount of its own."""
+    return [
+        *("unshare", "--user", "--map-current-user", "--keep-caps", "--mount", "sh", "-c"),
+        *('mount -t tmpfs none "$0" && exec "$@"', str(folder)),
+    ]
+
+
+def can_be_apart() -> bool:
+    with contextlib.suppress(OSError):
+        return not subprocess.run([*apart(Path("/mnt")), "true"], capture_output=True).returncode
+    return False
+
+
+two_machines = pytest.mark.skipif(not can_be_apart(), reason="no mounts of one's own here")
+
+
 @contextlib.contextmanager
-def scheduler(project: Generated, folder: Path) -> Iterator[tuple[str, list[Generated]]]:
-    """A Dask scheduler with two workers over TCP, each with a copy of the project of its own."""
+def scheduler(project: Generated, folder: Path) -> Iterator[tuple[str, list[Generated], int]]:
+    """A Dask scheduler with two workers over TCP, as if on two machines.
+
+    Each has a copy of the project of its own, and sees an empty folder in place of the caller's.
+    Yields its address, the copies, and the number of its process and group.
+    """
     copies = [project.copy(folder / f"machine-{number}") for number in (1, 2)]
     file = folder / "scheduler.json"
 
-    def start(where: Generated, *command: str) -> subprocess.Popen[bytes]:
+    def start(where: Generated, *words: str) -> subprocess.Popen[bytes]:
         env = {**os.environ, "PYTHONPATH": str(where.root / "src")}
-        command = (str(where.python), "-m", "distributed.cli.dask_" + command[0], *command[1:])
+        command = [str(where.python), "-m", "distributed.cli.dask_" + words[0], *words[1:]]
         with (folder / "log.txt").open("ab") as log:
             return subprocess.Popen(
-                command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
+                [*apart(project.root), *command] if words[0] == "worker" else command,
+                cwd=folder,
+                env=env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     local = ("--host", "127.0.0.1", "--no-dashboard")
@@ -72,7 +98,7 @@ def scheduler(project: Generated, folder: Path) -> Iterator[tuple[str, list[Gene
             start(copy, "worker", address, "--name", copy.root.name, "--nthreads", "1", *local)
             for copy in copies
         ]
-        yield address, copies
+        yield address, copies, started[0].pid
     finally:
         for process in started:
             with contextlib.suppress(ProcessLookupError):
@@ -80,9 +106,9 @@ def scheduler(project: Generated, folder: Path) -> Iterator[tuple[str, list[Gene
             process.wait(30)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="groups of processes are ended")
+@two_machines
 def test_two_machines_over_tcp(project: Generated, serial: dict[str, str], tmp_path: Path) -> None:
-    with scheduler(project, tmp_path) as (address, copies):
+    with scheduler(project, tmp_path) as (address, copies, _):
         answer = project.repro(*STUDY, VALUES, "--scheduler", address, "--fresh")
         assert digests(answer) == serial
         hosts = {trial["worker"] for trial in answer["trials"]}
@@ -104,6 +130,21 @@ def test_two_machines_over_tcp(project: Generated, serial: dict[str, str], tmp_p
             )
         done = project.run("repro", *STUDY, VALUES, "--scheduler", address, "--fresh")
         assert done.returncode == 2 and "has other code" in done.stderr, done.stderr
+
+
+@two_machines
+def test_a_lost_scheduler(project: Generated, serial: dict[str, str], tmp_path: Path) -> None:
+    before = set(project.root.glob("studies/*"))
+    with scheduler(project, tmp_path) as (address, copies, pid):
+        process = project.start(*STUDY, VALUES, "--scheduler", address, "--fresh")
+        wait_for(lambda: any(running(copy.root) for copy in copies))
+        os.killpg(pid, signal.SIGKILL)
+        process.communicate(timeout=120)
+    assert process.returncode == 4
+    (begun,) = set(project.root.glob("studies/*")) - before
+    answer = project.repro(*STUDY, VALUES)
+    assert digests(answer) == serial
+    assert answer["study"] == begun.name
 
 
 def running(folder: Path) -> list[Path]:

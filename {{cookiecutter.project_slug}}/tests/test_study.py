@@ -17,16 +17,17 @@ from hypothesis import strategies as st
 
 from repro import recipe as recipes
 from repro import study
+from repro.search import METHODS, Repetitions, Search
 
 PROJECT = recipes.Project.find(Path(__file__).parent)
 
 
 def points(method: str, number: int, *texts: str, seed: int = 1) -> list[dict[str, Any]]:
-    return study.Search.read(texts).configurations(method, number, seed)
+    return Search.read(texts).configurations(method, number, seed)
 
 
 def test_a_grid_is_every_combination_and_keeps_what_is_fixed() -> None:
-    search = study.Search.read(["training.batch_size=16, 32", "seed=[1], 2", "threads=1"])
+    search = Search.read(["training.batch_size=16, 32", "seed=[1], 2", "threads=1"])
     assert search.fixed == ["threads=1"]
     assert search.configurations("grid", None, 1) == [
         {"training.batch_size": 16, "seed": [1]},
@@ -34,13 +35,13 @@ def test_a_grid_is_every_combination_and_keeps_what_is_fixed() -> None:
         {"training.batch_size": 32, "seed": [1]},
         {"training.batch_size": 32, "seed": 2},
     ]
-    assert study.Search.read(["training.metrics=[accuracy]"]).choices == {}
-    assert study.Search.read(["a=1,1"]).configurations("grid", None, 1) == [{"a": 1}]
+    assert Search.read(["training.metrics=[accuracy]"]).choices == {}
+    assert Search.read(["a=1,1"]).configurations("grid", None, 1) == [{"a": 1}]
 
 
 @settings(deadline=None)
 @given(
-    method=st.sampled_from(study.METHODS[1:]),
+    method=st.sampled_from(METHODS[1:]),
     number=st.integers(1, 40),
     low=st.floats(1e-6, 1),
     factor=st.floats(1.01, 1e6),
@@ -74,12 +75,12 @@ def test_more_random_points_keep_the_first_ones() -> None:
 
 
 def test_repetitions_share_the_recipes_seed_and_derive_the_others() -> None:
-    assert study.Repetitions().values(7) == [{}]
-    seeds = [one["seed"] for one in study.Repetitions(seeds=4).values(7)]
+    assert Repetitions().values(7) == [{}]
+    seeds = [one["seed"] for one in Repetitions(seeds=4).values(7)]
     assert seeds[0] == 7 and len(set(seeds)) == 4
-    assert seeds[:3] == [one["seed"] for one in study.Repetitions(seeds=3).values(7)]
-    assert study.Repetitions(seeds=3).values(None) == [{}, {}, {}]
-    folds = study.Repetitions(folds=3, repeats=2, outer_folds=2, seeds=2).values(7)
+    assert seeds[:3] == [one["seed"] for one in Repetitions(seeds=3).values(7)]
+    assert Repetitions(seeds=3).values(None) == [{}, {}, {}]
+    folds = Repetitions(folds=3, repeats=2, outer_folds=2, seeds=2).values(7)
     assert len(folds) == 3 * 2 * 2 * 2 == len({json.dumps(one) for one in folds})
 
 

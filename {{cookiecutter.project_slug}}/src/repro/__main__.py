@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from .recipe import Project
-    from .study import Search
+    from .search import Search
 
 STATUS = {"identical": IDENTICAL, "diverged": DIFFERS, "not comparable": NOT_COMPARABLE}
 
@@ -247,13 +247,13 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _cross_validate(options: argparse.Namespace) -> int:
-    from .study import Search
+    from .search import Search
 
     return _study(options, "cross-validate", Search(options.overrides))
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from .study import METHODS, Search
+    from .search import METHODS, Search
 
     if options.method not in METHODS:
         raise BadInput(f"--method: expected one of {', '.join(METHODS)}; got {options.method!r}")
@@ -270,15 +270,14 @@ def _study(
 ) -> int:
     from . import recipe as recipes
     from . import study
+    from .search import Repetitions
 
     if options.workers is not None and options.workers < 1:
         raise BadInput(f"--workers: expected 1 or more, got {options.workers}")
     if options.strategy:
         search = search.fix(f"split.strategy={options.strategy}")
     project = recipes.Project.find()
-    repetitions = study.Repetitions(
-        options.seeds, options.folds, options.repeats, options.outer_folds
-    )
+    repetitions = Repetitions(options.seeds, options.folds, options.repeats, options.outer_folds)
     planned = study.plan(
         project, kind, search, repetitions, method, points, monitor=options.monitor
     )
