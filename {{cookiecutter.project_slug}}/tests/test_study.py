@@ -189,14 +189,16 @@ def test_a_machine_is_not_given_more_than_it_holds(
 
     monkeypatch.setattr(workers, "cpu_count", lambda: 4)
     monkeypatch.setattr(workers, "gpus", lambda: devices)
+    monkeypatch.setattr(workers, "LONG_WAIT", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    told: list[dict[str, Any]] = []
     now: list[tuple[int, str | None]] = []
     seen: list[list[tuple[int, str | None]]] = []
 
     def train(threads: int) -> None:
         recipe = {"parameters": {"threads": threads}}
         task = workers.Task("study", "run", recipe, (), "root", "code")
-        with workers._slot(task, "session") as gpu:
+        with workers._slot(task, "session", told.append) as gpu:
             now.append((threads, gpu))
             seen.append(list(now))
             time.sleep(0.05)
@@ -205,6 +207,9 @@ def test_a_machine_is_not_given_more_than_it_holds(
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(train, [1, 2, 3, 1, 9, 3] * 2))  # More threads than cores have them all.
     assert len(seen) == 12 and max(map(len, seen)) > 1
+    waited = {event["needed"] for event in told}
+    possible = {"a GPU"} if devices else {f"{needed} of 4 cores" for needed in (1, 2, 3, 4)}
+    assert waited and waited <= possible
     for running in seen:
         if devices:
             assert len({gpu for _, gpu in running}) == len(running)

@@ -416,6 +416,7 @@ class Reporter:
 
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._running: set[str] = set()
         self._lock = threading.RLock()
         self._trials, self._begun = trials, time.monotonic()
         self._before = self._done = 0
@@ -445,7 +446,10 @@ class Reporter:
 
     def __call__(self, run: Path, event: dict[str, Any]) -> None:
         with self._lock:
-            if event["event"] == "start":
+            if event["event"] == "wait" and not self._running:
+                self.line(f"{run.name}: waits for {event['needed']}, which others train on")
+            elif event["event"] == "start":
+                self._running.add(run.name)
                 for line in event["refused"]:
                     self.line(f"{run.name}: {line}")
                 if event["epoch"]:
@@ -481,6 +485,7 @@ class Reporter:
         with self._lock:
             passed, made = time.monotonic() - self._begun, done - self._before
             left = passed / made * (self._trials - done) if made else 0
+            self._running.discard(run)
             if self._bars and run in self._tasks:
                 self._bars.remove_task(self._tasks.pop(run))
             self._done = done
@@ -498,8 +503,8 @@ class Reporter:
     def _count(self) -> None:
         """The bar of a study, which stands above those of its runs."""
         if self._trials:
-            running = len(self._tasks.keys() - {""})
-            self._bar("", "trials", f"done, {running} running", self._done, self._trials)
+            text = f"done, {len(self._running)} running"
+            self._bar("", "trials", text, self._done, self._trials)
 
     def _bar(self, name: str, description: str, text: str, done: int, of: int | None) -> None:
         if self._bars is None:

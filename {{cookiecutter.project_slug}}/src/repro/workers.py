@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import secrets
 import shutil
@@ -20,7 +21,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ from .recipe import Project
 
 WAIT_FOR_WORKERS = 30
 """Seconds after which a scheduler without workers is given up."""
+LONG_WAIT = 10
+"""Seconds after which a trial that waits for room says so."""
 
 # In a worker: the processes it has started, by the caller's session; the sessions that were ended.
 _running: dict[str, set[subprocess.Popen[str]]] = {}
@@ -220,7 +223,7 @@ def work(task: Task, files: bytes, session: str) -> Outcome:
             raise BadInput(f"worker {host}: {mine.root} has other packages; install the lock")
         if not shared:
             _add(files, project.root)
-        with _slot(task, session) as gpu:
+        with _slot(task, session, lambda event: tell(project.runs / task.name, event)) as gpu:
             run = _train(project, task, session, tell, gpu)
     except BadInput as error:
         return Outcome(task, host, refused=str(error))
@@ -277,8 +280,10 @@ def _train(project: Project, task: Task, session: str, listener: Listener, gpu: 
 
 
 @contextlib.contextmanager
-def _slot(task: Task, session: str) -> Iterator[str | None]:
+def _slot(task: Task, session: str, tell: Callable[[dict[str, Any]], None]) -> Iterator[str | None]:
     """Waits until this machine has room for a training; yields its GPU, where there are any.
+
+    A wait that is long is told, once.
 
     The room is files in the temporary folder that workers lock, so that it does not matter which
     worker, thread, scheduler or study a training belongs to.
@@ -289,6 +294,7 @@ def _slot(task: Task, session: str) -> Iterator[str | None]:
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"repro-slots-{user}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    long = time.monotonic() + LONG_WAIT
     while session not in _stopped:
         with contextlib.ExitStack() as held:
             taken: list[str] = []
@@ -298,6 +304,10 @@ def _slot(task: Task, session: str) -> Iterator[str | None]:
                 if len(taken) == needed:
                     yield devices[places.index(taken[0])] if devices else None
                     return
+        if long < time.monotonic():
+            long = math.inf
+            room = "a GPU" if devices else f"{needed} of {len(places)} cores"
+            tell({"event": "wait", "needed": room})
         time.sleep(0.2)
     raise RunFailed("the study was ended")
 
