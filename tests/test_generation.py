@@ -104,7 +104,7 @@ def test_answers_arrive(bake: Bake, answers: dict[str, str], contents: dict[str,
 
 
 def test_the_files_are_few() -> None:
-    # 35 for a first whole project; `portable`, `splits`, `study`, `workers`, `report` and
+    # 35 for a first whole project; `portable`, `splits`, `study`, `search`, `workers`, `report` and
     # `pictures` are ideas, and so files, of their own, with two more tests, two templates of the
     # report, three presets, and the notebook with its test.
     assert len(FILES) <= 51
