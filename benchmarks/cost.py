@@ -1,6 +1,6 @@
 """What ledger, checkpoints and `portable` cost.
 
-    python benchmarks/cost.py PROJECT       about 10 minutes on two cores
+    python -m benchmarks.cost PROJECT       about 10 minutes on two cores
 
 PROJECT is a generated project whose environment is installed (`make demo` leaves one in
 build/demo). A dense network of one hidden layer with 10^5, 10^6 and 10^7 parameters is trained on
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import figures
+from . import figures
 
 # Hidden units, for 64 inputs and 10 outputs; and passes over 1,257 samples in batches of 16.
 SIZES = {"10^5": 1_333, "10^6": 13_333, "10^7": 133_333}
@@ -46,7 +46,7 @@ def run(project: Path, *settings: str) -> dict[str, Any]:
     return content
 
 
-def row(name: str, runs: list[dict[str, Any]]) -> str:
+def row(name: str, runs: list[dict[str, Any]]) -> list[str]:
     """A line of the table: medians over the runs."""
 
     def median(figure: Callable[[dict[str, Any]], float]) -> float:
@@ -57,41 +57,50 @@ def row(name: str, runs: list[dict[str, Any]]) -> str:
         of_loop = median(lambda run: 100 * run["seconds"][part] / run["seconds"]["training"])
         return f"{of_run:.1f} % ({of_loop:.1f} %)"
 
-    return (
-        f"| {name} | {median(lambda run: run['duration_seconds']):.1f} s "
-        f"| {median(lambda run: run['seconds']['training']):.1f} s "
-        f"| {median(lambda run: 1000 * run['seconds']['ledger'] / EPOCHS):.0f} ms "
-        f"| {shares('ledger')} | {shares('checkpoints')} |"
-    )
+    return [
+        name,
+        f"{median(lambda run: run['duration_seconds']):.1f} s",
+        f"{median(lambda run: run['seconds']['training']):.1f} s",
+        f"{median(lambda run: 1000 * run['seconds']['ledger'] / EPOCHS):.0f} ms",
+        shares("ledger"),
+        shares("checkpoints"),
+    ]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+HEAD = [
+    "parameters, steps an epoch",
+    "run",
+    "of it training",
+    "ledger, an epoch",
+    "ledger, of the run (of the training)",
+    "checkpoints, likewise",
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("project", type=Path)
     parser.add_argument("--repetitions", type=int, default=5)
-    arguments = parser.parse_args()
+    options = parser.parse_args()
+    cases: dict[str, tuple[str, ...]] = {
+        f"{size}, 79 steps": (f"model.units={units}",) for size, units in SIZES.items()
+    }
     # Twice the steps: were the cost to grow with steps times parameters, it would double.
-    cases = {f"{size}, 79 steps": (units, ()) for size, units in SIZES.items()}
-    cases["10^7, 158 steps"] = (SIZES["10^7"], ("training.batch_size=8",))
-    rows = [
-        "| parameters, steps an epoch | run | of it training | ledger, an epoch "
-        "| ledger, of the run (of the training) | checkpoints, likewise |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, (units, settings) in cases.items():
-        settings = (f"model.units={units}", *settings)
-        runs = [run(arguments.project, *settings) for _ in range(arguments.repetitions)]
+    cases["10^7, 158 steps"] = (*cases["10^7, 79 steps"], "training.batch_size=8")
+    rows = []
+    for name, settings in cases.items():
+        runs = [run(options.project, *settings) for _ in range(options.repetitions)]
         rows.append(row(name, runs))
-        print(rows[-1], file=sys.stderr, flush=True)
-    machine = runs[-1]["machine"]
-    told = f"{machine['cpu']}, {machine['cores_available']} cores, {len(runs)} runs each, medians"
-    figures.write("cost", f"\n\n{told}:\n\n" + "\n".join(rows) + "\n\n")
+        print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
+    here = runs[-1]["machine"]
+    what = f"{here['cpu']}, {here['cores_available']} cores, {len(runs)} runs each, medians"
+    figures.write("cost", f"\n\n{what}:\n{figures.table(HEAD, rows)}\n")
     told = []
     for model in ("dense", "lenet5"):
         ratios = []
-        for _ in range(arguments.repetitions):
+        for _ in range(options.repetitions):
             machine, portable = (
-                run(arguments.project, f"model.name={model}", f"guarantee={guarantee}")
+                run(options.project, f"model.name={model}", f"guarantee={guarantee}")
                 for guarantee in ("machine", "portable")
             )
             ratios.append(portable["seconds"]["training"] / machine["seconds"]["training"])
@@ -99,8 +108,7 @@ def main() -> int:
         told.append(f"{model} {statistics.median(ratios):.2f} times the time ({spread})")
         print(told[-1], file=sys.stderr, flush=True)
     figures.write("portable cost", "; ".join(told))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -32,6 +32,12 @@ def write(name: str, figure: str, dry: bool = False, file: str = "guarantees.md"
             (DOCS / file).write_text(place.sub(lambda _: figure, page), encoding="utf-8")
 
 
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 

@@ -1,6 +1,6 @@
 """The tables of the lecture that this project comes from, on MNIST, beside its own.
 
-    python benchmarks/tables.py PROJECT [a] [b] [c]         about two hours on two cores
+    python -m benchmarks.tables PROJECT [a] [b] [c]         about two hours on two cores
 
 PROJECT is a generated project whose environment is installed (`make demo` leaves one in
 build/demo). MNIST is read from the project's `data/` or from the folder that REPRO_DATA names, else
@@ -14,8 +14,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import figures
-from cost import repro
+from . import figures
+from .cost import repro
 
 # J.-L. Charles, "Machine Learning feedbacks: Reproducibility, Meta-parameters", 2025: test accuracy
 # and test loss for each batch size, with EarlyStopping(patience=1, restore_best_weights=True).
@@ -32,9 +32,7 @@ SIZES = "training.batch_size=" + ",".join(map(str, PUBLISHED))
 
 
 def write(name: str, head: list[str], rows: list[list[str]]) -> None:
-    lines = [head, ["---"] * len(head), *rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    figures.write(name, f"\n\n{table}\n\n", file="tables.md")
+    figures.write(name, f"\n{figures.table(head, rows)}\n", file="tables.md")
 
 
 def spread(mean: float, deviation: float | None) -> str:
