@@ -47,6 +47,23 @@ def mean(row: dict[str, Any], name: str) -> str:
     return spread(**row["metrics"][name])
 
 
+def off(row: dict[str, Any], name: str, value: float) -> float:
+    """How far a value is from the mean, in standard deviations."""
+    found: dict[str, float] = row["metrics"][name]
+    return (value - found["mean"]) / found["deviation"]
+
+
+def gain(trials: list[dict[str, Any]], others: list[dict[str, Any]]) -> str:
+    """Mean and standard error of the differences, trial by trial of the same size and seed."""
+    told = []
+    for name in ("test_accuracy", "test_loss"):
+        pairs = zip(trials, others, strict=True)
+        differences = [one["metrics"][name] - other["metrics"][name] for one, other in pairs]
+        error = statistics.stdev(differences) / len(differences) ** 0.5
+        told.append(f"{statistics.fmean(differences):+.4f} ± {error:.4f} in {name}")
+    return " and ".join(told)
+
+
 def dense(project: Path) -> None:
     """Table (a): five trainings without a seed, with one, and from a state that was saved."""
     rows = []
@@ -98,17 +115,21 @@ def early_stopping(project: Path) -> None:
         accuracy, loss = PUBLISHED[size]
         trials = [t for t in answer["trials"] if t["configuration"] == row["configuration"]]
         seed_1234 = trials[0]["metrics"]
+        published = {"test_accuracy": accuracy, "test_loss": loss}
         rows.append(
             [
                 str(size),
                 f"{accuracy:.3f} / {loss:.3f}",
                 f"{seed_1234['test_accuracy']:.3f} / {seed_1234['test_loss']:.3f}",
-                *(mean(row, name) for name in ("test_accuracy", "test_loss")),
-                *(mean(still, name) for name in ("test_accuracy", "test_loss")),
+                *(mean(row, name) for name in published),
+                " / ".join(f"{off(row, name, value):+.1f}" for name, value in published.items()),
+                *(mean(still, name) for name in published),
             ]
         )
     head = ["batch", "the lecture's", "ours, seed 1234", f"accuracy, {SEEDS['c']} seeds", "loss"]
-    write("early stopping", [*head, "accuracy, order frozen", "loss, order frozen"], rows)
+    head += ["the lecture's, in deviations", "accuracy, order frozen", "loss, order frozen"]
+    write("early stopping", head, rows)
+    figures.write("shuffle", gain(answer["trials"], frozen["trials"]), file="tables.md")
     picture(Path(repro(project, "report", "--study", answer["study"])["report"]))
 
 
@@ -118,7 +139,7 @@ def picture(page: Path) -> None:
         print("no Chromium: docs/report.png is not renewed")
         return
     shot = f"--screenshot={figures.DOCS / 'report.png'}"
-    figures.browse(page, "--window-size=1020,1100", shot)
+    figures.browse(page, "--window-size=1020,785", shot)
 
 
 def main() -> None:
