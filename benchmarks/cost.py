@@ -94,7 +94,7 @@ def main() -> None:
         print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
     here = runs[-1]["machine"]
     what = f"{here['cpu']}, {here['cores_available']} cores, {len(runs)} runs each, medians"
-    figures.write("cost", f"\n\n{what}:\n{figures.table(HEAD, rows)}\n")
+    figures.write("cost", f"\n\n{what}:{figures.table(HEAD, rows)}")
     told = []
     for model in ("dense", "lenet5"):
         ratios = []

@@ -33,9 +33,9 @@ def write(name: str, figure: str, dry: bool = False, file: str = "guarantees.md"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
+    """A table in Markdown, between blank lines."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n"
 
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

@@ -32,7 +32,7 @@ SIZES = "training.batch_size=" + ",".join(map(str, PUBLISHED))
 
 
 def write(name: str, head: list[str], rows: list[list[str]]) -> None:
-    figures.write(name, f"\n{figures.table(head, rows)}\n", file="tables.md")
+    figures.write(name, figures.table(head, rows), file="tables.md")
 
 
 def spread(mean: float, deviation: float | None) -> str:

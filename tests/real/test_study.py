@@ -54,13 +54,13 @@ def apart(folder: Path) -> list[str]:
     ]
 
 
-def can_be_apart() -> bool:
+@pytest.fixture(scope="module")
+def two_machines() -> None:
+    """Skips where a process cannot have mounts of its own."""
     with contextlib.suppress(OSError):
-        return not subprocess.run([*apart(Path("/mnt")), "true"], capture_output=True).returncode
-    return False
-
-
-two_machines = pytest.mark.skipif(not can_be_apart(), reason="no mounts of one's own here")
+        if not subprocess.run([*apart(Path("/mnt")), "true"], capture_output=True).returncode:
+            return
+    pytest.skip("no mounts of one's own here")
 
 
 @contextlib.contextmanager
@@ -106,7 +106,7 @@ def scheduler(project: Generated, folder: Path) -> Iterator[tuple[str, list[Gene
             process.wait(30)
 
 
-@two_machines
+@pytest.mark.usefixtures("two_machines")
 def test_two_machines_over_tcp(project: Generated, serial: dict[str, str], tmp_path: Path) -> None:
     with scheduler(project, tmp_path) as (address, copies, _):
         answer = project.repro(*STUDY, VALUES, "--scheduler", address, "--fresh")
@@ -132,7 +132,7 @@ def test_two_machines_over_tcp(project: Generated, serial: dict[str, str], tmp_p
         assert done.returncode == 2 and "has other code" in done.stderr, done.stderr
 
 
-@two_machines
+@pytest.mark.usefixtures("two_machines")
 def test_a_lost_scheduler(project: Generated, serial: dict[str, str], tmp_path: Path) -> None:
     before = set(project.root.glob("studies/*"))
     with scheduler(project, tmp_path) as (address, copies, pid):
