@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -443,3 +444,18 @@ def test_runs_are_found_by_the_beginning_of_their_id(tmp_path: Path) -> None:
     for name in ("20260101", "2027"):
         with pytest.raises(BadInput):
             recipes.find_run(project, name)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a log is not locked there")
+def test_a_run_that_was_just_killed_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from repro import launcher
+
+    ending = (tmp_path / "log.txt").open("a")
+    assert launcher.lock(ending)
+    monkeypatch.setattr(launcher, "ENDING", 0.1)
+    assert not launcher.idle(tmp_path)
+    monkeypatch.setattr(launcher, "ENDING", 60)
+    threading.Timer(0.3, ending.close).start()
+    assert launcher.idle(tmp_path)

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,10 @@ from .recipe import Project
 
 Listener = Callable[[Path, dict[str, Any]], None]
 """Called with the run directory and each event: `epoch`, `step`, …, as `run.py` sends them."""
+
+
+ENDING = 3.0
+"""Seconds for a process that was just killed to be gone: until then it holds its log locked."""
 
 
 class RunFailed(Exception):
@@ -117,7 +122,7 @@ def train(
         },
     }
     with around, (directory / "log.txt").open("a", encoding="utf-8") as log:
-        if not lock(log):
+        if not lock(log, ENDING):
             raise BadInput(f"{directory}: this run is still going on, in another process")
         recipes.write_manifest(directory, content)
         process = subprocess.Popen(
@@ -176,26 +181,35 @@ def interrupted(project: Project, recipe: dict[str, Any]) -> Path | None:
 def can_go_on(run: Path, content: dict[str, Any], recipe: dict[str, Any]) -> bool:
     """Whether a run of this recipe was interrupted, and no process is at it."""
     begun = content["status"] == "running" or any(run.glob("checkpoints/*.json"))
-    return idle(run) and begun and content["status"] != "finished" and content["recipe"] == recipe
+    unfinished = begun and content["status"] != "finished" and content["recipe"] == recipe
+    return unfinished and idle(run)
 
 
 def idle(run: Path) -> bool:
     """Whether no process is at a run, which holds its log locked."""
     with (run / "log.txt").open("a") as log:
-        return lock(log)
+        return lock(log, ENDING)
 
 
-def lock(file: TextIO) -> bool:
-    """Locks a file until the last process that has it open ends; False where another has it."""
+def lock(file: TextIO, patience: float = 0) -> bool:
+    """Locks a file until the last process that has it open ends.
+
+    Returns False where another has it, and still has it after `patience` seconds.
+    """
     try:
         import fcntl
     except ImportError:  # Windows lets nobody else write into an open log in the first place.
         return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+    last = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() >= last:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
 
 
 def _now() -> str:
