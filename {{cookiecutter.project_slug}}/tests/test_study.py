@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from repro import BadInput, launcher, study
 from repro import recipe as recipes
-from repro import study
 from repro.search import METHODS, Repetitions, Search
 
 PROJECT = recipes.Project.find(Path(__file__).parent)
@@ -247,3 +249,19 @@ def test_a_row_is_an_ordinary_training_and_early_stopping_ends_with_its_best_epo
     history = json.loads((PROJECT.runs / best["run"] / "history.json").read_text())
     assert not any(name.startswith("test_") for epoch in history for name in epoch)
     assert row["metrics"]["val_loss"] == min(epoch["val_loss"] for epoch in history)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="its results are not locked there")
+def test_a_study_that_was_just_killed_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = recipes.Project(tmp_path, "any")
+    planned = {"kind": "sweep", "digest": "abcdef", "trials": []}
+    ending = study.Study(project, planned)
+    monkeypatch.setattr(launcher, "ENDING", 0.1)
+    with pytest.raises(BadInput, match="still going on"):
+        study.Study(project, planned)
+    monkeypatch.setattr(launcher, "ENDING", 60)
+    threading.Timer(0.3, ending.__exit__, (None, None)).start()
+    with study.Study(project, planned) as again:
+        assert again.directory == ending.directory

@@ -97,7 +97,7 @@ class Study:
         self.project, self.plan = project, planned
         self.directory = (None if fresh else self._unfinished()) or self._new()
         self._file: TextIO = (self.directory / "results.jsonl").open("a", encoding="utf-8")
-        if not launcher.lock(self._file):
+        if not launcher.lock(self._file, launcher.ENDING):
             self._file.close()
             raise BadInput(f"{self.directory}: this study is still going on, in another process")
         self.results, self.verification = read_results(self.directory)

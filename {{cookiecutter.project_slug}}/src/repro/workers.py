@@ -246,7 +246,7 @@ def stop(session: str) -> None:
 def _train(project: Project, task: Task, session: str, listener: Listener, gpu: str | None) -> Path:
     run = project.runs / task.name
     while run.exists() and not launcher.idle(run):
-        time.sleep(0.5)  # The worker was killed, and its training goes on without it.
+        pass  # The worker was killed, and its training goes on without it; `idle` waits a while.
     resume = None
     if run.exists():
         try:
