@@ -22,25 +22,26 @@ from repro import (
     determinism,
     gate,
     ledger,
-    parameters,
     sha256,
     state,
     surroundings,
 )
 from repro import recipe as recipes
+from repro.resolve import parameters as resolve_file
 
 PROJECT = recipes.Project.find(Path(__file__).parent)
 
 
 def resolve(*overrides: str) -> dict[str, Any]:
-    return parameters.resolve(PROJECT.source, PROJECT.root / "params.yaml", overrides)
+    return resolve_file(PROJECT.source, PROJECT.root / "params.yaml", overrides)
 
 
 def test_the_file_spells_out_every_default(tmp_path: Path) -> None:
     bare = tmp_path / "params.yaml"
     names = {group: resolve()[group]["name"] for group in ("data", "model", "optimizer")}
-    bare.write_text("".join(f"{group}: {{name: {name}}}\n" for group, name in names.items()))
-    assert parameters.resolve(PROJECT.source, bare) == resolve()
+    text = "".join(f"{group}: {{name: {name}}}\n" for group, name in names.items())
+    bare.write_text(text + f"backend: {resolve()['backend']}\n")
+    assert resolve_file(PROJECT.source, bare) == resolve()
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, told: st
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(BadInput) as refusal:
-        parameters.resolve(PROJECT.source, path)
+        resolve_file(PROJECT.source, path)
     assert told in str(refusal.value)
     assert "\n" not in str(refusal.value)
 

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
-from repro import BadInput, Dataset, parameters, splits
+from repro import BadInput, Dataset, resolve, splits
 from repro import recipe as recipes
 
 PROJECT = recipes.Project.find(Path(__file__).parent)
@@ -22,7 +22,7 @@ QUICK = settings(derandomize=True, deadline=None, max_examples=60)
 def group(**changed: Any) -> dict[str, Any]:
     """The parameters of a split: the defaults, but for these."""
     given_here = [f"split.{name}={value}" for name, value in changed.items()]
-    resolved = parameters.resolve(PROJECT.source, PROJECT.root / "params.yaml", given_here)
+    resolved = resolve.parameters(PROJECT.source, PROJECT.root / "params.yaml", given_here)
     return {**resolved["split"]}
 
 

@@ -26,6 +26,7 @@ EXPLAINED = {
     "optimizer": "the optimizer's state was not the same",
     "metrics": "loss or metrics were not the same over these steps, so the weights or what the "
     "layers computed were not either",
+    "produced": "what the trained model made was not the same",
     "results": "the results were not the same",
     "length": "one run is longer than the other",
     "place": "the two runs did not do the same things in the same order",

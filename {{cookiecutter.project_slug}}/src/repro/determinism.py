@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import portable
+from . import backends, portable, sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +32,11 @@ CLEARED = (
     "TF_",
     "TENSORFLOW_",
     "XLA_",
+    "JAX_",
+    "NPROC",
+    "TORCH",
+    "PYTORCH_",
+    "ATEN_",
     "ONEDNN_",
     "DNNL_",
     "OMP_",
@@ -60,10 +65,11 @@ class TooLate(RuntimeError):
 def environment(parameters: dict[str, Any]) -> dict[str, str]:
     """Returns the variables a run's process has to be started with.
 
-    `portable` also switches off whatever picks its kernels by the processor's model (TensorFlow's
-    contraction kernels, oneDNN, NumPy's dispatched features, OpenBLAS's, the C library's) and GPUs.
+    `portable` also switches off what picks its kernels by the processor's model in NumPy, OpenBLAS,
+    the C library and the backend.
     """
-    values = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    values = {"KERAS_BACKEND": parameters["backend"]}
+    values |= backends.of(parameters["backend"]).environment(parameters)
     if parameters["guarantee"] == "none":
         return values
     threads = str(parameters["threads"])
@@ -73,23 +79,13 @@ def environment(parameters: dict[str, Any]) -> dict[str, str]:
         "OMP_DYNAMIC": "FALSE",
         "OPENBLAS_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
-        "TF_NUM_INTRAOP_THREADS": threads,
-        "TF_NUM_INTEROP_THREADS": threads,
-        "TF_DETERMINISTIC_OPS": "1",
-        "TF_ENABLE_ONEDNN_OPTS": "1",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
-    if parameters["guarantee"] == "portable":
+    if parameters["guarantee"] == "portable" and platform.machine().lower() in ("x86_64", "amd64"):
         values |= {
-            "TF_ENABLE_ONEDNN_OPTS": "0",
-            "TENSORFLOW_USE_CUSTOM_CONTRACTION_KERNEL": "0",
-            "CUDA_VISIBLE_DEVICES": "-1",
-        }
-        if platform.machine().lower() in ("x86_64", "amd64"):
-            values |= {
-                "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",
-                "OPENBLAS_CORETYPE": "Nehalem",
-            } | portable.environment()
+            "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",
+            "OPENBLAS_CORETYPE": "Nehalem",
+        } | portable.environment()
     return values
 
 
@@ -134,9 +130,9 @@ def apply(parameters: dict[str, Any], recipe_seed: int) -> None:
         TooLate: a library has started already, or a variable of `environment` is not set; it
             would look fixed and not be.
     """
-    if "tensorflow" in sys.modules or "keras" in sys.modules:
+    if started := {"keras", *backends.BACKENDS} & sys.modules.keys():
         raise TooLate(
-            "determinism.apply must come before TensorFlow and Keras are imported: "
+            f"determinism.apply must come before {' and '.join(sorted(started))} are imported: "
             "start the training with `repro train`"
         )
     for name, value in environment(parameters).items():
@@ -148,20 +144,13 @@ def apply(parameters: dict[str, Any], recipe_seed: int) -> None:
                 f"{os.environ.get(name)!r}: start the training with `repro train`"
             )
     import keras
-    import tensorflow as tf
 
     # ~/.keras/keras.json changes these without a trace.
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
     keras.config.set_dtype_policy(parameters["training"]["dtype"])
-    if parameters["guarantee"] != "none":
-        tf.config.threading.set_intra_op_parallelism_threads(parameters["threads"])
-        tf.config.threading.set_inter_op_parallelism_threads(parameters["threads"])
-        tf.config.experimental.enable_op_determinism()
-        tf.config.optimizer.set_jit(False)
-    if parameters["guarantee"] == "portable":
-        portable.apply()
+    backends.of(parameters["backend"]).apply(parameters)
     reseed(recipe_seed)
 
 
@@ -173,42 +162,36 @@ def reseed(recipe_seed: int, *purpose: str | int) -> None:
 
 
 def generators() -> dict[str, str]:
-    """Digests of the generators outside the model: Python's, NumPy's, Keras's global one."""
+    """Digests of the generators outside the model: Python's, NumPy's, and the backend's own."""
+    import keras
     import numpy as np
 
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     numpy_state = f"{kind}{position}{has_gauss}{gauss}".encode() + np.asarray(keys).tobytes()
+    own = backends.of(keras.backend.backend()).generators()
     return {
         "python": hashlib.sha256(repr(random.getstate()).encode()).hexdigest(),
         "numpy": hashlib.sha256(numpy_state).hexdigest(),
-    }
+    } | {name: sha256(state) for name, state in own.items()}
 
 
 def in_effect(parameters: dict[str, Any]) -> dict[str, Any]:
     """What the libraries of this process say they do; the keys are those of `expected`."""
     import keras
-    import tensorflow as tf
     import threadpoolctl
-    from tensorflow.python.framework import config
-    from tensorflow.python.util import _pywrap_util_port
 
+    backend = backends.of(keras.backend.backend())
     pools = [p["num_threads"] for p in threadpoolctl.threadpool_info()]
-    return {
-        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
-        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+    found: dict[str, Any] = backend.in_effect()
+    return found | {
         "blas_and_openmp_threads": max(pools, default=parameters["threads"]),
-        "op_determinism": bool(config.is_op_determinism_enabled()),
-        "onednn": bool(_pywrap_util_port.IsMklEnabled()),
-        "graph_jit": str(tf.config.optimizer.get_jit() or "off"),
         "backend": keras.backend.backend(),
         "floatx": keras.config.floatx(),
         "epsilon": keras.config.epsilon(),
         "image_data_format": keras.config.image_data_format(),
         "dtype": keras.config.dtype_policy().name,
         "hash_seed_fixed": os.environ.get("PYTHONHASHSEED", "random") != "random",
-        "gpus": len(tf.config.list_physical_devices("GPU")),
-        "mathematics": portable.mathematics(),
-        "cache_sizes": portable.cache_sizes(),
+        "gpus": len(backend.gpus()),
     }
 
 
@@ -217,28 +200,17 @@ def expected(parameters: dict[str, Any], guarantee: str | None = None) -> dict[s
     guarantee = guarantee or parameters["guarantee"]
     if guarantee == "none":
         return {}
-    threads = parameters["threads"]
-    wanted = {
-        "intra_op_threads": threads,
-        "inter_op_threads": threads,
-        "blas_and_openmp_threads": threads,
-        "op_determinism": True,
-        "graph_jit": "off",
-        "backend": "tensorflow",
+    wanted: dict[str, Any] = backends.of(parameters["backend"]).expected(parameters, guarantee)
+    wanted |= {
+        "blas_and_openmp_threads": parameters["threads"],
+        "backend": parameters["backend"],
         "floatx": "float32",
         "epsilon": 1e-7,
         "image_data_format": "channels_last",
         "dtype": parameters["training"]["dtype"],
         "hash_seed_fixed": True,
     }
-    if guarantee == "portable":
-        wanted |= {
-            "onednn": False,
-            "gpus": 0,
-            "mathematics": "plain",
-            "cache_sizes": list(portable.CACHES),
-        }
-    return wanted
+    return wanted | ({"gpus": 0} if guarantee == "portable" else {})
 
 
 def guarantee(

@@ -13,11 +13,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import determinism, launcher
+from . import backends, determinism, launcher
 from . import recipe as recipes
 from .recipe import Project
 
-LIBRARIES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "scipy", "scikit-learn", "h5py")
+LIBRARIES = (
+    *("tensorflow", "tensorflow-cpu", "jax", "jaxlib", "torch"),
+    *("keras", "numpy", "scipy", "scikit-learn", "h5py"),
+)
 
 
 def examine(project: Project, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -52,7 +55,6 @@ def _read_back(parameters: dict[str, Any]) -> dict[str, Any]:
     determinism.apply(parameters, parameters["seed"] or 0)
     import numpy as np
     import sklearn.linear_model  # noqa: F401  # Its thread pools are to be listed as well.
-    import tensorflow as tf
     import threadpoolctl
 
     simd: dict[str, Any] = np.show_config(mode="dicts")["SIMD Extensions"]  # type: ignore
@@ -61,10 +63,7 @@ def _read_back(parameters: dict[str, Any]) -> dict[str, Any]:
         "environment": determinism.environment(parameters),
         "versions": versions(),
         "machine": machine(),
-        "gpus": [
-            tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-            for gpu in tf.config.list_physical_devices("GPU")
-        ],
+        "gpus": backends.of(parameters["backend"]).gpus(),
         "thread_pools": [
             {
                 "library": Path(pool["filepath"]).name.split("-")[0],
@@ -130,7 +129,7 @@ def versions() -> dict[str, str]:
     """Python's and the installed libraries' versions."""
     found = {"python": platform.python_version(), "implementation": sys.implementation.name}
     for library in LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):  # tensorflow or tensorflow-cpu.
+        with contextlib.suppress(metadata.PackageNotFoundError):  # Not of this backend.
             found[library] = metadata.version(library)
     return found
 

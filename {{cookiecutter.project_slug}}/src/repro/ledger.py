@@ -8,7 +8,7 @@ of the entry. Equal heads mean equal runs up to there. Stages, in order:
     initial       weights, optimizer and generators before the first step
     step          after each chunk of steps: data order, generators, metrics
     epoch         after each epoch: order, generators, metrics, weights, optimizer, results
-    final         predictions and test results
+    final         predictions, what the model produced, and test results
 
 Weights are read once an epoch, not once a step, so the cost grows with their number and not with
 the number of steps.
@@ -40,6 +40,7 @@ FIELDS = (
     "weights",
     "optimizer",
     "metrics",
+    "produced",
     "results",
 )
 

@@ -235,11 +235,14 @@ def unproved(graphs: Iterable[Any], layers: Iterable[str] = ()) -> list[str]:
     Args:
         graphs: of concrete functions, such as the compiled training step's.
         layers: names of the model's layers. An operation outside all of them is named by its scope.
+            A graph that is None stands for steps that a model makes on the host.
     """
-    names = set(layers)
-    found = {
+    names, graphs = set(layers), list(graphs)
+    found = {"learn: what it computes with"} if None in graphs else set()
+    found |= {
         f"{_layer(node.name, names)}: {kind}"
         for graph in graphs
+        if graph is not None
         for node in _nodes(graph)
         if (kind := _kind(node)) not in PROVED and kind not in CALLS
     }

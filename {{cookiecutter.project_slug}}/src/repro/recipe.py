@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -15,7 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from . import BadInput, parameters
+from . import BadInput, resolve
+from .backends import BACKENDS
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,29 @@ def make(
     The process that trains adds `data`, the digests of what the data were read from.
 
     Raises:
-        BadInput: see `parameters.resolve`; or no run has the state to start from.
+        BadInput: see `resolve.parameters`; or no run has the state to start from.
     """
-    resolved = parameters.resolve(project.source, project.root / "params.yaml", overrides)
+    resolved = resolve.parameters(project.source, project.root / "params.yaml", overrides)
+    _installed(resolved["backend"])
     recipe = {"format": 1, "parameters": resolved, "lock": locked or lock(project.root)}
-    initial = resolved["training"]["initial_state"]
-    if initial is not None:
-        # The recipe names the state by its content; where that run lies does not matter.
-        resolved["training"]["initial_state"] = _state_digest(project, initial)
+    for name in ("initial_state", "initial_weights"):
+        run = resolved["training"][name]
+        if run is not None:
+            # The recipe names the state by its content; where that run lies does not matter.
+            resolved["training"][name] = _state_digest(project, run, name)
     if resolved["split"]["file"] is not None:
         resolved["split"]["file"] = _split_digest(project, resolved["split"]["file"])
     return recipe
+
+
+def _installed(backend: str) -> None:
+    """Refuses a backend whose library is not there, without importing it."""
+    if importlib.util.find_spec(backend) is None:
+        there = [name for name in BACKENDS if importlib.util.find_spec(name)]
+        raise BadInput(
+            f"backend: {backend} is not installed here, {' and '.join(there) or 'no backend'} is; "
+            "its lock comes with a project generated for it"
+        )
 
 
 def _split_digest(project: Project, name: str) -> str:
@@ -119,11 +133,12 @@ def resumable(project: Project, run: Path, overrides: Sequence[str]) -> dict[str
     return recipe
 
 
-def initial_state(project: Project, recipe: dict[str, Any]) -> Path | None:
-    """Returns the run whose final state has the digest that the recipe starts from."""
-    digest = recipe["parameters"]["training"]["initial_state"]
-    if digest is None:
-        return None
+def run_that_ends_in(project: Project, digest: str, name: str) -> Path:
+    """Returns the run whose final state has a digest that a recipe names.
+
+    Raises:
+        BadInput: there is none; `name` is the parameter's.
+    """
     for path in sorted(project.runs.glob("*/manifest.json")):
         try:
             found = json.loads(path.read_text(encoding="utf-8")).get("digest")
@@ -131,22 +146,22 @@ def initial_state(project: Project, recipe: dict[str, Any]) -> Path | None:
             continue
         if found == digest and (path.parent / "state.npz").is_file():
             return path.parent
-    raise BadInput(f"training.initial_state: no run in {project.runs} ends in the state {digest}")
+    raise BadInput(f"training.{name}: no run in {project.runs} ends in the state {digest}")
 
 
-def _state_digest(project: Project, run: str) -> str:
+def _state_digest(project: Project, run: str, name: str) -> str:
     if re.fullmatch(r"[0-9a-f]{64}", run):
         return run
     digest = read_manifest(find_run(project, run)).get("digest")
     if not isinstance(digest, str):
-        raise BadInput(f"training.initial_state: the run {run} has not finished")
+        raise BadInput(f"training.{name}: the run {run} has not finished")
     return digest
 
 
 def lock(root: Path) -> dict[str, Any]:
     """Returns the installed lock: its file, its SHA-256, and where the environment departs.
 
-    `requirements/cuda.txt` where TensorFlow was installed with CUDA's libraries, else `cpu.txt`.
+    `requirements/cuda.txt` where CUDA's libraries were installed, else `cpu.txt`.
     """
     installed = {_canonical(d.metadata["Name"]): d.version for d in metadata.distributions()}
     cuda = any(package.startswith("nvidia-") for package in installed)
@@ -159,10 +174,14 @@ def lock(root: Path) -> dict[str, Any]:
     pins = re.findall(
         r"^([A-Za-z0-9._-]+)(?:\[.*?\])?==([^\s;\\]+)", content.decode(), re.MULTILINE
     )
+    # A package can have a pin for each system: PyTorch's are 2.13.0+cpu and 2.13.0.
+    locked: dict[str, list[str]] = {}
+    for package, version in pins:
+        locked.setdefault(_canonical(package), []).append(version)
     departures = {
-        package: f"{version} locked, {installed[package]} installed"
-        for package, version in ((_canonical(n), v) for n, v in pins)
-        if package in installed and installed[package] != version
+        package: f"{' or '.join(versions)} locked, {installed[package]} installed"
+        for package, versions in locked.items()
+        if package in installed and installed[package] not in versions
     }
     return {
         "file": f"requirements/{name}.txt",

@@ -25,6 +25,7 @@ from . import (
     Probed,
     determinism,
     doctor,
+    resolve,
     sha256,
     surroundings,
 )
@@ -92,15 +93,17 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
 
     import numpy as np
 
-    from . import loop, portable, splits, state
+    from . import loop, portable, record, splits, state
     from .ledger import Ledger
     from .state import Checkpoints
 
     # All folds cut the same data: those are of the recipe's own seed.
     determinism.reseed(content["seed"], "data")
-    dataset = _call(project, "data", parameters["data"]["name"], parameters["data"])
+    function = parameters["data"]["name"]
+    module = resolve.data_module(project.source, function)
+    dataset = _call(project, module, function, parameters["data"])
     if not isinstance(dataset, Dataset):
-        raise BadInput(f"data.name: {parameters['data']['name']} returned no Dataset")
+        raise BadInput(f"data.name: {function} returned no Dataset")
     recipe["data"] = dataset.sources
     if parameters["split"]["file"] is None:
         split = splits.make(dataset, parameters["split"])
@@ -117,17 +120,24 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
     model = _call(project, name, "build", model_parameters, shape, dataset.classes)
     _compile(model, parameters)
     loop.ready(model, samples.train)
-    initial = recipes.initial_state(project, recipe)
-    if initial is not None:
-        digest = parameters["training"]["initial_state"]
-        state.load(initial / "state.npz", model, digest)
+    training = parameters["training"]
+    transferred = []
+    for key in ("initial_state", "initial_weights"):
+        digest = training[key]
+        if digest is None:
+            continue
+        file = recipes.run_that_ends_in(project, digest, key) / "state.npz"
+        if key == "initial_state":
+            state.load(file, model, digest)
+        else:
+            transferred = state.transfer(file, model, digest)
 
     determinism.reseed(seed, "training")
-    graphs = loop.compiled(model, samples, parameters["training"])
+    steps_of = loop.compiled(model, samples, training)
     unproved: list[str] = []
     if parameters["guarantee"] == "portable":
         layers = (layer.name for layer in model._flatten_layers(include_self=False))
-        unproved = portable.unproved((one.graph for one in graphs.values()), layers)
+        unproved = portable.unproved((one.graph for one in steps_of.values()), layers)
     found = determinism.in_effect(parameters)
     guarantee = determinism.guarantee(parameters, found, recipe["lock"]["departures"], unproved)
     data = {
@@ -168,12 +178,12 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
 
     probe, found_here = content.get("probe"), directory / "probe.npz"
     if probe is not None and probe["stage"] in ("data", "initial"):
-        tensors = loop.beginning(model, dataset, samples, probe["stage"])
+        tensors = record.beginning(model, dataset, samples, probe["stage"])
         np.savez(found_here, allow_pickle=False, **tensors)
         raise Probed
     begun = time.monotonic()
     history, results = loop.train(
-        model, graphs, parameters, seed, ledger, checkpoints, checkpoint, send, probe, found_here
+        model, steps_of, parameters, seed, ledger, checkpoints, checkpoint, send, probe, found_here
     )
     seconds = {
         "training": time.monotonic() - begun,
@@ -181,19 +191,23 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         "checkpoints": checkpoints.seconds,
     }
 
-    training = parameters["training"]
     batch_size = training["validation_batch_size"] or training["batch_size"]
-    tested = loop.evaluate(model, graphs["test"], batch_size)
+    tested = loop.evaluate(model, steps_of["test"], batch_size)
     results = results | {f"test_{name}": value for name, value in tested.items()}
     outputs = loop.predictions(model, samples.test, batch_size)
     predictions = {name: sha256(array) for name, array in outputs.items()}
-    ledger.append("final", {"arrays": predictions, "results": loop.exact(results)})
+    produced = model.produce() if hasattr(model, "produce") else {}
+    made = {name: sha256(array) for name, array in produced.items()}
+    ledger.append(
+        "final", {"arrays": predictions, "produced": made, "results": loop.exact(results)}
+    )
     ledger.close()
     model.save(directory / "model.keras")
     state.save(directory / "state.npz", model)
-    np.savez(
-        directory / "predictions.npz", allow_pickle=False, **loop.judged(samples.test, outputs)
-    )
+    judged = loop.judged(samples.test, outputs) if training["loss"] else {}
+    np.savez(directory / "predictions.npz", allow_pickle=False, **judged)
+    if produced:
+        np.savez(directory / "produced.npz", allow_pickle=False, **produced)
     (directory / "history.json").write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
     return {
         "recipe": recipe,
@@ -202,7 +216,9 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         "guarantee": guarantee,
         "in_effect": found,
         "digest": state.digest(state.digests(model, *state.KEPT)),
+        "transferred": transferred,
         "predictions": predictions,
+        "produced": made,
         "metrics": results,
         "ledger_head": ledger.head,
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
@@ -260,9 +276,19 @@ def _compile(model: Any, parameters: dict[str, Any]) -> None:
         rate = make(schedules, group["schedule"], initial_learning_rate=rate)
     optimizer = make(keras.optimizers, group, learning_rate=rate)
     training = parameters["training"]
-    # Our own loop compiles the steps, as `jit_compile` says; Keras's own functions stay plain.
+    own = type(model).compute_loss is not keras.Model.compute_loss or hasattr(model, "learn")
+    if training["loss"] is None and not own:
+        raise BadInput(
+            f"training.loss: null is for models with a loss of their own, which "
+            f"{parameters['model']['name']} has not; sparse_categorical_crossentropy would do"
+        )
+    # Our own loop compiles the steps, as `jit_compile` says; Keras's own functions stay plain, but
+    # on JAX, where they would be made operation by operation.
     model.compile(
-        optimizer=optimizer, loss=training["loss"], metrics=training["metrics"], jit_compile=False
+        optimizer=optimizer,
+        loss=training["loss"],
+        metrics=training["metrics"],
+        jit_compile=parameters["backend"] == "jax",
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import BadInput, determinism, parameters
+from . import BadInput, determinism, resolve
 
 METHODS = ("grid", "random", "latin_hypercube", "sobol")
 Values = dict[str, Any]
@@ -88,7 +88,7 @@ class Search:
             key, equals, value = text.partition("=")
             if not equals:
                 raise BadInput(f"{text}: expected key=value,value or key=lowest..highest")
-            values = parameters.values(value)
+            values = resolve.values(value)
             if len(values) == 1 and isinstance(values[0], str) and ".." in values[0]:
                 ranges[key] = _range(key, values[0])
             elif len(values) > 1:
@@ -144,7 +144,7 @@ class Search:
 
 def _range(key: str, text: str) -> tuple[float, float, bool]:
     found = re.fullmatch(r"(\S+?)\.\.(\S+)(\s+log)?", text)
-    ends = parameters.values(f"{found[1]},{found[2]}") if found else []
+    ends = resolve.values(f"{found[1]},{found[2]}") if found else []
     numbers = [end for end in ends if isinstance(end, int | float) and not isinstance(end, bool)]
     if found is None or len(numbers) != 2 or not numbers[0] < numbers[1]:
         raise BadInput(f"{key}: expected lowest..highest, such as 1e-4..1e-1, got {text}")

@@ -77,12 +77,15 @@ def make(dataset: Dataset, parameters: dict[str, Any]) -> Split:
     apart = rows.at(rows.places >= kept)  # What the publisher of the data set aside.
     test, validation = parameters["test"], parameters["validation"]
 
+    def seed_of(*purpose: str | int) -> int:
+        return determinism.seed(parameters["seed"], *purpose)
+
     def halves(among: Rows, share: float, *purpose: str) -> tuple[Rows, Rows]:
-        return hold_out(among, strategy, share, determinism.seed(parameters["seed"], *purpose))
+        return hold_out(among, strategy, share, seed_of(*purpose))
 
     def fold(among: Rows, of: str, *purpose: str | int) -> tuple[Rows, Rows]:
-        seed = determinism.seed(parameters["seed"], *purpose)
-        return k_fold(among, strategy, parameters[of], parameters[of.removesuffix("s")], seed)
+        number = parameters[of.removesuffix("s")]
+        return k_fold(among, strategy, parameters[of], number, seed_of(*purpose))
 
     if dataset.held_out and outer:
         raise BadInput(
@@ -110,8 +113,11 @@ def make(dataset: Dataset, parameters: dict[str, Any]) -> Split:
         chosen, apart = halves(apart, test / (test + validation), "test")
     else:
         train, chosen = halves(inner, validation / (1 - test), "validation")
+    if parameters["train_size"]:
+        train = few(train, strategy, parameters["train_size"], seed_of("train_size"))
     split = Split(*(np.sort(part.places) for part in (train, chosen, apart)))
-    check(split, dataset, strategy, whole=strategy != "time_series" or not (folds or outer))
+    all_used = not parameters["train_size"] and (strategy != "time_series" or not (folds or outer))
+    check(split, dataset, strategy, whole=all_used)
     return split
 
 
@@ -143,6 +149,30 @@ def hold_out(rows: Rows, strategy: str, share: float, seed: int) -> tuple[Rows, 
     except ValueError as error:
         raise BadInput(f"split: {error}") from None
     return rows.at(np.sort(one)), rows.at(np.sort(other))
+
+
+def few(rows: Rows, strategy: str, size: int, seed: int) -> Rows:
+    """Returns so many of the rows: the last ones in time, else drawn, with the classes'
+    proportions where the strategy keeps them.
+
+    Raises:
+        BadInput: there are not more rows, or fewer are asked for than there are classes.
+    """
+    if size >= len(rows.places):
+        raise BadInput(
+            f"split.train_size: expected less than the {len(rows.places)} samples of the training, "
+            f"got {size}"
+        )
+    if strategy == "time_series":
+        return rows.at(np.arange(len(rows.places) - size, len(rows.places)))
+    stratified = "stratified" in strategy
+    kind = model_selection.StratifiedShuffleSplit if stratified else model_selection.ShuffleSplit
+    splitter = kind(1, train_size=size, random_state=seed)
+    try:
+        chosen, _ = next(splitter.split(rows.places, rows.labels))
+    except ValueError as error:
+        raise BadInput(f"split.train_size: {error}") from None
+    return rows.at(np.sort(chosen))
 
 
 def k_fold(rows: Rows, strategy: str, folds: int, fold: int, seed: int) -> tuple[Rows, Rows]:

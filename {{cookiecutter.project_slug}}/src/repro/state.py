@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from . import BadInput, sha256
+from . import BadInput, backends, sha256
 from .recipe import replacing
 
 KINDS = ("generators", "weights", "optimizer", "metrics")
@@ -106,6 +106,10 @@ def load(path: Path, model: Any, expected_digest: str) -> None:
         BadInput: the file holds another state than `expected_digest` or is damaged, or belongs
             to another model.
     """
+    assign(path, model, _checked(path, expected_digest), KEPT)
+
+
+def _checked(path: Path, expected_digest: str) -> dict[str, np.ndarray]:
     found = read(path)
     kinds = {
         kind: {k.partition("/")[2]: sha256(a) for k, a in found.items() if k.startswith(f"{kind}/")}
@@ -113,7 +117,7 @@ def load(path: Path, model: Any, expected_digest: str) -> None:
     }
     if digest(kinds) != expected_digest:
         raise BadInput(f"{path}: its content is not the state {expected_digest}")
-    assign(path, model, found, KEPT)
+    return found
 
 
 def assign(path: Path, model: Any, found: dict[str, np.ndarray], kinds: Sequence[str]) -> None:
@@ -134,6 +138,26 @@ def assign(path: Path, model: Any, found: dict[str, np.ndarray], kinds: Sequence
             )
     for key, variable in wanted.items():
         variable.assign(found[key])
+
+
+def transfer(path: Path, model: Any, expected_digest: str) -> list[str]:
+    """Gives those weights of a model that have path and shape in common with a saved state its
+    values, and returns their paths.
+
+    Raises:
+        BadInput: the file holds another state than `expected_digest` or is damaged, or has no
+            weight in common with the model.
+    """
+    found = _checked(path, expected_digest)
+    taken = []
+    for name, variable in variables(model)["weights"].items():
+        value = found.get(f"weights/{name}")
+        if value is not None and value.shape == tuple(variable.shape):
+            variable.assign(value)
+            taken.append(name)
+    if not taken:
+        raise BadInput(f"{path}: no weight has path and shape in common with this model")
+    return taken
 
 
 CHECKPOINTS = 2
@@ -170,7 +194,7 @@ class Checkpoint:
     refused: list[str]
 
     def restore(self, model: Any) -> list[np.ndarray]:
-        """Gives a compiled, built model this state, and Python and NumPy their generators'.
+        """Gives a compiled, built model this state, and Python, NumPy and the backend their own.
 
         Returns the weights a callback remembers, in the order it keeps them.
 
@@ -179,7 +203,9 @@ class Checkpoint:
         """
         found = read(self.tensors)
         best = [found.pop(f"best/{n}") for n in range(sum(k.startswith("best/") for k in found))]
+        own = {k.partition("/")[2]: found.pop(k) for k in [*found] if k.startswith("backend/")}
         assign(self.tensors, model, found, KINDS)
+        _backend().restore(own)
         python, numpy = self.host["python"], self.host["numpy"]
         random.setstate((python[0], tuple(python[1]), python[2]))
         np.random.set_state((numpy[0], np.array(numpy[1], dtype=np.uint32), *numpy[2:]))
@@ -216,6 +242,7 @@ class Checkpoints:
         name = f"{position.epoch:06}-{position.step:09}"
         content = arrays(model, KINDS)
         content |= {f"best/{number}": array for number, array in enumerate(best)}
+        content |= {f"backend/{name}": state for name, state in _backend().generators().items()}
         tensors = self._directory / f"{name}.npz"
         with replacing(tensors) as file:
             np.savez(file, allow_pickle=False, **content)
@@ -259,6 +286,12 @@ class Checkpoints:
             position = Position(**content["position"])
             return Checkpoint(position, tensors, content["host"], refused)
         return None
+
+
+def _backend() -> Any:
+    import keras
+
+    return backends.of(keras.backend.backend())
 
 
 def _host_generators() -> dict[str, Any]:

@@ -93,7 +93,7 @@ def choose(wanted: str | None) -> tuple[list[str], dict[str, str]]:
     Raises:
         BadInput: there is no such variation, or one named cannot be done here.
     """
-    from .parameters import nearest
+    from .resolve import nearest
 
     named = [name.strip() for name in (wanted or "").split(",")]
     if wanted in (None, "all", "none"):

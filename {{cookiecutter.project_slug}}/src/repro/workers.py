@@ -314,20 +314,17 @@ def _slot(task: Task, session: str, tell: Callable[[dict[str, Any]], None]) -> I
 
 def _inputs(project: Project, tasks: Iterable[Task]) -> set[Path]:
     """The files, beside code and data, that recipes name by their digest."""
-    named = {
-        (
-            task.recipe["parameters"]["split"]["file"],
-            task.recipe["parameters"]["training"]["initial_state"],
-        ): task
-        for task in tasks
-    }
+    runs: dict[str, Path] = {}
     found = set()
-    for (split, _), task in named.items():
-        if split is not None:
-            found.add(recipes.split_file(project, split))
-        run = recipes.initial_state(project, task.recipe)
-        if run is not None:
-            found |= {run / "manifest.json", run / "state.npz"}
+    for recipe in (task.recipe["parameters"] for task in tasks):
+        if recipe["split"]["file"] is not None:
+            found.add(recipes.split_file(project, recipe["split"]["file"]))
+        for name in ("initial_state", "initial_weights"):
+            digest = recipe["training"][name]
+            if digest is not None and digest not in runs:
+                runs[digest] = recipes.run_that_ends_in(project, digest, name)
+    for run in runs.values():
+        found |= {run / "manifest.json", run / "state.npz"}
     return found
 
 

@@ -1,4 +1,5 @@
 """Where the samples come from: one function a data set; `data.name` in params.yaml chooses it.
+A model's own data may stand beside the model instead.
 
 The keyword-only arguments of a function are its parameters in `params.yaml`, checked by their
 types. A function returns a `Dataset`: all samples, and the SHA-256 of what it read. The machinery
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_diabetes, load_digits
 from sklearn.preprocessing import StandardScaler
 
 from repro import BadInput, Dataset, fetch, sha256
@@ -32,6 +33,23 @@ def digits(*, scaling: Literal["range", "standard"] = "range") -> Dataset:
         classes=10,
         sources=sources,
         preprocessing=StandardScaler() if scaling == "standard" else None,
+    )
+
+
+def diabetes() -> Dataset:
+    """442 patients, 10 measurements each, and the progression of their disease a year later.
+
+    Shapes: x (442, 10), standardised over the training part; y (442, 1), in hundreds of the
+    published measure (25 to 346). Shipped with scikit-learn. Source: B. Efron, T. Hastie,
+    I. Johnstone, R. Tibshirani, "Least Angle Regression", 2004.
+    """
+    x, y = load_diabetes(return_X_y=True, scaled=False)
+    return Dataset(
+        x.astype(np.float32),
+        (y[:, None] / 100).astype(np.float32),
+        classes=1,
+        sources={"diabetes": sha256(x), "diabetes progression": sha256(y)},
+        preprocessing=StandardScaler(),
     )
 
 

@@ -23,15 +23,17 @@ def build(
     units: PositiveInt = 784,
     activation: Literal["relu", "tanh", "sigmoid", "gelu"] = "relu",
     dropout: Fraction = 0.0,
+    output: Literal["softmax", "linear"] = "softmax",
 ) -> keras.Model:
-    """Input (batch, *input_shape), output (batch, classes): the probability of each class."""
+    """Input (batch, *input_shape), output (batch, classes): the probability of each class, or so
+    many numbers."""
     return keras.Sequential(
         [
             keras.Input(input_shape),
             layers.Flatten(),
             layers.Dense(units, activation=activation, name="hidden"),
             layers.Dropout(dropout, name="dropout"),
-            layers.Dense(classes, activation="softmax", name="output"),
+            layers.Dense(classes, activation=output, name="output"),
         ],
         name="dense",
     )

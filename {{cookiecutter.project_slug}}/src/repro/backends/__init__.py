@@ -1,0 +1,26 @@
+"""What differs between Keras's backends: a module each, with the same functions.
+
+    environment   variables that a run's process has to be started with
+    apply         what is set in the library once it has started
+    in_effect     what the library says of its settings, by name
+    expected      what it is to say where a guarantee holds
+    gpus          names of the GPUs that the process may use
+    generators    the library's own random generators, by name, and `restore` for them
+    Steps         training or test steps on chunks of batches
+    one_step      one training step outside any graph, each layer's values at hand
+    concrete      the content of a tensor in such a step
+
+Nothing of a library is imported before one of its functions is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def of(name: str) -> Any:
+    """The module of a backend."""
+    return importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,153 @@
+"""TensorFlow: steps in a loop inside one graph."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from .. import Part, portable
+
+
+def environment(parameters: dict[str, Any]) -> dict[str, str]:
+    """`portable` also switches off what picks its kernels by the processor's model, and GPUs."""
+    values = {"TF_CPP_MIN_LOG_LEVEL": "2"}
+    if parameters["guarantee"] == "none":
+        return values
+    threads = str(parameters["threads"])
+    values |= {
+        "TF_NUM_INTRAOP_THREADS": threads,
+        "TF_NUM_INTEROP_THREADS": threads,
+        "TF_DETERMINISTIC_OPS": "1",
+        "TF_ENABLE_ONEDNN_OPTS": "1",
+    }
+    if parameters["guarantee"] == "portable":
+        values |= {
+            "TF_ENABLE_ONEDNN_OPTS": "0",
+            "TENSORFLOW_USE_CUSTOM_CONTRACTION_KERNEL": "0",
+            "CUDA_VISIBLE_DEVICES": "-1",
+        }
+    return values
+
+
+def apply(parameters: dict[str, Any]) -> None:
+    """Threads, deterministic kernels, no XLA but where it is asked for."""
+    import tensorflow as tf
+
+    if parameters["guarantee"] != "none":
+        tf.config.threading.set_intra_op_parallelism_threads(parameters["threads"])
+        tf.config.threading.set_inter_op_parallelism_threads(parameters["threads"])
+        tf.config.experimental.enable_op_determinism()
+        tf.config.optimizer.set_jit(False)
+    if parameters["guarantee"] == "portable":
+        portable.apply()
+
+
+def in_effect() -> dict[str, Any]:
+    """What TensorFlow says it does; the keys are those of `expected`."""
+    import tensorflow as tf
+    from tensorflow.python.framework import config
+    from tensorflow.python.util import _pywrap_util_port
+
+    return {
+        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+        "op_determinism": bool(config.is_op_determinism_enabled()),
+        "onednn": bool(_pywrap_util_port.IsMklEnabled()),
+        "graph_jit": str(tf.config.optimizer.get_jit() or "off"),
+        "mathematics": portable.mathematics(),
+        "cache_sizes": portable.cache_sizes(),
+    }
+
+
+def expected(parameters: dict[str, Any], guarantee: str) -> dict[str, Any]:
+    """What `in_effect` returns where a guarantee holds."""
+    wanted = {
+        "intra_op_threads": parameters["threads"],
+        "inter_op_threads": parameters["threads"],
+        "op_determinism": True,
+        "graph_jit": "off",
+    }
+    if guarantee == "portable":
+        wanted |= {
+            "onednn": False,
+            "mathematics": "plain",
+            "cache_sizes": list(portable.CACHES),
+        }
+    return wanted
+
+
+def gpus() -> list[str]:
+    """The names of the GPUs that TensorFlow may use."""
+    import tensorflow as tf
+
+    return [
+        str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name))
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+
+
+def generators() -> dict[str, np.ndarray]:
+    """None: what Keras's layers draw from are variables, and there is nothing else to keep."""
+    return {}
+
+
+def restore(found: dict[str, np.ndarray]) -> None:
+    """See `generators`."""
+
+
+class Steps:
+    """A graph that makes a step on each batch of a chunk of indices, of shape (steps, batch)."""
+
+    def __init__(
+        self, model: Any, kind: Literal["train", "test"], part: Part, jit_compile: bool
+    ) -> None:
+        """`part` is what the indices are of."""
+        import tensorflow as tf
+
+        self.part = part
+        tensors = [tf.constant(array) for array in part.arrays().values()]
+        step = model.train_step if kind == "train" else model.test_step
+
+        @tf.function(  # type: ignore[untyped-decorator]
+            input_signature=[tf.TensorSpec((None, None), tf.int32)],
+            autograph=False,
+            jit_compile=jit_compile or None,
+        )
+        def run(indices: Any) -> None:
+            def body(number: Any) -> list[Any]:
+                step(tuple(tf.gather(tensor, indices[number]) for tensor in tensors))
+                return [number + 1]
+
+            # One step after the other: the next reads what this one wrote.
+            tf.while_loop(
+                lambda number: number < tf.shape(indices)[0], body, [0], parallel_iterations=1
+            )
+
+        self._run = run
+        # Traced here, not in the middle of a run that goes on.
+        self.graph: Any = run.get_concrete_function().graph
+
+    def __call__(self, indices: np.ndarray) -> None:
+        import tensorflow as tf
+
+        self._run(tf.constant(indices))
+
+
+def one_step(model: Any, batch: tuple[np.ndarray, ...]) -> None:
+    """Makes a training step on a batch without a graph."""
+    import tensorflow as tf
+
+    if not hasattr(model, "learn"):
+        model.train_step(tuple(tf.constant(array) for array in batch))
+        return
+    tf.config.run_functions_eagerly(True)
+    try:
+        model.learn(*batch)
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+def concrete(tensor: Any) -> np.ndarray:
+    """The content of a tensor."""
+    return np.asarray(tensor)

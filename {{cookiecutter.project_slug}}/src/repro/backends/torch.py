@@ -1,0 +1,132 @@
+"""PyTorch: step after step, as it is written."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+import numpy as np
+
+from .. import Part
+
+
+def environment(parameters: dict[str, Any]) -> dict[str, str]:
+    """Nothing beside what all backends have: PyTorch is set up once it has started."""
+    return {}
+
+
+def apply(parameters: dict[str, Any]) -> None:
+    """Threads and deterministic kernels.
+
+    `use_deterministic_algorithms` makes an operation that has none raise; cuDNN's search for the
+    fastest kernel has to be off beside it, and its convolutions told (PyTorch documentation,
+    "Reproducibility").
+    """
+    import torch
+
+    if parameters["guarantee"] != "none":
+        torch.set_num_threads(parameters["threads"])
+        torch.set_num_interop_threads(parameters["threads"])
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+
+
+def in_effect() -> dict[str, Any]:
+    """What PyTorch says it does; the keys are those of `expected`."""
+    import torch
+
+    return {
+        "intra_op_threads": torch.get_num_threads(),
+        "inter_op_threads": torch.get_num_interop_threads(),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled()
+        and not torch.is_deterministic_algorithms_warn_only_enabled(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""),
+    }
+
+
+def expected(parameters: dict[str, Any], guarantee: str) -> dict[str, Any]:
+    """What `in_effect` returns where the guarantee holds."""
+    return {
+        "intra_op_threads": parameters["threads"],
+        "inter_op_threads": parameters["threads"],
+        "deterministic_algorithms": True,
+        "cudnn_benchmark": False,
+        "cudnn_deterministic": True,
+        "cublas_workspace": ":4096:8",
+    }
+
+
+def gpus() -> list[str]:
+    """The names of the GPUs that PyTorch may use."""
+    import torch
+
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+
+
+def generators() -> dict[str, np.ndarray]:
+    """PyTorch's own generators, which a project's code may draw from; Keras's layers do not."""
+    import torch
+
+    found = {"torch": torch.get_rng_state().numpy()}
+    for number in range(torch.cuda.device_count()):
+        found[f"torch cuda {number}"] = torch.cuda.get_rng_state(number).numpy()
+    return found
+
+
+def restore(found: dict[str, np.ndarray]) -> None:
+    """Gives PyTorch's generators the state that `generators` returned."""
+    import torch
+
+    for name, state in found.items():
+        if name == "torch":
+            torch.set_rng_state(torch.from_numpy(state))
+        else:
+            torch.cuda.set_rng_state(torch.from_numpy(state), int(name.rpartition(" ")[2]))
+
+
+class Steps:
+    """Makes a step on each batch of a chunk of indices, of shape (steps, batch)."""
+
+    graph: Any = None
+
+    def __init__(
+        self, model: Any, kind: Literal["train", "test"], part: Part, jit_compile: bool
+    ) -> None:
+        """`part` is what the indices are of."""
+        import keras
+
+        self._tensors = [keras.ops.convert_to_tensor(array) for array in part.arrays().values()]
+        self.part, self._model, self._kind = part, model, kind
+
+    def __call__(self, indices: np.ndarray) -> None:
+        import keras
+        import torch
+
+        chunk = keras.ops.convert_to_tensor(indices)
+        for rows in chunk:
+            batch = tuple(tensor[rows] for tensor in self._tensors)
+            if self._kind == "train":
+                self._model.train_step(batch)
+            else:
+                with torch.no_grad():
+                    self._model.test_step(batch)
+
+
+def one_step(model: Any, batch: tuple[np.ndarray, ...]) -> None:
+    """Makes a training step on a batch."""
+    import keras
+
+    if hasattr(model, "learn"):
+        model.learn(*batch)
+    else:
+        model.train_step(tuple(keras.ops.convert_to_tensor(array) for array in batch))
+
+
+def concrete(tensor: Any) -> np.ndarray:
+    """The content of a tensor."""
+    import keras
+
+    return np.asarray(keras.ops.convert_to_numpy(tensor))

@@ -1,0 +1,73 @@
+"""Every tensor of one place of a training, causes first, for the comparison of two runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from . import Dataset, Part, Parts, backends, state
+
+
+def beginning(model: Any, dataset: Dataset, samples: Parts, stage: str) -> dict[str, np.ndarray]:
+    """The arrays of the data, whole and in parts, or the state before the first step.
+
+    The keys are `kind/name`.
+    """
+    if stage == "data":
+        arrays = dataset.arrays() | samples.arrays()
+        return {f"data/{name}": array for name, array in arrays.items()}
+    kinds = {"generators": "generator state", "weights": "initial weight"}
+    found = state.arrays(model, tuple(kinds))
+    return {f"{kinds[k.partition('/')[0]]}/{k.partition('/')[2]}": a for k, a in found.items()}
+
+
+def step(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """Makes one training step outside the graph and returns all its tensors, causes first.
+
+    The keys are `kind/name`: batch indices, batch content, generator states and weights before
+    the step, each layer's outputs in the order they are computed, gradients, and after the step
+    the optimizer's slots, weights and generators. Kernels can differ from the graph's; two records
+    of one step are made alike, and that is what they are compared with.
+    """
+    batch = tuple(array[indices] for array in part.arrays().values())
+    found = {"batch indices/0": indices}
+    found |= {f"batch content/{name}": a for name, a in zip(part.arrays(), batch, strict=True)}
+    before = state.arrays(model, ("generators", "weights"))
+    found |= {key.replace("generators/", "generator state/", 1): a for key, a in before.items()}
+    backend = backends.of(keras.backend.backend())
+    call, apply = keras.layers.Layer.__call__, keras.optimizers.Optimizer.apply
+
+    def calling(layer: Any, *arguments: Any, **keywords: Any) -> Any:
+        outputs = call(layer, *arguments, **keywords)
+        for number, output in enumerate(keras.tree.flatten(outputs)):
+            key = f"activation/{layer.path}"
+            while f"{key}/{number}" in found:  # A layer that is called again.
+                key += "'"
+            found[f"{key}/{number}"] = backend.concrete(output)
+        return outputs
+
+    def applying(optimizer: Any, gradients: Any, variables: Any = None) -> Any:
+        gradients = list(gradients)
+        named = variables or optimizer._trainable_variables
+        for gradient, variable in zip(gradients, named, strict=True):
+            if gradient is not None:
+                found.setdefault(f"gradient/{variable.path}", backend.concrete(gradient))
+        return apply(optimizer, gradients, variables)
+
+    keras.layers.Layer.__call__, keras.optimizers.Optimizer.apply = calling, applying
+    try:
+        backend.one_step(model, batch)
+    finally:
+        keras.layers.Layer.__call__, keras.optimizers.Optimizer.apply = call, apply
+    after = state.arrays(model, ("optimizer", "weights", "generators"))
+    names = {
+        "optimizer": "optimizer slot",
+        "weights": "weight after",
+        "generators": "generator state after",
+    }
+    for key, array in after.items():
+        kind, _, name = key.partition("/")
+        found[f"{names[kind]}/{name}"] = array
+    return found
