@@ -7,7 +7,7 @@ REAL := -q -m real --durations=10 -n 2 --dist loadfile
 # Not in the generated tree, which has a pyproject.toml of its own: what lies there is generated.
 export RUFF_CACHE_DIR := $(CURDIR)/.ruff_cache
 
-.PHONY: help demo test proof test-fast check fix lock clean supported
+.PHONY: help demo test proof test-fast check fix lock locks clean supported
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,16 @@ lock: .venv/installed ## pin requirements/dev.in in requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command "make lock" $(ARGS) \
 		--output-file requirements/dev.txt requirements/dev.in
+
+locks: .venv/installed ## pin what the generated projects install, for each backend (ARGS=--upgrade)
+	@for backend in tensorflow jax torch; do (set -e; \
+		made=build/locks/$$backend; rm -rf $$made; \
+		$(BIN)/cookiecutter . --no-input --output-dir $$made backend=$$backend git_init=no; \
+		$(MAKE) --no-print-directory -C $$made/* lock PY="$(CURDIR)/$(BIN)/python"; \
+		for name in cpu cuda dev; do \
+			lock="{% if cookiecutter.__backend == '$$backend' %}$$name.txt{% endif %}"; \
+			cp $$made/*/requirements/$$name.txt "{{cookiecutter.project_slug}}/requirements/$$lock"; \
+		done) || exit 1; done
 
 clean: ## remove what was built
 	rm -rf build .venv .mypy_cache .pytest_cache .ruff_cache

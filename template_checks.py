@@ -25,6 +25,20 @@ QUESTIONS: dict[str, Any] = json.loads((TEMPLATE / "cookiecutter.json").read_tex
 
 NAME_LENGTH, SLUG_LENGTH = 80, 50
 PUNCTUATION = " -_.,+()"
+STARTERS = (
+    "dense",
+    "lenet5",
+    "residual",
+    "lstm",
+    "autoencoder",
+    "vae",
+    "gan",
+    "transformer",
+    "gpt",
+    "simclr",
+    "dqn",
+)
+"""The models that a project can start with; `dense`, which params.yaml names, always does."""
 JOINERS = "\u200c\u200d"  # Invisible, but Persian, Indic scripts and emoji are written with them.
 
 TAKEN = {
@@ -32,7 +46,7 @@ TAKEN = {
     "a module of Python": {name.lower() for name in sys.stdlib_module_names},
     "a package that the project uses": {
         re.sub("[-.]", "_", name.lower())
-        for lock in (TEMPLATE / FOLDER / "requirements").glob("*.txt")
+        for lock in (TEMPLATE / FOLDER / "requirements").glob("*.txt*")  # also in a condition
         for name in re.findall(r"^([\w.-]+)==", lock.read_text("utf-8"), re.MULTILINE)
     }
     # Their modules under other names, and what Keras imports where it is there.
@@ -106,6 +120,17 @@ def one_of(answer: object, question: str, choices: list[str]) -> str:
     raise BadAnswer(question, answer, "is not a choice", ", ".join(choices))
 
 
+def checked_starter(answer: object) -> list[str]:
+    """Returns the names of the models that the answer lists, in the order of `STARTERS`."""
+    names = re.findall(r"[^\s,]+", str(answer or "").lower())
+    if "all" in names:
+        return list(STARTERS)
+    for name in names:
+        if name not in STARTERS:
+            raise BadAnswer("starter", name, "is not a model", f"{', '.join(STARTERS)}, or all")
+    return [name for name in STARTERS if name in names or name == "dense"]
+
+
 def escaped(text: str) -> str:
     """Returns the text as it stands between the quotes of a string in TOML or JSON."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
@@ -119,13 +144,20 @@ class AnswerChecks(Extension):
         # `cruft update` generates by two versions of the template in one process.
         sys.modules.pop(__name__, None)
         self.asking = False
-        for function in (checked_name, checked_package, usable_slug, one_of, escaped, self.folder):
+        filters = (checked_name, checked_package, checked_starter, usable_slug, one_of, escaped)
+        for function in (*filters, self.folder):
             environment.filters[function.__name__] = function
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
-        """Called with each text before it is rendered: questions, answers, files, their names."""
+        """Called with each text before it is rendered: questions, answers, files, their names.
+
+        A file in a folder whose name is a condition is copied as it is. `_copy_without_render`
+        cannot say so: cookiecutter fails there where the condition does not hold.
+        """
         if source == QUESTIONS["__answers"]:
             self.asking = True
+        elif name and "/" in name and name.endswith("{% endif %}"):
+            return "{% raw %}" + source + "{% endraw %}"
         elif self.asking and source not in QUESTIONS.values():
             return "{{ " + json.dumps(source, ensure_ascii=False) + " }}"
         return "{{ cookiecutter | folder }}" if source == FOLDER else source

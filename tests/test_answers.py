@@ -137,6 +137,27 @@ def test_what_is_no_choice_is_refused(answer: object) -> None:
     assert_refused_in_one_line(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("answer", "names"),
+    {
+        "dense, lenet5": ["dense", "lenet5"],
+        "lstm": ["dense", "lstm"],
+        " GPT vae,,VAE ": ["dense", "vae", "gpt"],
+        "": ["dense"],
+        "all": [*checks.STARTERS],
+    }.items(),
+)
+def test_models_to_start_with_come_in_one_order(answer: str, names: list[str]) -> None:
+    assert checks.checked_starter(answer) == names
+
+
+@pytest.mark.parametrize("answer", ["lenet", "dense; gpt", "dense.py", "['gpt']", True])
+def test_an_unknown_model_is_refused(answer: object) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        checks.checked_starter(answer)
+    assert_refused_in_one_line(refusal.value)
+
+
 def render(**answers: str) -> dict[str, Any]:
     """The generated pyproject.toml, as data."""
     context = {"cookiecutter": {**checks.QUESTIONS, **answers}}
@@ -188,6 +209,8 @@ BAD_BAKES = {
     "slug": {"project_slug": "numpy"},
     "author": {"author_name": "a\nb"},
     "license": {"license": "GPL"},
+    "backend": {"backend": "mxnet"},
+    "starter": {"starter": "dense, lenet"},
     "git": {"git_init": "maybe"},
     "template that fails": {"project_name": "{{ 1 / 0 }}"},
     "template cut off": {"author_name": "{{"},
@@ -215,4 +238,4 @@ def test_a_typed_answer_is_refused_before_the_next_question(
     assert error
     assert refusal.startswith(question)
     assert refusal.count("\n") == 1
-    assert prompts.count("/5]") == typed.count("\n")
+    assert prompts.count("/7]") == typed.count("\n")

@@ -28,11 +28,12 @@ def test_a_refusal_is_one_line(template: Path, generate: Generate) -> None:
 
 
 def test_questions_are_asked_one_after_the_other(template: Path, generate: Generate) -> None:
-    outcome = generate("cookiecutter", str(template), stdin="My study\n\nO'Brien\nApache\nn\n")
+    outcome = generate("cookiecutter", str(template), stdin="My study\n\nO'Brien\nApache\nj\n\nn\n")
     project = outcome.project
     assert project.path.name == "my-study"
     assert "Apache License" in project.read("LICENSE")
-    assert [f"[{n}/5]" in outcome.output for n in range(1, 7)] == [True] * 5 + [False]
+    assert project.read("requirements/cpu.in").count("\njax") == 1
+    assert [f"[{n}/7]" in outcome.output for n in range(1, 9)] == [True] * 7 + [False]
 
 
 @pytest.fixture
@@ -70,7 +71,12 @@ def test_an_edited_replay_file_derives_the_rest_anew(
 
 @pytest.mark.parametrize(
     "answers",
-    [{"project_name": "{{ 1 / 0 }}"}, {"project_slug": "../a"}, {"license": "GPL"}],
+    [
+        {"project_name": "{{ 1 / 0 }}"},
+        {"project_slug": "../a"},
+        {"license": "GPL"},
+        {"starter": "../a"},
+    ],
     ids=lambda answers: next(iter(answers)),
 )
 def test_a_bad_replay_file_is_refused(

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 import time
 import tomllib
+from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
-from .conftest import Bake
+from template_checks import STARTERS
+
+from .conftest import TEMPLATE, TREE, Bake
 
 # Every file of a project with the default answers, sorted. Whoever adds one adds it here.
 FILES = [
@@ -33,7 +39,13 @@ FILES = [
     "requirements/dev.txt",
     "src/repro/__init__.py",
     "src/repro/__main__.py",
+    "src/repro/backends/__init__.py",
+    "src/repro/backends/jax.py",
+    "src/repro/backends/tensorflow.py",
+    "src/repro/backends/torch.py",
+    "src/repro/callbacks.py",
     "src/repro/compare.py",
+    "src/repro/console.py",
     "src/repro/determinism.py",
     "src/repro/doctor.py",
     "src/repro/gate.py",
@@ -44,9 +56,11 @@ FILES = [
     "src/repro/pictures.py",
     "src/repro/portable.py",
     "src/repro/recipe.py",
+    "src/repro/record.py",
     "src/repro/report.html",
     "src/repro/report.md",
     "src/repro/report.py",
+    "src/repro/resolve.py",
     "src/repro/run.py",
     "src/repro/search.py",
     "src/repro/splits.py",
@@ -73,6 +87,8 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "Apache": ({"license": "Apache-2.0"}, {"LICENSE": "Apache License"}),
     "not open": ({"license": "Not open source"}, {}),
     "license in short": ({"license": "bsd"}, {"LICENSE": "BSD 3-Clause License"}),
+    "JAX": ({"backend": "jax"}, {"LICENSE": "", "requirements/cpu.in": "\njax>=0.10\n"}),
+    "PyTorch": ({"backend": "torch"}, {"LICENSE": "", "requirements/cpu.in": "\ntorch==2.13.0+"}),
     "no git": ({"git_init": "no"}, {"LICENSE": "MIT License"}),
     "other names": (
         {"project_name": "Étude n° 3", "project_slug": "a-b", "author_name": "O'Brien 🙂"},
@@ -103,6 +119,87 @@ def test_answers_arrive(bake: Bake, answers: dict[str, str], contents: dict[str,
     assert (project.path / ".git").is_dir() == (answers.get("git_init") != "no")
 
 
+PACKAGE = "reproducible_digits"
+# The files of the template that are in a project only where a condition in their name holds.
+CONDITIONAL = {
+    path.relative_to(TEMPLATE / TREE).as_posix(): path
+    for path in (TEMPLATE / TREE).rglob("{% if *")
+    if path.parent != TEMPLATE / TREE  # the licences
+}
+CONDITION = re.compile(r"\{% if (?:cookiecutter.__backend == )?'(\w+)'.*? %\}(.+)\{% endif %\}")
+
+
+def conditional(*answers: str) -> dict[str, Path]:
+    """The files that come with a backend or a model, by their names in the project."""
+    found = {}
+    for name, path in CONDITIONAL.items():
+        match = CONDITION.search(name)
+        assert match, f"{name} has another condition than the others"
+        if match[1] in answers:
+            folder = name[: match.start()].replace("{{cookiecutter.__package_name}}", PACKAGE)
+            found[folder + match[2]] = path
+    return found
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+@pytest.mark.parametrize("starter", ["dense", "lstm", "dense, lenet5", "all"])
+def test_a_project_has_the_files_of_its_answers(bake: Bake, backend: str, starter: str) -> None:
+    models = STARTERS if starter == "all" else {"dense", *starter.split(", ")}
+    project = bake(backend=backend, starter=starter).project
+    found = conditional(backend, *models)
+    always = {*FILES} - conditional("tensorflow", *STARTERS).keys()
+    assert project.files() == sorted(always | found.keys())
+    for name, path in found.items():  # Whatever stands in them is no template.
+        assert project.read(name) == path.read_text(encoding="utf-8"), name
+
+
+def test_the_models_to_start_with_are_there() -> None:
+    models = {CONDITION.sub(r"\1", name) for name in CONDITIONAL if "/models/" in name}
+    assert {name.rpartition("/")[2] for name in models} <= {*STARTERS}
+
+
+def test_a_project_with_all_models_is_clean(bake: Bake) -> None:
+    """ruff does not see files in the template whose names are conditions."""
+    project = bake(starter="all").project
+    for command in (("check",), ("format", "--check")):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--no-cache"],
+            cwd=project.path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_the_locks_are_what_is_asked_for(bake: Bake, backend: str) -> None:
+    """The test of the project itself, which reads files alone."""
+    project = bake(backend=backend).project
+    project.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_locks.py")
+
+
+def test_what_backends_share_has_one_version() -> None:
+    versions: dict[str, set[str]] = {}
+    for path in TEMPLATE.glob(f"{TREE}/requirements/*.txt*"):
+        pins = re.findall(r"^([\w.-]+)==([^\s;]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        for package, version in pins:
+            versions.setdefault(package, set()).add(Version(version).public)
+    assert versions["keras"]
+    assert {package: found for package, found in versions.items() if len(found) > 1} == {}
+
+
+def test_what_backends_share_is_asked_for_by_all() -> None:
+    asked = {
+        frozenset(
+            line
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if not line.startswith(("#", "-", "tensorflow", "jax", "torch"))
+        )
+        for path in TEMPLATE.glob(f"{TREE}/requirements/*c*.in*")
+    }
+    assert len(asked) == 1
+
+
 def test_the_files_are_few() -> None:
     # 35 for a first whole project; `portable`, `splits`, `study`, `search`, `workers`, `report` and
     # `pictures` are ideas, and so files, of their own, with two more tests, two templates of the
@@ -110,8 +207,11 @@ def test_the_files_are_few() -> None:
     assert len(FILES) <= 51
 
 
-def test_nothing_of_the_template_is_left(bake: Bake) -> None:
-    project = bake().project
+@pytest.mark.parametrize(
+    "answers", [{}, {"backend": "jax"}, {"backend": "torch", "starter": "all"}], ids=str
+)
+def test_nothing_of_the_template_is_left(bake: Bake, answers: dict[str, str]) -> None:
+    project = bake(**answers).project
     for file in project.files():
         assert not re.search(r"\{\{|\{%|cookiecutter", file)
         text = project.read(file)

@@ -21,6 +21,8 @@ TEMPLATE = Path(__file__).parents[2]
 FULL = bool(os.environ.get("REPRO_FULL"))
 """`make proof` sets it: every kill, fault and variation; otherwise some of each."""
 MNIST = Path(os.environ.get("MNIST_NPZ", TEMPLATE.parent / "shared" / "data" / "mnist.npz"))
+TORCH_WHEELS = "https://download.pytorch.org/whl/cpu/torch/"
+"""As in the project's Makefile, with the same two variables before it."""
 
 
 def some(names: Iterable[str], short: tuple[str, ...]) -> list[Any]:
@@ -96,19 +98,28 @@ def bake(to: Path, python: Path, **answers: str) -> Generated:
     return Generated(root, python)
 
 
-@pytest.fixture(scope="session")
-def installed() -> Path:
-    """The Python of a virtual environment that holds the lock, kept for the next time."""
+def environment(backend: str = "tensorflow", device: str = "cpu") -> Path:
+    """The Python of a virtual environment that holds a backend's locks, kept for the next time."""
     requirements = TEMPLATE / "{{cookiecutter.project_slug}}" / "requirements"
-    venv = TEMPLATE / "build" / "test-venv"
+    condition = f"{{% if cookiecutter.__backend == '{backend}' %}}"
+    locks = [requirements / f"{condition}{name}.txt{{% endif %}}" for name in (device, "dev")]
+    wheels = os.environ.get("TORCH_WHEELS", os.environ.get("PIP_FIND_LINKS", TORCH_WHEELS)).split()
+    links = [f"--find-links={place}" for place in wheels if (backend, device) == ("torch", "cpu")]
+    parts = [part for part in (backend, device) if part not in ("tensorflow", "cpu")]
+    venv = TEMPLATE / "build" / "-".join(("test-venv", *parts))
     python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    locks = [str(requirements / name) for name in ("cpu.txt", "dev.txt")]
     uv = [sys.executable, "-m", "uv", "pip", "sync", "--require-hashes", "--python", str(python)]
     with FileLock(f"{venv}.lock"):  # The second process finds all installed, and changes nothing.
         if not python.exists():
             subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-        subprocess.run([*uv, *locks], check=True)
+        subprocess.run([*uv, *links, *map(str, locks)], check=True)
     return python
+
+
+@pytest.fixture(scope="session")
+def installed() -> Path:
+    """The Python of an environment with TensorFlow, as a project with the defaults has it."""
+    return environment()
 
 
 @pytest.fixture(scope="session")

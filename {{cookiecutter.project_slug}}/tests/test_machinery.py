@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 from repro import (
     BadInput,
     Dataset,
+    backends,
     compare,
     determinism,
     gate,
@@ -27,6 +29,7 @@ from repro import (
     surroundings,
 )
 from repro import recipe as recipes
+from repro.resolve import data_module
 from repro.resolve import parameters as resolve_file
 
 PROJECT = recipes.Project.find(Path(__file__).parent)
@@ -57,6 +60,8 @@ def test_the_file_spells_out_every_default(tmp_path: Path) -> None:
         ("training.shuffle=1", "training.shuffle: expected a valid boolean; got 1"),
         ("training.loss=mse", "training.loss: expected 'sparse_categorical_crossentropy'"),
         ("training.initial_epoch=5", "training.initial_epoch: expected less than"),
+        ("training={initial_state: a, initial_weights: b}", "at most one of initial_state and"),
+        ("backend=pytorch", "backend: expected 'tensorflow', 'jax' or 'torch'; got 'pytorch'"),
         ("training=3", "training: expected"),
         ("optimizer.learning_rate=-1e-3", "learning_rate: expected greater than 0; got -0.001"),
         ("optimizer.learning_rate=.inf", "optimizer.learning_rate: expected a finite number"),
@@ -111,6 +116,39 @@ def test_another_choice_starts_from_its_own_defaults() -> None:
     assert "beta_1" not in chosen
 
 
+def test_data_may_stand_beside_a_model(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    function = "def {}(*, length: PositiveInt = 3) -> Dataset: ...\n"
+    (tmp_path / "data.py").write_text(function.format("digits"))
+    model = tmp_path / "models" / "waves.py"
+    model.write_text(function.format("series") + "def build(shape, classes): ...\n")
+    params = tmp_path / "params.yaml"
+    params.write_text("data: {name: series}\nmodel: {name: waves}\noptimizer: {name: adam}\n")
+    assert resolve_file(tmp_path, params)["data"] == {"name": "series", "length": 3}
+    assert data_module(tmp_path, "series") == "models.waves"
+    assert data_module(tmp_path, "digits") == "data"
+    (tmp_path / "models" / "other.py").write_text(function.format("digits"))
+    with pytest.raises(BadInput, match=r"other\.py: the data digits are in data already"):
+        resolve_file(tmp_path, params)
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_backend_says_what_it_cannot(backend: str) -> None:
+    assert resolve(f"backend={backend}", "guarantee=machine")["backend"] == backend
+    with pytest.raises(BadInput, match=f"shown for tensorflow alone, not for {backend}; machine"):
+        resolve(f"backend={backend}", "guarantee=portable")
+    with pytest.raises(BadInput, match=f"jit_compile: expected false, since {backend}"):
+        resolve(f"backend={backend}", "guarantee=machine", "training.jit_compile=true")
+
+
+def test_a_backend_that_is_not_installed_is_refused() -> None:
+    there = [name for name in backends.BACKENDS if importlib.util.find_spec(name)]
+    for name in set(backends.BACKENDS) - set(there):
+        with pytest.raises(BadInput, match=f"backend: {name} is not installed here, .* is;"):
+            recipes.make(PROJECT, [f"backend={name}"])
+    assert there
+
+
 def test_a_refusal_takes_no_heavy_import() -> None:
     code = "import sys; from repro.__main__ import main; main(['train', 'a=1']); "
     code += "print(sorted(sys.modules))"
@@ -118,7 +156,8 @@ def test_a_refusal_takes_no_heavy_import() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT.root
     )
     assert "a: unknown parameter" in done.stderr
-    assert not {"'tensorflow'", "'keras'", "'numpy'"} & set(done.stdout.strip("[]\n").split(", "))
+    heavy = {f"'{name}'" for name in (*backends.BACKENDS, "keras", "numpy")}
+    assert not heavy & set(done.stdout.strip("[]\n").split(", "))
 
 
 def test_the_data_order_is_a_pure_function() -> None:
@@ -244,14 +283,18 @@ def test_other_processors_are_named(tmp_path: Path) -> None:
 def test_no_setting_of_the_shell_reaches_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     from repro import launcher
 
-    for name in ("TF_ENABLE_ONEDNN_OPTS", "OMP_NUM_THREADS", "PYTHONHASHSEED", "XLA_FLAGS"):
+    names = ("TF_ENABLE_ONEDNN_OPTS", "OMP_NUM_THREADS", "PYTHONHASHSEED", "XLA_FLAGS", "NPROC")
+    for name in (*names, "JAX_ENABLE_X64", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"):
         monkeypatch.setenv(name, "7")
     monkeypatch.setenv("MY_OWN", "kept")
-    for guarantee in ("portable", "machine", "none"):
-        env = launcher.environment(resolve(f"guarantee={guarantee}"))
-        assert env["MY_OWN"] == "kept"
-        assert "XLA_FLAGS" not in env
-        assert env.get("PYTHONHASHSEED") == (None if guarantee == "none" else "0")
+    for backend in backends.BACKENDS:
+        for guarantee in ("machine", "none", *(["portable"] if backend == "tensorflow" else [])):
+            env = launcher.environment(resolve(f"guarantee={guarantee}", f"backend={backend}"))
+            assert env["MY_OWN"] == "kept"
+            assert env["KERAS_BACKEND"] == backend
+            assert "7" not in [env.get(name) for name in names]
+            assert ("XLA_FLAGS" in env) == (backend == "jax" and guarantee != "none")
+            assert env.get("PYTHONHASHSEED") == (None if guarantee == "none" else "0")
 
 
 @pytest.mark.parametrize(
@@ -276,8 +319,9 @@ def test_a_guarantee_falls_as_far_as_it_must(
     departures: dict[str, str],
     holds: str,
 ) -> None:
-    found = determinism.expected(resolve("guarantee=portable")) | changed
-    told = determinism.guarantee(resolve(f"guarantee={asked}"), found, departures, operations)
+    asked_for = resolve("backend=tensorflow", f"guarantee={asked}")
+    found = determinism.expected(asked_for, "portable") | changed
+    told = determinism.guarantee(asked_for, found, departures, operations)
     assert (told["asked"], told["holds"]) == (asked, holds)
     assert bool(told["broken"]) == (asked != holds)
     if asked == "portable":

@@ -122,6 +122,23 @@ def test_the_order_of_the_rows_does_not_matter(
 
 
 @QUICK
+@given(datasets(), cuts(), st.integers(3, 30))
+def test_few_samples_to_learn_from_are_of_the_same_training(
+    dataset: Dataset, cut: dict[str, Any], size: int
+) -> None:
+    whole = made(dataset, cut)
+    few = made(dataset, cut | {"train_size": size})
+    assert len(few.train) == size < len(whole.train)
+    assert set(few.train) < set(whole.train)
+    assert few.validation.tolist() == whole.validation.tolist()
+    assert few.test.tolist() == whole.test.tolist()
+    if cut["strategy"] == "time_series":
+        assert few.train.tolist() == whole.train[-size:].tolist()
+    with pytest.raises(BadInput, match="train_size: expected less than"):
+        splits.make(dataset, cut | {"train_size": len(whole.train)})
+
+
+@QUICK
 @given(datasets(), st.integers(2, 6), st.integers(0, 99))
 def test_each_sample_is_in_one_fold_and_the_test_in_none(
     dataset: Dataset, folds: int, seed: int

@@ -21,6 +21,8 @@ from .recipe import Project
 
 DRAWN = 8
 """Runs whose curves are drawn: more cannot be told apart."""
+MADE = 24
+"""Of each thing that a model makes, so many are shown."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +193,11 @@ def _judgement(run: Path, named: bool) -> list[Section]:
             found = dict(file)
     except OSError:
         return []
-    if "targets" not in found:
-        return []
-    targets, predicted = found["targets"], found["predicted"]
     suffix, tail = (f" of {run.name}", f"-{run.name}") if named else ("", "")
+    produced = _produced(run, suffix, tail)
+    if "targets" not in found:
+        return produced
+    targets, predicted = found["targets"], found["predicted"]
     sections = []
     if "confidence" in found:
         from sklearn import metrics
@@ -226,6 +229,25 @@ def _judgement(run: Path, named: bool) -> list[Section]:
                 "it is, and what it was taken for where that differs."
             ]
             sections.append(Section(f"Samples{suffix}", text, pictures=[("samples" + tail, drawn)]))
+    return sections + produced
+
+
+def _produced(run: Path, suffix: str, tail: str) -> list[Section]:
+    """What the trained model made: texts to read, images or series to look at."""
+    try:
+        with np.load(run / "produced.npz", allow_pickle=False) as file:
+            found = dict(file)
+    except OSError:
+        return []
+    sections = []
+    for name, array in found.items():
+        if array.dtype.kind == "U":
+            text, drawn = [str(one) for one in array.reshape(-1)[:MADE]], None
+        else:
+            text, drawn = [], pictures.samples(array[:MADE], [""] * len(array[:MADE]))
+        picture = [(f"produced-{name}{tail}", drawn)] if drawn else []
+        if text or picture:
+            sections.append(Section(f"Produced: {name}{suffix}", text, pictures=picture))
     return sections
 
 

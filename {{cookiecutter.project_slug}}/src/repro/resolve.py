@@ -71,9 +71,7 @@ def parameters(package: Path, params: Path, overrides: typing.Sequence[str] = ()
             _override(given, text)
     data = _data(package)
     groups = {
-        "data": _choose(
-            given, "data", {name: found for name, (_, found) in _data(package).items()}
-        ),
+        "data": _choose(given, "data", {name: schema for name, (_, schema) in data.items()}),
         "model": _choose(given, "model", _models(package / "models")),
         "optimizer": _choose(given, "optimizer", OPTIMIZERS),
     }

@@ -1,0 +1,189 @@
+"""What `repro` shows a person: how far runs are, verdicts, tables."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+def print_verdict(answer: dict[str, Any], what: str) -> None:
+    from . import compare
+
+    verdict = answer["verdict"]
+    print(f"{verdict.upper()}  {what}")
+    if verdict == "identical":
+        print(f"digest     {answer['digests'][0]}")
+    elif verdict == "diverged":
+        print(compare.describe(answer["first_divergence"]))
+        if answer.get("explanation"):
+            print(compare.describe_tensor(answer["explanation"]))
+    else:
+        for name, (one, other) in answer["not_comparable"].items():
+            print(f"  {name}: {one} in the first, {other} in the second")
+
+
+def guarantee(content: dict[str, Any]) -> str:
+    found = content["guarantee"]
+    if not found["broken"]:
+        return str(found["holds"])
+    holds, asked = found["holds"], found["asked"]
+    return f"{holds}; {asked} does NOT hold: " + "; ".join(found["broken"])
+
+
+class Reporter:
+    """How far each run is: bars on a terminal, a line for each epoch in a log; on stderr.
+
+    A `launcher.Listener` for any number of runs at once, used in a `with` block. Of a study, with
+    `trials` of them, one more bar, and in a log a line for each trial.
+    """
+
+    def __init__(self, trials: int = 0) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._running: set[str] = set()
+        self._lock = threading.RLock()
+        self._trials, self._begun = trials, time.monotonic()
+        self._before = self._done = 0
+        if sys.stderr.isatty():
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+
+    def __enter__(self) -> Reporter:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def __call__(self, run: Path, event: dict[str, Any]) -> None:
+        with self._lock:
+            if event["event"] == "wait" and not self._running:
+                self.line(f"{run.name}: waits for {event['needed']}, which others train on")
+            elif event["event"] == "start":
+                self._running.add(run.name)
+                for line in event["refused"]:
+                    self.line(f"{run.name}: {line}")
+                if event["epoch"]:
+                    self.line(
+                        f"{run.name}: goes on in epoch {event['epoch']} after step {event['step']}"
+                    )
+                if event["guarantee"]["broken"]:
+                    self.line(f"{run.name}: guarantee {guarantee(event)}")
+                self._bar(run.name, run.name, "steps", 0, None)
+                self._count()
+            elif event["event"] == "step":
+                loss = "" if event["loss"] is None else f"loss {event['loss']:.4f}"
+                self._bar(
+                    run.name,
+                    f"{run.name}  epoch {event['epoch']}/{event['epochs']}",
+                    f"steps  {loss}",
+                    (event["epoch"] - 1) * event["steps"] + event["step"],
+                    event["steps"] * event["epochs"],
+                )
+            elif event["event"] == "epoch" and not self._bars and not self._trials:
+                results = "  ".join(f"{k} {v:.4f}" for k, v in event["results"].items())
+                self.line(f"{run.name}  epoch {event['epoch']}/{event['epochs']}  {results}")
+
+    def begin(self, done: int) -> None:
+        """A study begins, or goes on, with so many trials done."""
+        self._before = self._done = done
+        self._count()
+        if done:
+            self.line(f"goes on: {done} of {self._trials} trials are done")
+
+    def trial(self, run: str, text: str, done: int) -> None:
+        """One more trial is over, of which `done` have a result."""
+        with self._lock:
+            passed, made = time.monotonic() - self._begun, done - self._before
+            left = passed / made * (self._trials - done) if made else 0
+            self._running.discard(run)
+            if self._bars and run in self._tasks:
+                self._bars.remove_task(self._tasks.pop(run))
+            self._done = done
+            self._count()
+            when = f"  ({left:.0f} s left)" if left and not self._bars else ""
+            self.line(f"{done}/{self._trials}  {text}{when}")
+
+    def line(self, text: str) -> None:
+        """A line of its own, above the bars."""
+        if self._bars:
+            self._bars.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _count(self) -> None:
+        """The bar of a study, which stands above those of its runs."""
+        if self._trials:
+            text = f"done, {len(self._running)} running"
+            self._bar("", "trials", text, self._done, self._trials)
+
+    def _bar(self, name: str, description: str, text: str, done: int, of: int | None) -> None:
+        if self._bars is None:
+            return
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task("", text="")
+        self._bars.update(
+            self._tasks[name], description=description, text=text, completed=done, total=of
+        )
+
+
+def print_study(answer: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from . import study
+
+    table = Table(box=None, pad_edge=False)
+    columns, rows = study.columns(answer)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    # A table is not cut, neither in a file nor on a narrow terminal.
+    console = Console(highlight=False)
+    wide = max(console.width, console.measure(table).maximum)
+    console.print(table, width=wide, crop=False, soft_wrap=True)
+    best, verification = answer["best"], answer["verification"]
+    if best is not None:
+        values = "  ".join(f"{name}={value}" for name, value in best["values"].items())
+        print(f"best       by {answer['monitor']}: {values or best['run']}")
+    for line in answer["broken"]:
+        print(f"guarantee  does NOT hold: {line}")
+    print(f"table      {answer['digest']}")
+    print(f"study      {answer['study_dir']}")
+    for trial in answer["trials"]:
+        if trial["failed"]:
+            print(f"failed     trial {trial['trial']}: {trial['failed']}")
+    if verification is not None and verification["verdict"] == "failed":
+        print(f"failed     the best, trained once more: {verification['failed']}")
+    elif verification is not None:
+        print_verdict(verification, f"{Path(verification['runs'][0]).name}, trained once more")
