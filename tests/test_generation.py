@@ -203,8 +203,9 @@ def test_what_backends_share_is_asked_for_by_all() -> None:
 def test_the_files_are_few() -> None:
     # 35 for a first whole project; `portable`, `splits`, `study`, `search`, `workers`, `report` and
     # `pictures` are ideas, and so files, of their own, with two more tests, two templates of the
-    # report, three presets, and the notebook with its test.
-    assert len(FILES) <= 51
+    # report, three presets, and the notebook with its test; so are the backends, a file
+    # each, and what grew out of other files: `record`, `resolve`, `callbacks`, `console`.
+    assert len(FILES) <= 59
 
 
 @pytest.mark.parametrize(

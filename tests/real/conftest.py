@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +98,31 @@ def bake(to: Path, python: Path, **answers: str) -> Generated:
     subprocess.run([sys.executable, *command], check=True)
     (root,) = (path for path in to.iterdir() if path.is_dir())
     return Generated(root, python)
+
+
+def end(run: Path) -> dict[str, Any]:
+    """What must be equal: digest, results, the whole ledger, the whole history."""
+    content = json.loads((run / "manifest.json").read_text())
+    return {
+        **{key: content[key] for key in ("digest", "metrics", "predictions", "ledger_head")},
+        "ledger": (run / "ledger.jsonl").read_text(),
+        "history": (run / "history.json").read_text(),
+    }
+
+
+def kill_when(project: Generated, arguments: tuple[str, ...], moment: float) -> Path:
+    """Starts a run, kills launcher and training after that share of it, returns its directory."""
+    before = set(project.root.glob("runs/*"))
+    process = project.start("train", *arguments, "--fresh")
+    while process.poll() is None:
+        ledgers = [r / "ledger.jsonl" for r in set(project.root.glob("runs/*")) - before]
+        if ledgers and ledgers[0].is_file() and ledgers[0].stat().st_size > moment:
+            break
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    (run,) = set(project.root.glob("runs/*")) - before
+    return run
 
 
 def environment(backend: str = "tensorflow", device: str = "cpu") -> Path:

@@ -8,15 +8,12 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from .conftest import FULL, Generated, document
+from .conftest import FULL, Generated, document, end, kill_when
 
 pytestmark = pytest.mark.real
 
@@ -31,31 +28,6 @@ MODELS: dict[str, tuple[str, ...]] = {
 }
 OFTEN = ("training.epochs=4", "training.batch_size=8", "--checkpoint-seconds", "0")
 KILLS = 100 if FULL else len(MODELS)
-
-
-def end(run: Path) -> dict[str, Any]:
-    """What must be equal: digest, results, the whole ledger, the whole history."""
-    content = json.loads((run / "manifest.json").read_text())
-    return {
-        **{key: content[key] for key in ("digest", "metrics", "predictions", "ledger_head")},
-        "ledger": (run / "ledger.jsonl").read_text(),
-        "history": (run / "history.json").read_text(),
-    }
-
-
-def kill_when(project: Generated, arguments: tuple[str, ...], moment: float) -> Path:
-    """Starts a run, kills launcher and training after that share of it, returns its directory."""
-    before = set(project.root.glob("runs/*"))
-    process = project.start("train", *arguments, "--fresh")
-    while process.poll() is None:
-        ledgers = [r / "ledger.jsonl" for r in set(project.root.glob("runs/*")) - before]
-        if ledgers and ledgers[0].is_file() and ledgers[0].stat().st_size > moment:
-            break
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    (run,) = set(project.root.glob("runs/*")) - before
-    return run
 
 
 def test_killed_runs_end_as_if_they_had_not_been(models: Generated) -> None:
