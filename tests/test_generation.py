@@ -80,6 +80,28 @@ FILES = [
     "tests/test_study.py",
 ]
 
+PACKAGE = "reproducible_digits"
+# The files of the template that are in a project only where a condition in their name holds.
+CONDITIONAL = {
+    path.relative_to(TEMPLATE / TREE).as_posix(): path
+    for path in (TEMPLATE / TREE).rglob("{% if *")
+    if path.parent != TEMPLATE / TREE  # the licences
+}
+CONDITION = re.compile(r"\{% if (?:cookiecutter.__backend == )?'(\w+)'.*? %\}(.+)\{% endif %\}")
+
+
+def conditional(*answers: str) -> dict[str, Path]:
+    """The files that come with a backend or a model, by their names in the project."""
+    found = {}
+    for name, path in CONDITIONAL.items():
+        match = CONDITION.search(name)
+        assert match, f"{name} has another condition than the others"
+        if match[1] in answers:
+            folder = name[: match.start()].replace("{{cookiecutter.__package_name}}", PACKAGE)
+            found[folder + match[2]] = path
+    return found
+
+
 # Each case states only what differs from the defaults, and what then differs in the project.
 CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "defaults": ({}, {"LICENSE": "MIT License"}),
@@ -103,8 +125,10 @@ def test_answers_arrive(bake: Bake, answers: dict[str, str], contents: dict[str,
     project = bake(**answers).project
     slug = answers.get("project_slug", "reproducible-digits")
     package = slug.replace("-", "_")
-    absent = {"LICENSE"} - set(contents)
-    expected = sorted(f.replace("reproducible_digits", package) for f in {*FILES} - absent)
+    backend = answers.get("backend", "tensorflow")
+    absent = conditional("tensorflow").keys() - conditional(backend).keys()
+    absent |= {"LICENSE"} - contents.keys()
+    expected = sorted(f.replace(PACKAGE, package) for f in {*FILES} - absent)
     assert project.path.name == slug
     assert project.files() == expected
     for file, text in contents.items():
@@ -117,28 +141,6 @@ def test_answers_arrive(bake: Bake, answers: dict[str, str], contents: dict[str,
     assert toml["project"]["license"] == SPDX.get(license, license)
     assert toml["tool"]["repro"]["package"] == package
     assert (project.path / ".git").is_dir() == (answers.get("git_init") != "no")
-
-
-PACKAGE = "reproducible_digits"
-# The files of the template that are in a project only where a condition in their name holds.
-CONDITIONAL = {
-    path.relative_to(TEMPLATE / TREE).as_posix(): path
-    for path in (TEMPLATE / TREE).rglob("{% if *")
-    if path.parent != TEMPLATE / TREE  # the licences
-}
-CONDITION = re.compile(r"\{% if (?:cookiecutter.__backend == )?'(\w+)'.*? %\}(.+)\{% endif %\}")
-
-
-def conditional(*answers: str) -> dict[str, Path]:
-    """The files that come with a backend or a model, by their names in the project."""
-    found = {}
-    for name, path in CONDITIONAL.items():
-        match = CONDITION.search(name)
-        assert match, f"{name} has another condition than the others"
-        if match[1] in answers:
-            folder = name[: match.start()].replace("{{cookiecutter.__package_name}}", PACKAGE)
-            found[folder + match[2]] = path
-    return found
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])

@@ -68,8 +68,11 @@ class OwnSteps:
 
 
 def results(model: Any) -> Results:
-    """The model's metrics as they stand."""
-    return {name: float(value) for name, value in model.get_metrics_result().items()}
+    """The model's metrics as they stand; no loss where none was computed."""
+    found = {name: float(value) for name, value in model.get_metrics_result().items()}
+    if hasattr(model, "learn") and not float(model._loss_tracker.count):
+        found.pop("loss", None)
+    return found
 
 
 def evaluate(model: Any, steps: Any, batch_size: int) -> Results:

@@ -202,7 +202,11 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         "final", {"arrays": predictions, "produced": made, "results": loop.exact(results)}
     )
     ledger.close()
-    model.save(directory / "model.keras")
+    try:
+        model.save(directory / "model.keras")
+    except NotImplementedError:  # The state holds all of it; only `load_model` needs more.
+        name = type(model).__name__
+        print(f"no model.keras: Keras cannot describe {name}, which has no get_config()")
     state.save(directory / "state.npz", model)
     judged = loop.judged(samples.test, outputs) if training["loss"] else {}
     np.savez(directory / "predictions.npz", allow_pickle=False, **judged)
@@ -282,12 +286,17 @@ def _compile(model: Any, parameters: dict[str, Any]) -> None:
             f"training.loss: null is for models with a loss of their own, which "
             f"{parameters['model']['name']} has not; sparse_categorical_crossentropy would do"
         )
+    if training["metrics"] and hasattr(model, "learn"):
+        raise BadInput(
+            "training.metrics: expected [] for a model with a `learn` of its own, which says in "
+            f"`judge` what is measured; got {training['metrics']}"
+        )
     # Our own loop compiles the steps, as `jit_compile` says; Keras's own functions stay plain, but
     # on JAX, where they would be made operation by operation.
     model.compile(
         optimizer=optimizer,
         loss=training["loss"],
-        metrics=training["metrics"],
+        metrics=training["metrics"] or None,
         jit_compile=parameters["backend"] == "jax",
     )
 
