@@ -1,4 +1,4 @@
-"""The machinery on its own, without TensorFlow: quick."""
+"""The machinery on its own, without the backend: quick."""
 
 from __future__ import annotations
 
