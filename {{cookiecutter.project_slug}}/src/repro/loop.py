@@ -95,7 +95,8 @@ def ready(model: Any, part: Part) -> None:
     """Makes every variable of a compiled model, so that all are there before the first step."""
     model.optimizer.build(model.trainable_variables)
     if not hasattr(model, "learn"):
-        sample = {name: array[:1] for name, array in part.arrays().items()}
+        # As tensors, which is what a model's own loss is given in each step as well.
+        sample = {n: keras.ops.convert_to_tensor(a[:1]) for n, a in part.arrays().items()}
         model.test_on_batch(sample["x"], sample["y"], sample.get("weight"))
     model.reset_metrics()
 
