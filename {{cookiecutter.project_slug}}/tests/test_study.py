@@ -105,6 +105,8 @@ def test_repetitions_share_the_recipes_seed_and_derive_the_others() -> None:
         (("sweep", "--seeds", "0", "seed=1,2"), "--seeds: expected 1 or more"),
         (("sweep", "--workers", "0", "seed=1,2"), "--workers: expected 1 or more"),
         (("sweep", "--monitor", "test_loss", "seed=1,2"), "val_loss would do"),
+        (("sweep", "--monitor", "val_return", "seed=1,2"), "whether more of it is better is not"),
+        (("sweep", "--monitor", "val_acuracy", "seed=1,2"), "nearest valid name: accuracy"),
         (("sweep", "preset=mnist_dens", "seed=1,2"), "nearest valid name: mnist_dense"),
         (("sweep", "--scheduler", "nowhere", "seed=1,2"), "--scheduler: nowhere"),
         (("sweep", "--scheduler", "tcp://127.0.0.1:9", "seed=1,2"), "tcp://127.0.0.1:9"),
@@ -147,6 +149,7 @@ def planned(configurations: int, repetitions: int, monitor: str = "val_loss") ->
     return {
         "kind": "sweep",
         "monitor": monitor,
+        "larger_is_better": study.maximised(monitor),
         "configurations": [{"training.batch_size": 2**n} for n in range(configurations)],
         "trials": [
             {"trial": c * repetitions + r, "configuration": c, "repetition": {"seed": r}}

@@ -128,6 +128,11 @@ def _parser() -> argparse.ArgumentParser:
             help="what the best is chosen by (default: val_loss)",
         )
         study.add_argument(
+            "--mode",
+            choices=("max", "min"),
+            help="whether more or less of it is better (default: as Keras has it for its metrics)",
+        )
+        study.add_argument(
             "--workers",
             type=int,
             metavar="N",
@@ -274,7 +279,7 @@ def _study(
     project = recipes.Project.find()
     repetitions = Repetitions(options.seeds, options.folds, options.repeats, options.outer_folds)
     planned = study.plan(
-        project, kind, search, repetitions, method, points, monitor=options.monitor
+        project, kind, search, repetitions, method, points, options.monitor, options.mode
     )
     trials = len(planned["trials"])
     with study.Study(project, planned, options.fresh) as one, console.Reporter(trials) as reporter:

@@ -26,13 +26,30 @@ from . import BadInput, compare, launcher, parameters
 from . import recipe as recipes
 from .launcher import Listener
 from .recipe import Project
+from .resolve import nearest
 from .search import Repetitions, Search, Values
 
 if TYPE_CHECKING:
     from .workers import Outcome, Task, Workers
 
-LARGER_IS_BETTER = {name for name in get_args(parameters.Metric) if not name.endswith("_error")}
-"""Of the metrics, those that Keras maximises; all others, and losses, are better when small."""
+LARGER_IS_BETTER = {name: not name.endswith("_error") for name in get_args(parameters.Metric)}
+"""Whether Keras maximises a metric."""
+
+
+def maximised(monitor: str, mode: str | None = None) -> bool:
+    """Whether more of what is monitored is better: `mode` (`max` or `min`), or what is known of it.
+
+    Raises:
+        BadInput: nothing is, such as of what a model judges itself by.
+    """
+    known = LARGER_IS_BETTER | {"loss": False}
+    name = monitor.removeprefix("val_")
+    if mode is None and name not in known:
+        raise BadInput(
+            f"--monitor: {monitor}: whether more of it is better is not known; "
+            f"--mode max or --mode min would say{nearest(name, known)}"
+        )
+    return known[name] if mode is None else mode == "max"
 
 
 def plan(
@@ -43,16 +60,19 @@ def plan(
     method: str = "grid",
     trials: int | None = None,
     monitor: str = "val_loss",
+    mode: str | None = None,
 ) -> dict[str, Any]:
     """Returns all trials of a study, each with its recipe, checked.
 
     Raises:
-        BadInput: a recipe is impossible, a search too, or the monitor is of the test.
+        BadInput: a recipe is impossible, a search too, or the monitor is of the test, or neither
+            known nor given a mode.
     """
     if monitor.startswith("test_"):
         raise BadInput(
             f"--monitor: {monitor}: nothing is chosen by the test; val_{monitor[5:]} would do"
         )
+    larger = maximised(monitor, mode)
     locked = recipes.lock(project.root)
     seed = recipes.make(project, search.fixed, locked)["parameters"]["seed"]
     configurations = search.configurations(method, trials, seed or 0)
@@ -73,12 +93,13 @@ def plan(
                 }
             )
     code = recipes.code_digest(project)
-    text = json.dumps([kind, monitor, code, *(trial["recipe_digest"] for trial in planned)])
+    text = json.dumps([kind, monitor, larger, code, *(trial["recipe_digest"] for trial in planned)])
     return {
         "format": 1,
         "kind": kind,
         "digest": hashlib.sha256(text.encode()).hexdigest(),
         "monitor": monitor,
+        "larger_is_better": larger,
         "fixed": list(search.fixed),
         "configurations": configurations,
         "code": recipes.code(project.root) | {"digest": code},
@@ -322,7 +343,7 @@ def answer(planned: dict[str, Any], results: dict[int, dict[str, Any]]) -> dict[
             }
         )
     monitor = planned["monitor"]
-    sign = -1 if monitor.removeprefix("val_") in LARGER_IS_BETTER else 1
+    sign = -1 if planned["larger_is_better"] else 1
     complete = [row for row in rows if row["done"] == row["trials"]]
     finite = [row for row in complete if math.isfinite(row["metrics"][monitor]["mean"])]
     best = min(finite, key=lambda row: sign * row["metrics"][monitor]["mean"], default=None)
