@@ -156,12 +156,12 @@ def project(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Genera
 
 
 @pytest.fixture(scope="session")
-def models(project: Generated, tmp_path_factory: pytest.TempPathFactory) -> Generated:
-    """The project with the models of `models/` beside its own."""
-    copied = project.copy(tmp_path_factory.mktemp("models") / "project")
+def models(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Generated:
+    """A project with every model there is, and those of `models/` beside them."""
+    made = bake(tmp_path_factory.mktemp("models"), installed, starter="all")
     for file in Path(__file__).with_name("models").glob("*.py"):
-        shutil.copy(file, copied.package / "models")
-    return copied
+        shutil.copy(file, made.package / "models")
+    return made
 
 
 @pytest.fixture
