@@ -733,7 +733,8 @@ def run(name: str, function: Any, inputs: tuple[Any, ...], eager: bool) -> dict[
 
 
 def parameters(guarantee: str) -> dict[str, Any]:
-    return {"guarantee": guarantee, "threads": 2, "training": {"dtype": "float32"}}
+    training = {"dtype": "float32"}
+    return {"backend": "tensorflow", "guarantee": guarantee, "threads": 2, "training": training}
 
 
 def worker(output: Path, guarantee: str, only: str) -> None:
