@@ -163,12 +163,11 @@ def reseed(recipe_seed: int, *purpose: str | int) -> None:
 
 def generators() -> dict[str, str]:
     """Digests of the generators outside the model: Python's, NumPy's, and the backend's own."""
-    import keras
     import numpy as np
 
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     numpy_state = f"{kind}{position}{has_gauss}{gauss}".encode() + np.asarray(keys).tobytes()
-    own = backends.of(keras.backend.backend()).generators()
+    own = backends.current().generators()
     return {
         "python": hashlib.sha256(repr(random.getstate()).encode()).hexdigest(),
         "numpy": hashlib.sha256(numpy_state).hexdigest(),
@@ -180,7 +179,7 @@ def in_effect(parameters: dict[str, Any]) -> dict[str, Any]:
     import keras
     import threadpoolctl
 
-    backend = backends.of(keras.backend.backend())
+    backend = backends.current()
     pools = [p["num_threads"] for p in threadpoolctl.threadpool_info()]
     found: dict[str, Any] = backend.in_effect()
     return found | {

@@ -106,7 +106,7 @@ def compiled(model: Any, samples: Parts, training: dict[str, Any]) -> dict[str, 
     parts = samples.parts() | {"train": weighted(samples.train, training["class_weight"])}
     if hasattr(model, "learn"):
         return {name: OwnSteps(model, part) for name, part in parts.items()}
-    steps = backends.of(keras.backend.backend()).Steps
+    steps = backends.current().Steps
     return {
         name: steps(model, "train" if name == "train" else "test", part, training["jit_compile"])
         for name, part in parts.items()

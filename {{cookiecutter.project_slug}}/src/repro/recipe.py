@@ -70,7 +70,7 @@ def make(
     resolved = resolve.parameters(project.source, project.root / "params.yaml", overrides)
     _installed(resolved["backend"])
     recipe = {"format": 1, "parameters": resolved, "lock": locked or lock(project.root)}
-    for name in ("initial_state", "initial_weights"):
+    for name in BEGINNINGS:
         run = resolved["training"][name]
         if run is not None:
             # The recipe names the state by its content; where that run lies does not matter.
@@ -133,19 +133,28 @@ def resumable(project: Project, run: Path, overrides: Sequence[str]) -> dict[str
     return recipe
 
 
-def run_that_ends_in(project: Project, digest: str, name: str) -> Path:
-    """Returns the run whose final state has a digest that a recipe names.
+BEGINNINGS = ("initial_state", "initial_weights")
+"""The parameters of `training` that name a run to start from; at most one of them does."""
+
+
+def beginning(project: Project, recipe: dict[str, Any]) -> tuple[str, Path] | None:
+    """Returns which of `BEGINNINGS` a recipe has, and the run whose final state has its digest.
 
     Raises:
-        BadInput: there is none; `name` is the parameter's.
+        BadInput: there is no such run.
     """
+    training = recipe["parameters"]["training"]
+    name = next((name for name in BEGINNINGS if training[name] is not None), None)
+    if name is None:
+        return None
+    digest = training[name]
     for path in sorted(project.runs.glob("*/manifest.json")):
         try:
             found = json.loads(path.read_text(encoding="utf-8")).get("digest")
         except (OSError, ValueError):
             continue
         if found == digest and (path.parent / "state.npz").is_file():
-            return path.parent
+            return name, path.parent
     raise BadInput(f"training.{name}: no run in {project.runs} ends in the state {digest}")
 
 

@@ -36,7 +36,7 @@ def step(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]:
     found |= {f"batch content/{name}": a for name, a in zip(part.arrays(), batch, strict=True)}
     before = state.arrays(model, ("generators", "weights"))
     found |= {key.replace("generators/", "generator state/", 1): a for key, a in before.items()}
-    backend = backends.of(keras.backend.backend())
+    backend = backends.current()
     call, apply = keras.layers.Layer.__call__, keras.optimizers.Optimizer.apply
 
     def calling(layer: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -58,7 +58,11 @@ def step(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]:
 
     keras.layers.Layer.__call__, keras.optimizers.Optimizer.apply = calling, applying
     try:
-        backend.one_step(model, batch)
+        if hasattr(model, "learn"):
+            with backend.uncompiled():
+                model.learn(*batch)
+        else:
+            backend.one_step(model, batch)
     finally:
         keras.layers.Layer.__call__, keras.optimizers.Optimizer.apply = call, apply
     after = state.arrays(model, ("optimizer", "weights", "generators"))

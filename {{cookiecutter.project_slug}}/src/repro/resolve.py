@@ -235,7 +235,7 @@ def _models(folder: Path) -> dict[str, type[Group]]:
 def _functions(path: Path, names: tuple[str, ...] = ()) -> dict[str, type[Group]]:
     """Returns a schema for each named function, or for each public one returning a `Dataset`."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = _parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{path.name}: no such file in {path.parent}") from None
     except SyntaxError as error:
@@ -248,6 +248,12 @@ def _functions(path: Path, names: tuple[str, ...] = ()) -> dict[str, type[Group]
         if node.name in names or (not names and returns.split(".")[-1] == "Dataset"):
             found[node.name] = _named(node.name, _schema(path, node))
     return found
+
+
+@functools.lru_cache
+def _parsed(text: str) -> ast.Module:
+    """A file's source, parsed once for its data, its model and the many recipes of a study."""
+    return ast.parse(text)
 
 
 def _named(name: str, schema: type[Group]) -> type[Group]:

@@ -121,16 +121,14 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
     _compile(model, parameters)
     loop.ready(model, samples.train)
     training = parameters["training"]
-    transferred = []
-    for key in ("initial_state", "initial_weights"):
-        digest = training[key]
-        if digest is None:
-            continue
-        file = recipes.run_that_ends_in(project, digest, key) / "state.npz"
-        if key == "initial_state":
-            state.load(file, model, digest)
+    transferred: list[str] = []
+    first = recipes.beginning(project, recipe)
+    if first is not None:
+        name, run = first
+        if name == "initial_state":
+            state.load(run / "state.npz", model, training[name])
         else:
-            transferred = state.transfer(file, model, digest)
+            transferred = state.transfer(run / "state.npz", model, training[name])
 
     determinism.reseed(seed, "training")
     steps_of = loop.compiled(model, samples, training)

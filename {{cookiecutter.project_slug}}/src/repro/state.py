@@ -205,7 +205,7 @@ class Checkpoint:
         best = [found.pop(f"best/{n}") for n in range(sum(k.startswith("best/") for k in found))]
         own = {k.partition("/")[2]: found.pop(k) for k in [*found] if k.startswith("backend/")}
         assign(self.tensors, model, found, KINDS)
-        _backend().restore(own)
+        backends.current().restore(own)
         python, numpy = self.host["python"], self.host["numpy"]
         random.setstate((python[0], tuple(python[1]), python[2]))
         np.random.set_state((numpy[0], np.array(numpy[1], dtype=np.uint32), *numpy[2:]))
@@ -242,7 +242,8 @@ class Checkpoints:
         name = f"{position.epoch:06}-{position.step:09}"
         content = arrays(model, KINDS)
         content |= {f"best/{number}": array for number, array in enumerate(best)}
-        content |= {f"backend/{name}": state for name, state in _backend().generators().items()}
+        own = backends.current().generators()
+        content |= {f"backend/{name}": array for name, array in own.items()}
         tensors = self._directory / f"{name}.npz"
         with replacing(tensors) as file:
             np.savez(file, allow_pickle=False, **content)
@@ -286,12 +287,6 @@ class Checkpoints:
             position = Position(**content["position"])
             return Checkpoint(position, tensors, content["host"], refused)
         return None
-
-
-def _backend() -> Any:
-    import keras
-
-    return backends.of(keras.backend.backend())
 
 
 def _host_generators() -> dict[str, Any]:

@@ -314,17 +314,17 @@ def _slot(task: Task, session: str, tell: Callable[[dict[str, Any]], None]) -> I
 
 def _inputs(project: Project, tasks: Iterable[Task]) -> set[Path]:
     """The files, beside code and data, that recipes name by their digest."""
-    runs: dict[str, Path] = {}
+    named = {}  # One task of many that name the same.
+    for task in tasks:
+        split, training = (task.recipe["parameters"][group] for group in ("split", "training"))
+        named[split["file"], *(training[name] for name in recipes.BEGINNINGS)] = task
     found = set()
-    for recipe in (task.recipe["parameters"] for task in tasks):
-        if recipe["split"]["file"] is not None:
-            found.add(recipes.split_file(project, recipe["split"]["file"]))
-        for name in ("initial_state", "initial_weights"):
-            digest = recipe["training"][name]
-            if digest is not None and digest not in runs:
-                runs[digest] = recipes.run_that_ends_in(project, digest, name)
-    for run in runs.values():
-        found |= {run / "manifest.json", run / "state.npz"}
+    for (split, *_), task in named.items():
+        if split is not None:
+            found.add(recipes.split_file(project, split))
+        beginning = recipes.beginning(project, task.recipe)
+        if beginning is not None:
+            found |= {beginning[1] / "manifest.json", beginning[1] / "state.npz"}
     return found
 
 

@@ -7,7 +7,8 @@
     gpus          names of the GPUs that the process may use
     generators    the library's own random generators, by name, and `restore` for them
     Steps         training or test steps on chunks of batches
-    one_step      one training step outside any graph, each layer's values at hand
+    one_step      one of Keras's training steps outside any graph, each layer's values at hand
+    uncompiled    a block in which a model's own step runs outside any graph as well
     concrete      the content of a tensor in such a step
 
 Nothing of a library is imported before one of its functions is called.
@@ -24,3 +25,10 @@ BACKENDS = ("tensorflow", "jax", "torch")
 def of(name: str) -> Any:
     """The module of a backend."""
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def current() -> Any:
+    """The module of the backend that Keras runs on in this process."""
+    import keras
+
+    return of(keras.backend.backend())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any, Literal
 
@@ -125,14 +126,19 @@ def one_step(model: Any, batch: tuple[np.ndarray, ...]) -> None:
     """Makes a training step on a batch without compiling it."""
     import jax
 
-    with jax.disable_jit():
-        if hasattr(model, "learn"):
-            model.learn(*batch)
-            return
+    with uncompiled():
         variables = _variables(model, "train")
         state = tuple([variable.value for variable in group] for group in variables)
         _, state = model.train_step(state, tuple(jax.numpy.asarray(array) for array in batch))
         _assign(variables, state)
+
+
+def uncompiled() -> contextlib.AbstractContextManager[None]:
+    """A block in which JAX compiles nothing."""
+    import jax
+
+    block: contextlib.AbstractContextManager[None] = jax.disable_jit()
+    return block
 
 
 def concrete(tensor: Any) -> np.ndarray:

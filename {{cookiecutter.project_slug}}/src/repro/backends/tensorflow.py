@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -138,12 +140,17 @@ def one_step(model: Any, batch: tuple[np.ndarray, ...]) -> None:
     """Makes a training step on a batch without a graph."""
     import tensorflow as tf
 
-    if not hasattr(model, "learn"):
-        model.train_step(tuple(tf.constant(array) for array in batch))
-        return
+    model.train_step(tuple(tf.constant(array) for array in batch))
+
+
+@contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """A block in which TensorFlow's functions run operation by operation."""
+    import tensorflow as tf
+
     tf.config.run_functions_eagerly(True)
     try:
-        model.learn(*batch)
+        yield
     finally:
         tf.config.run_functions_eagerly(False)
 
