@@ -65,6 +65,13 @@ def test_two_runs_are_identical(model: str, guarantee: str) -> None:
     assert (one / "model.keras").is_file() and (other / "model.keras").is_file()
 
 
+def test_averaged_weights_are_kept_and_tested() -> None:
+    answer = repro("verify", "training.epochs=2", "optimizer.use_ema=true")
+    assert answer["verdict"] == "identical"
+    plain = repro("train", "training.epochs=2")
+    assert plain["metrics"]["test_loss"] != answer["metrics"]["test_loss"]
+
+
 def test_the_default_training_learns() -> None:
     assert repro("train")["metrics"]["test_accuracy"] > 0.9
 

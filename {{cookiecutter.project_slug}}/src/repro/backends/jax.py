@@ -95,7 +95,10 @@ class Steps:
         def run(state: Any, arrays: Any, rows: Any) -> Any:
             return step(state, tuple(array[rows] for array in arrays))[1]
 
-        self._arrays, self._run = arrays, jax.jit(run, donate_argnums=0)
+        # A test leaves the weights as they are, and they may be shared: with `use_ema` they are, at
+        # the end, the very arrays of their averages.
+        donated = 0 if kind == "train" else ()
+        self._arrays, self._run = arrays, jax.jit(run, donate_argnums=donated)
 
     def __call__(self, indices: np.ndarray) -> None:
         variables = _variables(self._model, self._kind)
