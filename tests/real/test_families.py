@@ -216,7 +216,7 @@ def test_a_step_of_ones_own_is_proved_like_any_other(
 def test_a_project_has_one_backend_alone(backend: str, projects: Any) -> None:
     project = projects(backend)
     found = project.run("pip", "list", "--format=json").stdout
-    there = {package["name"].lower() for package in json.loads(found)}
+    there = {package["name"].lower().replace("_", "-") for package in json.loads(found)}
     libraries = {"tensorflow": "tensorflow-cpu", "jax": "jax", "torch": "torch"}
     assert {b for b, library in libraries.items() if library in there} == {backend}
     doctor = project.repro("doctor")
