@@ -87,6 +87,22 @@ def _parser() -> argparse.ArgumentParser:
         "(default: all but caches, which take long)",
     )
     verify.add_argument("overrides", **overrides)
+    recorded = verify.add_mutually_exclusive_group()
+    recorded.add_argument(
+        "--locked", action="store_true", help="also compare with what results.lock has recorded"
+    )
+    recorded.add_argument(
+        "--against", type=Path, metavar="FILE", help="the same, with another such file"
+    )
+    recorded.add_argument(
+        "--update", action="store_true", help="record in results.lock what was found"
+    )
+    verify.add_argument(
+        "--summary",
+        type=Path,
+        metavar="FOLDER",
+        help="with one of these three: write a summary, a report and what was found there",
+    )
     verify.add_argument(
         "--no-explain",
         action="store_true",
@@ -209,9 +225,16 @@ def _verify(options: argparse.Namespace) -> int:
     from . import gate
     from . import recipe as recipes
 
-    if options.runs < 2:
-        raise BadInput(f"--runs: expected 2 or more, got {options.runs}")
+    recorded = options.locked or options.against or options.update
+    # One run can be compared with what is recorded, but proves nothing that could be recorded.
+    least = 2 if options.update or not recorded else 1
+    if options.runs < least:
+        raise BadInput(f"--runs: expected {least} or more, got {options.runs}")
+    if options.summary and not recorded:
+        raise BadInput("--summary: expected with --locked, --against or --update")
     project = recipes.Project.find()
+    if recorded:
+        return _verify_recorded(options, project)
     wanted = recipes.make(project, options.overrides)
     with console.Reporter() as reporter:
         answer = gate.verify(project, wanted, options.runs, reporter, options.vary, reporter.line)
@@ -220,12 +243,44 @@ def _verify(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(answer))
     else:
-        console.print_verdict(answer, f"{options.runs} runs")
-        print("\n".join(gate.lines(answer)))
-        print(f"guarantee  {console.guarantee(answer)}")
-        for run in answer["runs"]:
-            print(f"run        {run}")
+        console.print_gate(answer, f"{options.runs} runs")
     return STATUS[answer["verdict"]]
+
+
+def _verify_recorded(options: argparse.Namespace, project: Project) -> int:
+    """The gate for the recipes in `results.lock`, or for the one that is given."""
+    from . import results
+
+    path = options.against or project.root / results.FILE
+    if options.against and not path.is_file():
+        raise BadInput(f"--against: {path}: no such file; a `repro verify --summary` writes one")
+    expected = results.read(path)
+    given = options.overrides
+    names = [results.name_of(given)] if given else list(expected) or [results.PLAIN]
+    with console.Reporter() as reporter:
+        outcomes = results.verify(
+            project, names, expected, options.runs, reporter, options.vary, reporter.line
+        )
+    for outcome in outcomes:
+        if outcome.answer["verdict"] == "diverged" and not options.no_explain:
+            _explain(project, outcome.answer)
+    found = {o.name: o.now for o in outcomes if o.now and o.answer["verdict"] == "identical"}
+    if options.summary:
+        from . import report
+
+        report.write_gate(options.summary, outcomes)
+        results.write(options.summary / results.FILE, found)
+    if options.update and found:
+        results.write(path, expected | found)
+    if options.json:
+        told = [
+            {"recipe": o.name, "recorded": o.recorded, "lines": o.lines(), **o.answer}
+            for o in outcomes
+        ]
+        print(json.dumps({"recipes": told, "updated": options.update}))
+    else:
+        console.print_outcomes(outcomes, options.runs, options.update)
+    return results.status(outcomes, options.update)
 
 
 def _diff(options: argparse.Namespace) -> int:

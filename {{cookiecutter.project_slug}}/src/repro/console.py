@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+    from .results import Outcome
 
 
 def print_verdict(answer: dict[str, Any], what: str) -> None:
@@ -27,6 +30,29 @@ def print_verdict(answer: dict[str, Any], what: str) -> None:
     else:
         for name, (one, other) in answer["not_comparable"].items():
             print(f"  {name}: {one} in the first, {other} in the second")
+
+
+def print_gate(answer: dict[str, Any], what: str) -> None:
+    from . import gate
+
+    print_verdict(answer, what)
+    print("\n".join(gate.lines(answer)))
+    print(f"guarantee  {guarantee(answer)}")
+    for run in answer["runs"]:
+        print(f"run        {run}")
+
+
+def print_outcomes(outcomes: Sequence[Outcome], runs: int, updated: bool) -> None:
+    """What became of recipes that are, or should be, in `results.lock`."""
+    for outcome in outcomes:
+        if outcome.now is None:
+            print(f"FAILED  {outcome.name}\n  {outcome.answer['message']}")
+            continue
+        print_gate(outcome.answer, f"{outcome.name}, {runs} run{'s' if runs > 1 else ''}")
+        for line in outcome.lines():
+            print(f"recorded   {line}")
+        if updated and outcome.answer["verdict"] == "identical":
+            print("recorded   anew: commit results.lock")
 
 
 def guarantee(content: dict[str, Any]) -> str:

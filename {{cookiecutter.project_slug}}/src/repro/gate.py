@@ -59,7 +59,9 @@ def verify(
             how = f"with {names} varied, and not without" if names else "in some runs"
             raise type(other)(f"{how}: {other}")
     paths = [outcome for outcome in outcomes if isinstance(outcome, Path)]
-    answer = compare.compare(first, paths[differing[0] + 1 if differing else 1], one_recipe=True)
+    # Of a single run, which something else is compared with, there is nothing to say yet.
+    other = paths[differing[0] + 1 if differing else 1] if len(paths) > 1 else first
+    answer = compare.compare(first, other, one_recipe=True)
     content = recipes.read_manifest(first)
     return answer | {
         "compared": answer["runs"],

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -295,10 +295,15 @@ def find_directory(folder: Path, file: str, name: str, what: tuple[str, str]) ->
 
 def code_digest(project: Project) -> str:
     """The SHA-256 of the project's Python files, machinery included, and their names."""
+    return files_digest(project.root, (project.root / "src").rglob("*.py"))
+
+
+def files_digest(folder: Path, paths: Iterable[Path]) -> str:
+    """The SHA-256 of text files in a folder, and their names; ends of lines do not count."""
     digest = hashlib.sha256()
-    for path in sorted((project.root / "src").rglob("*.py")):
+    for path in sorted(paths):
         content = path.read_bytes().replace(b"\r\n", b"\n")
-        name = path.relative_to(project.root).as_posix()
+        name = path.relative_to(folder).as_posix()
         digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
     return digest.hexdigest()
 

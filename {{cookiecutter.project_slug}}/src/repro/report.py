@@ -6,18 +6,20 @@ same runs give the same bytes.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import numpy as np
 
-from . import BadInput, compare, pictures, study
+from . import BadInput, compare, gate, pictures, results, study
 from . import recipe as recipes
 from .recipe import Project
+from .results import Outcome
 
 DRAWN = 8
 """Runs whose curves are drawn: more cannot be told apart."""
@@ -41,23 +43,26 @@ class Section:
 def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     """Writes `report.html`, `report.md` and the latter's pictures, and returns the first."""
     folder.mkdir(parents=True, exist_ok=True)
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    for kind in ("html", "md"):
+        with recipes.replacing(folder / f"report.{kind}") as file:
+            file.write(render(kind, title, sections).encode())
+    for section in sections:
+        for name, svg in section.pictures:
+            (folder / f"{name}.svg").write_text(standing_alone(svg), encoding="utf-8")
+    return folder / "report.html"
+
+
+def render(kind: Literal["html", "md"], title: str, sections: Sequence[Section]) -> str:
+    """A page as text."""
     kinds = jinja2.Environment(
-        loader=loader,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=jinja2.select_autoescape(["html"]),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
     kinds.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
-    for kind in ("html", "md"):
-        text = kinds.get_template(f"report.{kind}").render(title=title, sections=sections)
-        with recipes.replacing(folder / f"report.{kind}") as file:
-            file.write(text.encode())
-    for section in sections:
-        for name, svg in section.pictures:
-            (folder / f"{name}.svg").write_text(standing_alone(svg), encoding="utf-8")
-    return folder / "report.html"
+    return kinds.get_template(f"report.{kind}").render(title=title, sections=sections)
 
 
 def standing_alone(svg: str) -> str:
@@ -143,6 +148,47 @@ def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
         content = _manifest(run)
         sections += [*_judgement(run, True), _split(content), *_provenance([content])]
     return answer["study"], sections
+
+
+def write_gate(folder: Path, outcomes: Sequence[Outcome]) -> Path:
+    """Writes a report on what the gate said of recipes, and its beginning alone, `summary.md`."""
+    good = results.status(outcomes) == 0
+    title = f"Training is {'reproducible, and as recorded' if good else 'NOT as it should be'}"
+    verdicts = [_outcome(outcome) for outcome in outcomes]
+    more = []
+    trained = [outcome for outcome in outcomes if outcome.now]
+    for number, outcome in enumerate(trained, 1):
+        for section in of_runs([Path(run) for run in outcome.answer["runs"]])[1]:
+            drawn = [(f"{number}-{name}", svg) for name, svg in section.pictures]
+            told = f"{outcome.name}: {section.title}"
+            more.append(dataclasses.replace(section, title=told, pictures=drawn))
+    page = write(folder, title, [*verdicts, *more])
+    with recipes.replacing(folder / "summary.md") as file:
+        file.write(render("md", title, verdicts).encode())
+    return page
+
+
+def _outcome(outcome: Outcome) -> Section:
+    """What a reviewer has to know of one recipe, the worst first."""
+    answer, before, now = outcome.answer, outcome.before, outcome.now
+    title = f"{outcome.name}: {answer['verdict']}, {outcome.recorded}"
+    if now is None:
+        return Section(title, [answer["message"]])
+    text = outcome.lines()
+    if answer["verdict"] == "diverged":
+        text.append(compare.describe(answer["first_divergence"]))
+        if answer.get("explanation"):
+            text.append(compare.describe_tensor(answer["explanation"]))
+    told = answer["guarantee"]
+    text += [line.strip() for line in gate.lines(answer)]
+    text.append(f"guarantee: {'; '.join([told['holds'], *told['broken']])}")
+    metrics = before.metrics if before else {}
+    rows = [
+        [name, study.number(metrics.get(name)), study.number(now.metrics.get(name))]
+        for name in {**metrics, **now.metrics}
+    ]
+    rows.append(["digest", before.digest[:16] if before else "", now.digest[:16]])
+    return Section(title, text, ["result", "recorded", "now"], rows)
 
 
 def _manifest(run: Path) -> dict[str, Any]:
