@@ -7,7 +7,7 @@ REAL := -q -m real --durations=10 -n 2 --dist loadfile
 # Not in the generated tree, which has a pyproject.toml of its own: what lies there is generated.
 export RUFF_CACHE_DIR := $(CURDIR)/.ruff_cache
 
-.PHONY: help demo test proof test-fast check fix lock locks clean supported
+.PHONY: help demo test proof test-fast check fix lock locks results clean supported
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,15 @@ locks: .venv/installed ## pin what the generated projects install, for each back
 			lock="{% if cookiecutter.__backend == '$$backend' %}$$name.txt{% endif %}"; \
 			cp $$made/*/requirements/$$name.txt "{{cookiecutter.project_slug}}/requirements/$$lock"; \
 		done) || exit 1; done
+
+# What every new project is compared with: made anew whenever a recipe, a lock or the code changes.
+results: .venv/installed ## record in the generated project's results.lock what its recipe gives
+	rm -rf build/results
+	$(BIN)/cookiecutter . --no-input --output-dir build/results project_slug=demo git_init=no
+	$(MAKE) --no-print-directory -C build/results/demo install update ARGS=guarantee=portable \
+		UV="$(CURDIR)/$(BIN)/uv" PYTHON="$(CURDIR)/$(BIN)/python"
+	cp build/results/demo/results.lock \
+		"{{cookiecutter.project_slug}}/{% if cookiecutter.__backend == 'tensorflow' %}results.lock{% endif %}"
 
 clean: ## remove what was built
 	rm -rf build .venv .mypy_cache .pytest_cache .ruff_cache

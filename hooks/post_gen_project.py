@@ -1,5 +1,6 @@
-"""Makes the first git commit. Whatever happens to it, the project stays."""
+"""Removes empty folders and makes the first git commit. Whatever happens, the project stays."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -18,6 +19,11 @@ def commit(*options: str) -> bool:
     words = ("commit", "--quiet", "--no-verify", "--no-gpg-sign", "--message", "Generate project")
     return git("-c", "user.useConfigOnly=true", *options, *words)
 
+
+# Folders whose files all have a condition in their name that may not hold.
+for folder in (".github/workflows", ".github", "notebooks"):
+    with contextlib.suppress(OSError):  # It is not there, or not empty.
+        os.rmdir(folder)
 
 if WANTED == "yes" and not os.path.exists(".git"):
     try:

@@ -238,4 +238,4 @@ def test_a_typed_answer_is_refused_before_the_next_question(
     assert error
     assert refusal.startswith(question)
     assert refusal.count("\n") == 1
-    assert prompts.count("/7]") == typed.count("\n")
+    assert prompts.count("/8]") == typed.count("\n")

@@ -28,12 +28,12 @@ def test_a_refusal_is_one_line(template: Path, generate: Generate) -> None:
 
 
 def test_questions_are_asked_one_after_the_other(template: Path, generate: Generate) -> None:
-    outcome = generate("cookiecutter", str(template), stdin="My study\n\nO'Brien\nApache\nj\n\nn\n")
+    outcome = generate("cookiecutter", str(template), stdin="My study\n\nO'Brien\nApache\nj\n\n\nn\n")
     project = outcome.project
     assert project.path.name == "my-study"
     assert "Apache License" in project.read("LICENSE")
     assert project.read("requirements/cpu.in").count("\njax") == 1
-    assert [f"[{n}/7]" in outcome.output for n in range(1, 9)] == [True] * 7 + [False]
+    assert [f"[{n}/8]" in outcome.output for n in range(1, 10)] == [True] * 8 + [False]
 
 
 @pytest.fixture

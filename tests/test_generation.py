@@ -20,6 +20,10 @@ from .conftest import TEMPLATE, TREE, Bake
 # Every file of a project with the default answers, sorted. Whoever adds one adds it here.
 FILES = [
     ".gitattributes",
+    ".github/dependabot.yml",
+    ".github/workflows/locks.yml",
+    ".github/workflows/reproducibility.yml",
+    ".github/workflows/test.yml",
     ".gitignore",
     ".pre-commit-config.yaml",
     "LICENSE",
@@ -38,6 +42,7 @@ FILES = [
     "requirements/cuda.txt",
     "requirements/dev.in",
     "requirements/dev.txt",
+    "results.lock",
     "src/repro/__init__.py",
     "src/repro/__main__.py",
     "src/repro/backends/__init__.py",
@@ -62,6 +67,7 @@ FILES = [
     "src/repro/report.md",
     "src/repro/report.py",
     "src/repro/resolve.py",
+    "src/repro/results.py",
     "src/repro/run.py",
     "src/repro/search.py",
     "src/repro/splits.py",
@@ -77,6 +83,7 @@ FILES = [
     "tests/test_machinery.py",
     "tests/test_notebook.py",
     "tests/test_project.py",
+    "tests/test_results.py",
     "tests/test_splits.py",
     "tests/test_study.py",
 ]
@@ -86,13 +93,13 @@ PACKAGE = "reproducible_digits"
 CONDITIONAL = {
     path.relative_to(TEMPLATE / TREE).as_posix(): path
     for path in (TEMPLATE / TREE).rglob("{% if *")
-    if path.parent != TEMPLATE / TREE  # the licences
+    if not path.name.endswith("LICENSE{% endif %}")
 }
-CONDITION = re.compile(r"\{% if (?:cookiecutter.__backend == )?'(\w+)'.*? %\}(.+)\{% endif %\}")
+CONDITION = re.compile(r"\{% if (?:cookiecutter.__(?:backend|ci) == )?'(\w+)'.*? %\}(.+)\{% endif %\}")
 
 
 def conditional(*answers: str) -> dict[str, Path]:
-    """The files that come with a backend or a model, by their names in the project."""
+    """The files that come with a backend, a forge or a model, by their names in the project."""
     found = {}
     for name, path in CONDITIONAL.items():
         match = CONDITION.search(name)
@@ -112,6 +119,7 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "license in short": ({"license": "bsd"}, {"LICENSE": "BSD 3-Clause License"}),
     "JAX": ({"backend": "jax"}, {"LICENSE": "", "requirements/cpu.in": "\njax>=0.10\n"}),
     "PyTorch": ({"backend": "torch"}, {"LICENSE": "", "requirements/cpu.in": "\ntorch==2.13.0+"}),
+    "GitLab": ({"ci": "gitlab"}, {"LICENSE": "", ".gitlab-ci.yml": "make gate"}),
     "no git": ({"git_init": "no"}, {"LICENSE": "MIT License"}),
     "other names": (
         {"project_name": "Étude n° 3", "project_slug": "a-b", "author_name": "O'Brien 🙂"},
@@ -127,11 +135,11 @@ def test_answers_arrive(bake: Bake, answers: dict[str, str], contents: dict[str,
     slug = answers.get("project_slug", "reproducible-digits")
     package = slug.replace("-", "_")
     backend = answers.get("backend", "tensorflow")
-    absent = conditional("tensorflow").keys() - conditional(backend).keys()
-    absent |= {"LICENSE"} - contents.keys()
-    expected = sorted(f.replace(PACKAGE, package) for f in {*FILES} - absent)
+    expected = {*FILES} - conditional("tensorflow", "github").keys()
+    expected |= conditional(backend, answers.get("ci", "github")).keys()
+    expected -= {"LICENSE"} - contents.keys()
     assert project.path.name == slug
-    assert project.files() == expected
+    assert project.files() == sorted(f.replace(PACKAGE, package) for f in expected)
     for file, text in contents.items():
         assert text in project.read(file)
     toml = tomllib.loads(project.read("pyproject.toml"))
@@ -149,8 +157,8 @@ def test_answers_arrive(bake: Bake, answers: dict[str, str], contents: dict[str,
 def test_a_project_has_the_files_of_its_answers(bake: Bake, backend: str, starter: str) -> None:
     models = STARTERS if starter == "all" else {"dense", *starter.split(", ")}
     project = bake(backend=backend, starter=starter).project
-    found = conditional(backend, *models)
-    always = {*FILES} - conditional("tensorflow", *STARTERS).keys()
+    found = conditional(backend, "github", *models)
+    always = {*FILES} - conditional("tensorflow", "github", *STARTERS).keys()
     assert project.files() == sorted(always | found.keys())
     for name, path in found.items():  # Whatever stands in them is no template.
         assert project.read(name) == path.read_text(encoding="utf-8"), name
@@ -207,8 +215,9 @@ def test_the_files_are_few() -> None:
     # 35 for a first whole project; `portable`, `splits`, `study`, `search`, `workers`, `report` and
     # `pictures` are ideas, and so files, of their own, with two more tests, two templates of the
     # report, three presets, and the notebook with its test; so are the backends, a file
-    # each, and what grew out of other files: `record`, `resolve`, `callbacks`, `console`.
-    assert len(FILES) <= 60
+    # each, and what grew out of other files: `record`, `resolve`, `callbacks`, `console`. The gate
+    # on each change has its results.lock, the module that reads it with a test, four of the forge's.
+    assert len(FILES) <= 67
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,122 @@
+"""The workflows of a generated project, each step as written: green, red, told why, green again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import FULL, Generated, bake
+from .workflow import Job, Runner
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(sys.platform == "win32", reason="the workflows run on Linux"),
+]
+
+
+@pytest.fixture
+def project(installed: Path, tmp_path: Path) -> Generated:
+    return bake(tmp_path / "project", installed)
+
+
+@pytest.fixture
+def runner(project: Generated, tmp_path: Path) -> Runner:
+    return Runner(tmp_path / "runner", project.root)
+
+
+def commit(project: Generated) -> None:
+    author = ("-c", "user.name=a", "-c", "user.email=")
+    command = ["git", *author, "commit", "--quiet", "--all", "--message", "A change"]
+    subprocess.run(command, cwd=project.root, check=True)
+
+
+def passed(job: Job) -> None:
+    assert job.failed == [], job.log
+
+
+def test_a_clean_project_is_green_here_and_elsewhere(runner: Runner) -> None:
+    job = runner.run("reproducibility", "gate")
+    passed(job)
+    assert "# Training is reproducible, and as recorded" in job.summary
+    assert "guarantee=portable: identical, as recorded" in job.summary
+    assert "| val_loss | 0.1613 | 0.1613 |" in job.summary
+    assert "varied     hash-seed" in job.summary and "guarantee: portable" in job.summary
+    (report,) = (runner.folder / "artefacts").glob("*/report.html")
+    assert f"]({report.parent.as_uri()})" in job.summary
+    assert "<svg" in report.read_text(encoding="utf-8")
+
+    job = runner.run("reproducibility", "elsewhere")
+    passed(job)
+    assert "as recorded" in job.summary
+
+
+def test_a_planted_fault_is_red_and_named(project: Generated, runner: Runner) -> None:
+    model = project.package / "models" / "dense.py"
+    text = model.read_text(encoding="utf-8")
+    place = "layers.Dense(units, "
+    assert text.count(place) == 1
+    fault = "kernel_initializer=keras.initializers.RandomNormal(seed=id(object()) % 9973), "
+    model.write_text(text.replace(place, place + fault), encoding="utf-8")
+    commit(project)
+    job = runner.run("reproducibility", "gate")
+    assert job.failed == ["make gate"], job.log
+    assert "# Training is NOT as it should be" in job.summary
+    assert "guarantee=portable: diverged" in job.summary
+    assert "initial weight dense/hidden/kernel" in job.summary
+    assert "address-space" in job.summary, "the variation that does it"
+    assert "[Report" in job.summary
+
+
+def test_a_change_is_told_and_recorded(project: Generated, runner: Runner) -> None:
+    params = project.root / "params.yaml"
+    text = params.read_text(encoding="utf-8")
+    changed = text.replace("learning_rate: 0.001", "learning_rate: 0.002")
+    assert changed != text
+    params.write_text(changed, encoding="utf-8")
+    commit(project)
+    job = runner.run("reproducibility", "gate")
+    assert job.failed == ["make gate"], job.log
+    assert "guarantee=portable: identical, changed" in job.summary
+    assert "cause: params.yaml optimizer.learning_rate 0.001 → 0.002" in job.summary
+    assert "val_loss 0.1613 → " in job.summary and "digest e5805d1c9498b44f → " in job.summary
+    assert "if this is meant: repro verify --update guarantee=portable" in job.summary
+
+    project.repro("verify", "--update")
+    commit(project)
+    job = runner.run("reproducibility", "gate")
+    passed(job)
+    assert "guarantee=portable: identical, as recorded" in job.summary
+
+
+def test_lint_and_tests_are_green(runner: Runner) -> None:
+    passed(runner.run("test", "test"))
+
+
+@pytest.mark.skipif(not FULL, reason="make proof tries it: all locks are made anew")
+def test_newer_packages_come_with_what_they_do(
+    project: Generated, runner: Runner, tmp_path: Path
+) -> None:
+    """`gh` alone is not real here: what it is asked for is written down."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    asked = tmp_path / "asked.json"
+    script = f"#!/bin/sh\necho \"$@\" >> '{asked}'\n"
+    (tools / "gh").write_text(script)
+    (tools / "gh").chmod(0o755)
+    origin = runner.folder / "origin.git"
+    subprocess.run(["git", "clone", "--quiet", "--bare", project.root, origin], check=True)
+    path = os.pathsep.join([str(tools), os.environ["PATH"]])
+    job = Runner(runner.folder, project.root, path).run("locks", "locks")
+    passed(job)
+    found = subprocess.run(
+        ["git", "-C", origin, "diff", "--stat", "main", "locks"], capture_output=True, text=True
+    ).stdout
+    if found:
+        assert "requirements/" in found and "pr create --head locks" in asked.read_text()
+    else:
+        assert not asked.exists() and "Newer" not in json.dumps(job.log)

@@ -1,0 +1,115 @@
+"""Runs a job of a GitHub workflow as its runner would: step after step, in the runner's shell.
+
+The actions that the workflows use are done by hand, as far as a machine without GitHub can.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass
+class Job:
+    """What became of a job."""
+
+    workspace: Path
+    summary: str = ""
+    log: str = ""
+    failed: list[str] = field(default_factory=list)
+    """The steps that failed, by name or by what they ran."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A place where jobs run; artefacts go from one to the next."""
+
+    folder: Path
+    repository: Path
+    path: str = os.environ["PATH"]
+
+    def run(self, workflow: str, name: str) -> Job:
+        """Runs a job of `.github/workflows/<workflow>.yml` in a fresh clone."""
+        number = len(list(self.folder.glob("job-*")))
+        place = self.folder / f"job-{number}"
+        job = Job(place / "workspace")
+        place.mkdir(parents=True)
+        file = self.repository / ".github" / "workflows" / f"{workflow}.yml"
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        files = {n: place / n.lower() for n in ("GITHUB_PATH", "GITHUB_STEP_SUMMARY")}
+        outputs: dict[str, str] = {}
+        for one in files.values():
+            one.touch()
+        for step in content["jobs"][name]["steps"]:
+            if job.failed and step.get("if") != "${{ !cancelled() }}":
+                continue
+            if "uses" in step:
+                outputs |= self._act(step, job)
+                continue
+            added = files["GITHUB_PATH"].read_text().splitlines()
+            env = {key: self._value(text, outputs) for key, text in step.get("env", {}).items()}
+            script = place / "step.sh"
+            script.write_text(step["run"])
+            done = subprocess.run(
+                ["bash", "-e", str(script)],
+                cwd=job.workspace,
+                env=self._environment(added) | {n: str(p) for n, p in files.items()} | env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=1800,
+            )
+            job.log += f"$ {step['run']}\n{done.stdout}"
+            if done.returncode:
+                job.failed.append(step.get("name", step["run"]))
+        job.summary = files["GITHUB_STEP_SUMMARY"].read_text(encoding="utf-8")
+        return job
+
+    def _environment(self, added: list[str]) -> dict[str, str]:
+        """The caller's, without its virtual environment; uv is named, for speed."""
+        outer = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+        uv = Path(sys.executable).with_name("uv")
+        return outer | {
+            "CI": "true",
+            "UV": str(uv),
+            "PYTHON": sys.executable,
+            "PATH": os.pathsep.join([*reversed(added), self.path]),
+            "GITHUB_SERVER_URL": self.folder.as_uri(),
+            "GITHUB_REPOSITORY": "origin.git",
+        }
+
+    def _act(self, step: dict[str, Any], job: Job) -> dict[str, str]:
+        action, given = step["uses"].partition("@")[0], step.get("with", {})
+        artefact = self.folder / "artefacts" / str(given.get("name"))
+        if action == "actions/checkout":
+            command = ["git", "clone", "--quiet", str(self.repository), str(job.workspace)]
+            subprocess.run(command, check=True)
+        elif action == "actions/setup-python":
+            pass  # The Python of the tests.
+        elif action == "actions/upload-artifact":
+            shutil.rmtree(artefact, ignore_errors=True)
+            shutil.copytree(job.workspace / given["path"], artefact)
+            return {f"{step['id']}.artifact-url": artefact.as_uri()}
+        elif action == "actions/download-artifact":
+            shutil.copytree(artefact, job.workspace / given["path"])
+        else:
+            raise NotImplementedError(action)
+        return {}
+
+    @staticmethod
+    def _value(text: str, outputs: dict[str, str]) -> str:
+        """An expression's value, of the two kinds that the workflows have."""
+        text = re.sub(
+            r"\$\{\{ steps\.(\w+)\.outputs\.([\w-]+) \}\}",
+            lambda found: outputs[f"{found[1]}.{found[2]}"],
+            str(text),
+        )
+        return text.replace("${{ github.token }}", "token")
