@@ -28,7 +28,8 @@ def test_a_refusal_is_one_line(template: Path, generate: Generate) -> None:
 
 
 def test_questions_are_asked_one_after_the_other(template: Path, generate: Generate) -> None:
-    outcome = generate("cookiecutter", str(template), stdin="My study\n\nO'Brien\nApache\nj\n\n\nn\n")
+    typed = "My study\n\nO'Brien\nApache\nj\n\n\nn\n"
+    outcome = generate("cookiecutter", str(template), stdin=typed)
     project = outcome.project
     assert project.path.name == "my-study"
     assert "Apache License" in project.read("LICENSE")

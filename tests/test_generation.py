@@ -95,7 +95,9 @@ CONDITIONAL = {
     for path in (TEMPLATE / TREE).rglob("{% if *")
     if not path.name.endswith("LICENSE{% endif %}")
 }
-CONDITION = re.compile(r"\{% if (?:cookiecutter.__(?:backend|ci) == )?'(\w+)'.*? %\}(.+)\{% endif %\}")
+CONDITION = re.compile(
+    r"\{% if (?:cookiecutter.__(?:backend|ci) == )?'(\w+)'.*? %\}(.+)\{% endif %\}"
+)
 
 
 def conditional(*answers: str) -> dict[str, Path]:
@@ -216,7 +218,7 @@ def test_the_files_are_few() -> None:
     # `pictures` are ideas, and so files, of their own, with two more tests, two templates of the
     # report, three presets, and the notebook with its test; so are the backends, a file
     # each, and what grew out of other files: `record`, `resolve`, `callbacks`, `console`. The gate
-    # on each change has its results.lock, the module that reads it with a test, four of the forge's.
+    # on each change has results.lock, a module that reads it with a test, and four of the forge's.
     assert len(FILES) <= 67
 
 

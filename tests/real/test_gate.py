@@ -44,6 +44,7 @@ def test_a_clean_project_is_green_here_and_elsewhere(runner: Runner) -> None:
     passed(job)
     assert "# Training is reproducible, and as recorded" in job.summary
     assert "guarantee=portable: identical, as recorded" in job.summary
+    assert "though changed" not in job.summary, "run: make results"
     assert "| val_loss | 0.1613 | 0.1613 |" in job.summary
     assert "varied     hash-seed" in job.summary and "guarantee: portable" in job.summary
     (report,) = (runner.folder / "artefacts").glob("*/report.html")
