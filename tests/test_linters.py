@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .conftest import TEMPLATE, Bake
+from .conftest import TEMPLATE, TREE, Bake
 
 FORGES = ("github", "gitlab", "none")
 # Of check-jsonschema, which brings them along.
@@ -43,6 +43,15 @@ def test_workflows_ask_for_little_and_pin_all(tree: Path) -> None:
             assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", action), action
 
 
+def test_an_action_has_one_version() -> None:
+    pins: dict[str, set[str]] = {}
+    for path in (*TEMPLATE.glob(".github/workflows/*"), *(TEMPLATE / TREE).glob(".github/*/*")):
+        for action, pin in re.findall(r"uses: (.*)@(.*)", path.read_text(encoding="utf-8")):
+            pins.setdefault(action, set()).add(pin)
+    assert "actions/checkout" in pins
+    assert {action: found for action, found in pins.items() if len(found) > 1} == {}
+
+
 def test_files_follow_their_schemas(tree: Path) -> None:
     for pattern, schema in SCHEMAS.items():
         for path in tree.glob(pattern):
@@ -67,6 +76,7 @@ def scripts(tree: Path) -> Iterator[str]:
                     yield step["run"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="PyPI has no hadolint for Windows")
 def test_dockerfiles_are_clean(tree: Path) -> None:
     for path in tree.glob("Dockerfile"):
         clean("hadolint", path)
