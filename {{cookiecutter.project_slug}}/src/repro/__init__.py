@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,12 +116,15 @@ class Parts:
         }
 
 
-def sha256(content: bytes | np.ndarray) -> str:
-    """Of the bytes; for an array, of its dtype, shape and little-endian content."""
-    import numpy as np
-
+def sha256(content: bytes | np.ndarray | Path) -> str:
+    """Of bytes, or those of a file; for an array, of its dtype, shape and little-endian content."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    import numpy as np
+
     if content.dtype.hasobject:
         raise BadInput("data: expected arrays of numbers or strings, got one of Python objects")
     array = np.ascontiguousarray(content, dtype=content.dtype.newbyteorder("<"))
@@ -132,28 +134,20 @@ def sha256(content: bytes | np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def fetch(name: str, url: str, sha256: str) -> Path:
-    """Returns the file `name` of the folder `data/`, downloaded there when it is not.
+def fetch(name: str, url: str | None = None, sha256: str | None = None) -> Path:
+    """Returns the file `name` of the folder that `REPRO_DATA` names, or else of `data/`.
 
-    `REPRO_DATA` names another folder to look in first. A downloaded file must have the given
-    SHA-256. A file that was there already is the caller's to check: archives of the same arrays
-    differ in their bytes.
+    `data.lock` says what it must be and where it can be had, once `repro data add` has put it
+    there: the file is checked, and downloaded into `data/` when it is missing.
+
+    What has been published somewhere needs no entry in the lock, when its address and SHA-256 are
+    given here: it is downloaded when it is missing. A file that is there already is then the
+    caller's to check, since archives of the same arrays differ in their bytes.
 
     Raises:
-        BadInput: no file and no network, or a download with another digest.
+        BadInput: no such file, and no source that has it; or not the one of the lock; or neither
+            in the lock nor given a SHA-256.
     """
-    folder = Path("data")
-    for place in (os.environ.get("REPRO_DATA"), folder):
-        if place and (Path(place) / name).is_file():
-            return Path(place) / name
-    import pooch
+    from . import datafiles
 
-    try:
-        return Path(pooch.retrieve(url, f"sha256:{sha256}", name, folder, progressbar=False))
-    except ValueError as error:  # Another digest; pooch removes the file.
-        raise BadInput(f"data/{name}: {' '.join(str(error).split())}") from None
-    except OSError:
-        raise BadInput(
-            f"data/{name}: no such file, and {url} cannot be reached; "
-            f"put the file there, or name its folder in REPRO_DATA"
-        ) from None
+    return datafiles.provide(Path(), name, url, sha256)

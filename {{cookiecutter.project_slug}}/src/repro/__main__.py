@@ -53,8 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def add(name: str, command: Any, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text)
+    def add(name: str, command: Any, text: str, to: Any = commands) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = to.add_parser(name, help=text, description=text)
         added.add_argument("--json", action="store_true", help="print the answer as JSON")
         added.set_defaults(command=command)
         return added
@@ -181,6 +181,27 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--output", type=Path, metavar="FOLDER", help="default: reports/<id>")
     doctor = add("doctor", _doctor, "what is in effect here, and whether the guarantee holds")
     doctor.add_argument("overrides", **overrides)
+    text = "the data files, and data.lock, which says what each is"
+    of_data = commands.add_parser("data", help=text, description=text).add_subparsers(
+        dest="action", required=True, metavar="command"
+    )
+    added = add("add", _data, "put a file, or each of a folder, into data.lock", of_data)
+    added.add_argument("path", type=Path, help="a file or a folder in data/")
+    added.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="where it can be had; given again, a further one, tried after it",
+    )
+    for action, text in (
+        ("verify", "compare the files with data.lock"),
+        ("fetch", "download what is missing, from the sources in data.lock"),
+    ):
+        paths = add(action, _data, text, of_data)
+        paths.add_argument("paths", nargs="*", type=Path, metavar="path", help="default: all")
+    size = add("check-size", _data, "name files that are too large for git", of_data)
+    size.add_argument("files", nargs="*", metavar="file", help="default: all that git has")
     return parser
 
 
@@ -381,6 +402,22 @@ def _doctor(options: argparse.Namespace) -> int:
     found = doctor.examine(project, recipes.make(project, options.overrides))
     print(json.dumps(found) if options.json else "\n".join(doctor.lines(found)))
     return DIFFERS if found["guarantee"]["broken"] else IDENTICAL
+
+
+def _data(options: argparse.Namespace) -> int:
+    from . import datafiles, recipe
+
+    root = recipe.Project.find().root
+    with console.Bytes() as bar:
+        if options.action == "add":
+            answer = datafiles.add(root, options.path, options.source, bar)
+        elif options.action == "check-size":
+            answer = datafiles.check_size(options.files)
+        else:
+            act = datafiles.verify if options.action == "verify" else datafiles.fetch
+            answer = act(root, options.paths, bar)
+    print(json.dumps(answer) if options.json else "\n".join(datafiles.lines(answer)))
+    return DIFFERS if answer.get("verdict") == "differs" else IDENTICAL
 
 
 def _explain(project: Project, answer: dict[str, Any]) -> None:

@@ -182,6 +182,38 @@ class Reporter:
         )
 
 
+class Bytes:
+    """How far files are read or downloaded: a bar on a terminal, nothing in a log.
+
+    A `datalock.Tell`, used in a `with` block.
+    """
+
+    def __init__(self) -> None:
+        self._bars: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Bytes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def __call__(self, path: str, done: int, of: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        if self._bars is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+            self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bars.start()
+        if self._task is None:
+            self._task = self._bars.add_task("")
+        self._bars.update(self._task, description=path, completed=done, total=of or None)
+
+
 def print_study(answer: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table

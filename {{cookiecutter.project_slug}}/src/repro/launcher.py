@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from . import BAD_INPUT, BadInput, determinism, surroundings
+from . import BAD_INPUT, BadInput, datalock, determinism, surroundings
 from . import recipe as recipes
 from .recipe import Project
 
@@ -79,8 +79,9 @@ def train(
         gpu: the one that the process may see, as `CUDA_VISIBLE_DEVICES` names it; None: all.
 
     Raises:
-        BadInput: what only the process can see is wrong (no data, say). Of a new run nothing is
-            left behind; of one that went on nothing is lost.
+        BadInput: a data file is not what `data.lock` says, or what only the process can see is
+            wrong (no data, say). Of a new run nothing is left behind; of one that went on nothing
+            is lost.
         RunFailed: the run directory stays, with the log.
     """
     parameters = recipe["parameters"]
@@ -90,6 +91,7 @@ def train(
             f"REPRO_PYTHON: {interpreter} cannot be run; "
             "name a Python, or a program that starts one"
         )
+    datalock.check(project.root)
     directory = resume or _new_directory(project, recipe, name)
     content: dict[str, Any] = {
         "format": 1,

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args
 
-from . import BadInput, compare, launcher, parameters
+from . import BadInput, compare, datalock, launcher, parameters
 from . import recipe as recipes
 from .launcher import Listener
 from .recipe import Project
@@ -66,7 +66,7 @@ def plan(
 
     Raises:
         BadInput: a recipe is impossible, a search too, or the monitor is of the test, or neither
-            known nor given a mode.
+            known nor given a mode; or a data file is not what `data.lock` says.
     """
     if monitor.startswith("test_"):
         raise BadInput(
@@ -75,6 +75,7 @@ def plan(
     larger = maximised(monitor, mode)
     locked = recipes.lock(project.root)
     seed = recipes.make(project, search.fixed, locked)["parameters"]["seed"]
+    datalock.check(project.root)  # Here once, so that workers find it done.
     configurations = search.configurations(method, trials, seed or 0)
     planned: list[dict[str, Any]] = []
     for number, configuration in enumerate(configurations):

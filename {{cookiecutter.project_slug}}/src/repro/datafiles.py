@@ -1,0 +1,319 @@
+"""Data files: downloaded, added to `data.lock`, compared with it; large ones kept from git."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+from . import BadInput, datalock
+from .datalock import LOCK, Entry, Tell, silent
+
+LIMIT = 1_000_000
+"""Bytes of a file in git itself, at most."""
+
+
+def provide(root: Path, path: str, url: str | None, sha256: str | None) -> Path:
+    """Returns where a data file lies, downloaded if need be; see `repro.fetch`."""
+    if datalock.leads_out(path):
+        raise BadInput(f"data: expected a path inside the data folder; got {path!r}")
+    entry, file = datalock.read(root).get(path), datalock.find(root, path)
+    shown = root / "data" / path
+    if file is not None:
+        if entry is not None:
+            datalock.check(root, [path])
+        elif sha256 is None:
+            raise BadInput(f"{file}: not in {LOCK}; repro data add {file}")
+        return file
+    given = () if url is None else (url,)
+    if entry is not None:
+        _download(root, path, (*entry.sources, *given), entry.sha256, entry.size)
+    elif sha256 is None:
+        raise BadInput(f"{shown}: no such file; put it there, then: repro data add {shown}")
+    else:
+        _download(root, path, given, sha256)
+    return shown
+
+
+class _Sink:
+    """Takes what is downloaded: writes, counts and digests it, and ends what is too long."""
+
+    def __init__(self, file: BinaryIO, path: Path, size: int | None, tell: Tell) -> None:
+        self.file, self.path, self.size, self.tell = file, path, size, tell
+        self.done, self.digest = 0, hashlib.sha256()
+
+    def write(self, chunk: bytes) -> None:
+        self.done += len(chunk)
+        if self.size is not None and self.done > self.size:
+            raise ValueError(f"more than {self.size:,} bytes")
+        self.digest.update(chunk)
+        try:
+            self.file.write(chunk)
+        except OSError as error:  # Another source would not help.
+            raise BadInput(f"{self.path}: cannot be written: {error.strerror}") from None
+        self.tell(str(self.path), self.done, self.size or 0)
+
+    def flush(self) -> None:
+        """Nothing: the whole file counts, or none of it."""
+
+
+def _download(
+    root: Path,
+    path: str,
+    sources: Sequence[str],
+    sha256: str,
+    size: int | None = None,
+    tell: Tell = silent,
+) -> str:
+    """Downloads a file into `data/` from the first source that has it, which is returned.
+
+    It takes its name when size and SHA-256 are right; of what is not, nothing is left.
+
+    Raises:
+        BadInput: no source has it.
+    """
+    import pooch
+
+    target = datalock.inside(root / "data", root / "data" / path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{target.parent}: cannot be made: {error.strerror}") from None
+    # As it is: what a server packs on the way is unpacked again, and a `.gz` would be as well.
+    get = pooch.HTTPDownloader(chunk_size=1 << 16, headers={"Accept-Encoding": "identity"})
+    failed = []
+    for source in sources:
+        sink = None
+        try:
+            with datalock.replacing(target) as file:
+                sink = _Sink(file, target, size, tell)
+                get(source, sink, None)
+                if size is not None and sink.done != size:
+                    raise ValueError(f"{sink.done:,} bytes, expected {size:,}")
+                if (found := sink.digest.hexdigest()) != sha256:
+                    raise ValueError(f"SHA-256 {found}, expected {sha256}")
+            return source
+        except (OSError, ValueError) as error:  # Those of `requests` are kinds of OSError.
+            failed.append(f"{source}: {_reason(error, sink)}")
+    why = "; ".join(failed) or f"{LOCK} names no source"
+    raise BadInput(f"{target}: no such file; put it there, or name its folder in REPRO_DATA; {why}")
+
+
+def _reason(error: Exception, sink: _Sink | None) -> str:
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"{response.status_code} {response.reason}"
+    if isinstance(error, ValueError) or sink is None or getattr(error, "strerror", None):
+        return " ".join(str(error).split())
+    return f"broke off after {sink.done:,} bytes" if sink.done else "not reached, or broke off"
+
+
+def add(
+    root: Path, given: Path, sources: Sequence[str] = (), tell: Tell = silent
+) -> dict[str, Any]:
+    """Puts a file, or each file of a folder, into the lock as it is now; returns the entries.
+
+    A source of a folder ends with a slash. Without any, a file keeps those that it has.
+
+    Raises:
+        BadInput: no such file, or not in the data folder; or a source is no address.
+    """
+    if not given.exists():
+        raise BadInput(f"{given}: no such file")
+    folder, name = _place(root, given)
+    if folder is None or name is None:
+        raise BadInput(f"{given}: not in the data folder; put it into {_places(root)}")
+    many = given.is_dir()
+    for source in sources:
+        if wrong := datalock.no_source(source):
+            raise BadInput(f"--{wrong}")
+        if many and not source.endswith("/"):
+            raise BadInput(f"--source: expected the address of a folder, {source}/; got {source}")
+    files = {"": given}
+    if many:
+        files = _files(given)
+    if not files:
+        raise BadInput(f"{given}: no file in it")
+    entries, added = datalock.read(root), []
+    with datalock.remembered(root):
+        for below, file in files.items():
+            path = "/".join(part for part in (name, below) if part not in ("", "."))
+            if datalock.leads_out(path):
+                raise BadInput(f"{file}: {path!r} cannot be a path in {LOCK}; rename the file")
+            datalock.inside(folder, file)
+            before = entries.get(path)
+            own = tuple(source + quote(below) for source in sources)
+            digest = datalock.digest(file, tell, again=True)
+            now = Entry(
+                path, file.stat().st_size, digest, own or (before.sources if before else ())
+            )
+            entries[path] = now
+            added.append(asdict(now) | {"changed": now != before})
+    datalock.write(root, entries.values())
+    return {"added": added}
+
+
+def verify(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -> dict[str, Any]:
+    """Reads each file of the lock, or of these paths, and returns which are not as it says.
+
+    `extra` are files in `data/` that the lock does not name. A folder that `REPRO_DATA` names is
+    not looked through: it may be others' as well.
+    """
+    entries = datalock.read(root)
+    chosen, extra = _chosen(root, entries, given)
+    missing, changed = [], {}
+    with datalock.remembered(root):
+        for entry in chosen:
+            file = datalock.find(root, entry.path)
+            if file is None:
+                missing.append(entry.path)
+            elif wrong := (
+                datalock.other_size(entry, file) or datalock.other_content(entry, file, tell, True)
+            ):
+                changed[entry.path] = wrong
+    return {
+        "verdict": "differs" if missing or changed or extra else "identical",
+        "files": len(chosen),
+        "bytes": sum(entry.size for entry in chosen),
+        "missing": missing,
+        "changed": changed,
+        "extra": extra,
+    }
+
+
+def fetch(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -> dict[str, Any]:
+    """Downloads what is missing of the lock, or of these paths.
+
+    Raises:
+        BadInput: no source has some of it, or another file is in its place. The rest is there.
+    """
+    there, fetched, failed = [], {}, []
+    for entry in _chosen(root, datalock.read(root), given)[0]:
+        try:
+            if datalock.find(root, entry.path) is None:
+                fetched[entry.path] = _download(
+                    root, entry.path, entry.sources, entry.sha256, entry.size, tell
+                )
+            else:
+                datalock.check(root, [entry.path])
+                there.append(entry.path)
+        except BadInput as error:
+            failed.append(str(error))
+    if failed:
+        more = f" (and {len(failed) - 1} more files)" if failed[1:] else ""
+        raise BadInput(failed[0] + more)
+    return {"fetched": fetched, "there": there}
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The files below a folder, sorted, but hidden ones: those of systems and of downloads."""
+    found = {}
+    for file in folder.rglob("*"):
+        below = file.relative_to(folder)
+        if file.is_file() and not any(part.startswith(".") for part in below.parts):
+            found[below.as_posix()] = file
+    return dict(sorted(found.items()))
+
+
+def _chosen(
+    root: Path, entries: dict[str, Entry], given: Sequence[Path]
+) -> tuple[list[Entry], list[str]]:
+    """What a person means: entries of the lock, and files in `data/` that are not in it.
+
+    Raises:
+        BadInput: a path is neither, or leads out.
+    """
+    extra = [path for path in _files(root / "data") if path not in entries]
+    # As a file's path, or as the lock has it.
+    named = [(one, {_place(root, one)[1], one.as_posix()}) for one in given]
+
+    def meant(path: str, names: set[str | None]) -> bool:
+        return "." in names or any(path == name or path.startswith(f"{name}/") for name in names)
+
+    for one, names in named:
+        if not any(meant(path, names) for path in (*entries, *extra)):
+            raise BadInput(f"{one}: neither in {LOCK} nor in the data folder, {_places(root)}")
+
+    def chosen(path: str) -> bool:
+        return not named or any(meant(path, names) for _, names in named)
+
+    return [e for e in entries.values() if chosen(e.path)], [path for path in extra if chosen(path)]
+
+
+def _place(root: Path, file: Path) -> tuple[Path | None, str | None]:
+    """The data folder that a file lies in, and its path there; or neither."""
+    file = Path(os.path.abspath(file))
+    for folder in datalock.folders(root):
+        for base in (Path(os.path.abspath(folder)), folder.resolve()):
+            if file.is_relative_to(base):
+                return folder, file.relative_to(base).as_posix()
+    return None, None
+
+
+def _places(root: Path) -> str:
+    return " or ".join(os.path.relpath(folder) for folder in datalock.folders(root))
+
+
+def check_size(files: Sequence[str]) -> dict[str, Any]:
+    """Returns files of which git is to keep, or keeps, more than `LIMIT` bytes, with their sizes.
+
+    What counts is what git has, not what lies there: of a file under Git LFS that is a pointer,
+    and where LFS is not installed, in spite of .gitattributes, the file.
+    """
+
+    def git(*words: str, given: str = "") -> str:
+        command = ("git", "--literal-pathspecs", *words)
+        try:
+            done = subprocess.run(
+                command,
+                input=given,
+                capture_output=True,
+                encoding="utf-8",
+                errors="surrogateescape",  # Names of files can be any bytes.
+            )
+        except FileNotFoundError:
+            raise BadInput("git is not installed") from None
+        if done.returncode:
+            raise BadInput(f"git: {' '.join(done.stderr.split())}")
+        return done.stdout
+
+    # `mode blob stage TAB name`, and a NUL, which is in no name; 160000 is another repository.
+    lines = [line.split("\t", 1) for line in git("ls-files", "-sz", "--", *files).split("\0")[:-1]]
+    blobs = {name: about.split()[1] for about, name in lines if not about.startswith("160000")}
+    asked = "".join(f"{blob}\n" for blob in blobs.values())
+    sizes = git("cat-file", "--batch-check=%(objectsize)", given=asked).splitlines()
+    large = {
+        name: int(size)
+        for name, size in zip(blobs, sizes, strict=True)
+        if size.isdecimal() and int(size) > LIMIT
+    }
+    return {"verdict": "differs" if large else "identical", "large": large}
+
+
+def lines(answer: dict[str, Any]) -> list[str]:
+    """What one of these functions returned, for a person."""
+    text = [
+        f"{'locked   ' if entry['changed'] else 'unchanged'}  {entry['path']}  {entry['sha256']}"
+        for entry in answer.get("added", ())
+    ]
+    text += [f"fetched    {path}  {url}" for path, url in answer.get("fetched", {}).items()]
+    if "there" in answer:
+        text.append(f"there      {len(answer['there'])} files, as {LOCK} says")
+    text += [f"missing    {path}" for path in answer.get("missing", ())]
+    text += [f"changed    {path}: {what}" for path, what in answer.get("changed", {}).items()]
+    text += [f"extra      {path}: not in {LOCK}" for path in answer.get("extra", ())]
+    if "files" in answer:
+        size = f"{answer['files']} files, {answer['bytes'] / 10**6:.1f} MB"
+        text.append(f"{answer['verdict'].upper()}  {size}")
+    text += [
+        f"{name}: {size / 10**6:.1f} MB in git, at most {LIMIT // 10**6} is meant to be; "
+        "keep it in data/ with `repro data add`, or under Git LFS: `git lfs install`, "
+        "`git lfs track FILE`, `git add --renormalize FILE`"
+        for name, size in answer.get("large", {}).items()
+    ]
+    return text

@@ -1,0 +1,273 @@
+"""`data.lock`: what each data file is and where it can be had; and whether those here are the same.
+
+A file of the lock lies in the folder that `REPRO_DATA` names, or else in `data/`. Before a training
+starts, those that are there are checked. So that many gigabytes are not read each time, the digest
+that a file had is kept, outside git, with its size, times and inode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from . import BadInput
+
+LOCK = "data.lock"
+HEADER = """\
+# What each data file is, and where it can be had. `repro data add` writes this; a file that is no
+# longer wanted is taken out by hand. Paths are those below data/, or below what REPRO_DATA names.
+"""
+CACHE = Path(".repro_cache", "data.json")
+POINTER = b"version https://git-lfs.github.com/spec/"
+"""How the file begins that Git LFS leaves where it has not brought the content."""
+SETTLED = 2 * 10**9
+"""Nanoseconds after which a change gives a file another time, on any file system."""
+LONG = 10**9
+"""Bytes that take a while to read, so that it is told."""
+
+Tell = Callable[[str, int, int], None]
+"""Called with a file's path, the bytes that were read of it, and how many it has."""
+
+_known: dict[str, Any] = {}  # By a file's path: its stamp, and the SHA-256 it had then.
+_checking = threading.Lock()  # Runs side by side do not read the same files twice.
+
+
+def silent(path: str, done: int, of: int) -> None:
+    """A `Tell` for where nobody looks on."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of the lock."""
+
+    path: str
+    size: int
+    sha256: str
+    sources: tuple[str, ...]
+
+
+FIELDS = [field.name for field in fields(Entry)]
+
+
+def read(root: Path) -> dict[str, Entry]:
+    """Returns the entries of a project's lock by their paths; none where there is no lock.
+
+    Raises:
+        BadInput: it is no lock, an entry is wrong, or leads out of the data folder.
+    """
+    try:
+        content = tomllib.loads((root / LOCK).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{LOCK}: not a lock of data: {' '.join(str(error).split())}") from None
+    listed = content.pop("file", [])
+    if content or not isinstance(listed, list):
+        raise BadInput(f"{LOCK}: not a lock of data: expected blocks [[file]] and nothing else")
+    found: dict[str, Entry] = {}
+    for number, item in enumerate(listed, 1):
+        if wrong := _wrong(item):
+            raise BadInput(f"{LOCK}: file {number}: {wrong}")
+        entry = Entry(**item | {"sources": tuple(item["sources"])})
+        if entry.path in found:
+            raise BadInput(f"{LOCK}: {entry.path} is there twice; take one of the two out")
+        found[entry.path] = entry
+    return found
+
+
+def write(root: Path, entries: Iterable[Entry]) -> None:
+    """Replaces the lock in one step; the same entries give the same bytes."""
+    text = HEADER
+    for entry in sorted(entries, key=lambda entry: entry.path):
+        # Without control characters, which are refused, a string of JSON is one of TOML.
+        values = {k: json.dumps(v, ensure_ascii=False) for k, v in asdict(entry).items()}
+        text += "\n[[file]]\n" + "".join(f"{name} = {value}\n" for name, value in values.items())
+    with replacing(root / LOCK) as file:
+        file.write(text.encode())
+
+
+def _wrong(item: Any) -> str:
+    """What is wrong with an entry, or nothing."""
+    if not isinstance(item, dict) or item.keys() != {*FIELDS}:
+        return f"expected {', '.join(FIELDS)}; got {item!r:.99}"
+    path, size, digest, sources = (item[name] for name in FIELDS)
+    if not isinstance(path, str) or leads_out(path):
+        return f"path: expected one inside the data folder, such as faces/a.png; got {path!r}"
+    if type(size) is not int or size < 0:
+        return f"{path}: size: expected a number of bytes; got {size!r}"
+    if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
+        return f"{path}: sha256: expected 64 digits of 0-9 and a-f; got {digest!r}"
+    if not isinstance(sources, list):
+        return f"{path}: sources: expected a list of addresses; got {sources!r}"
+    return next((f"{path}: {wrong}" for source in sources if (wrong := no_source(source))), "")
+
+
+def leads_out(path: str) -> bool:
+    """Whether a path is not, on every system, the plain one of a file below a folder."""
+    pure = PurePosixPath(path)
+    outside = pure.is_absolute() or PureWindowsPath(path).drive or ".." in pure.parts
+    plain = path == pure.as_posix() != "." and "\\" not in path and path.isprintable()
+    return bool(outside) or not plain
+
+
+def no_source(source: Any) -> str:
+    """Why something is not an address that may stand in the lock, or nothing."""
+    told = f"source: expected an address such as https://example.org/a.csv; got {source!r}"
+    if not isinstance(source, str) or not source.isprintable() or " " in source:
+        return told
+    try:
+        parts = urlsplit(source)
+    except ValueError:
+        return told
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return told
+    if parts.username or parts.password:  # Not repeated here: it would reach a log.
+        return f"source: a user or password for {parts.hostname} would be committed; leave it out"
+    return ""
+
+
+def folders(root: Path) -> list[Path]:
+    """Where data files may lie: the folder that `REPRO_DATA` names, and `data/`."""
+    named = os.environ.get("REPRO_DATA")
+    return [*([root / named] if named else []), root / "data"]
+
+
+def find(root: Path, path: str) -> Path | None:
+    """Returns where a file of this path lies, or None.
+
+    Raises:
+        BadInput: it leads out of its folder.
+    """
+    for folder in folders(root):
+        file = folder / path
+        if file.is_file():
+            return inside(folder, file)
+    return None
+
+
+def inside(folder: Path, file: Path) -> Path:
+    """Returns the file, if no link on the way to it leads out of the folder."""
+    # The folder itself may be a link, to a larger disk.
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise BadInput(f"{file}: leads out of {folder}; put the file itself there")
+    return file
+
+
+def check(root: Path, paths: Sequence[str] | None = None) -> None:
+    """Refuses data files that are there and are not what the lock says; all, or of these paths.
+
+    Raises:
+        BadInput: the first that is not.
+    """
+    entries = read(root)
+    found: list[tuple[Entry, Path]] = []
+    for path in entries if paths is None else paths:
+        if (file := find(root, path)) is not None:
+            found.append((entries[path], file))
+    if not found:
+        return
+    with _checking, remembered(root):
+        for entry, file in found:  # What costs nothing comes first.
+            if wrong := other_size(entry, file):
+                raise BadInput(f"{file}: {wrong}; {_mend(root, file)}")
+        new = sum(entry.size for entry, file in found if _digest_known(file) is None)
+        if new > LONG:
+            print(f"reading {new / 10**9:.1f} GB of new or changed data", file=sys.stderr)
+        for entry, file in found:
+            if wrong := other_content(entry, file):
+                raise BadInput(f"{file}: {wrong}; {_mend(root, file)}")
+
+
+def _mend(root: Path, file: Path) -> str:
+    with file.open("rb") as content:
+        if content.read(len(POINTER)) == POINTER:
+            return "Git LFS has not brought it yet: git lfs pull"
+    shown = os.path.relpath(file, root) if file.is_relative_to(root / "data") else file
+    return f"put the other one back, or take this one: repro data add {shown}"
+
+
+def other_size(entry: Entry, file: Path) -> str:
+    """How a file's size is not the lock's, or nothing."""
+    size = file.stat().st_size
+    return "" if size == entry.size else f"it has {size:,} bytes, {LOCK} says {entry.size:,}"
+
+
+def other_content(entry: Entry, file: Path, tell: Tell = silent, again: bool = False) -> str:
+    """How a file's content is not the lock's, or nothing."""
+    found = digest(file, tell, again)
+    return "" if found == entry.sha256 else f"its SHA-256 is {found}, {LOCK} says {entry.sha256}"
+
+
+def _stamp(file: Path) -> list[int]:
+    """What changes when a file does, without a look into it."""
+    found = file.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _digest_known(file: Path) -> str | None:
+    stamp, known = _known.get(str(file.resolve()), (None, None))
+    return known if stamp == _stamp(file) else None
+
+
+def digest(file: Path, tell: Tell = silent, again: bool = False) -> str:
+    """The SHA-256 of a file, which is read only where it is not known, or `again`."""
+    if not again and (known := _digest_known(file)):
+        return known
+    stamp, found, done = _stamp(file), hashlib.sha256(), 0
+    try:
+        with file.open("rb") as content:
+            while chunk := content.read(1 << 20):
+                found.update(chunk)
+                done += len(chunk)
+                tell(str(file), done, stamp[0])
+    except OSError as error:
+        raise BadInput(f"{file}: cannot be read: {error.strerror}") from None
+    # Changed a moment ago, it could be changed once more and have the same times.
+    settled = all(abs(time.time_ns() - moment) > SETTLED for moment in stamp[1:3])
+    if settled and _stamp(file) == stamp:
+        _known[str(file.resolve())] = [stamp, found.hexdigest()]
+    return found.hexdigest()
+
+
+@contextlib.contextmanager
+def remembered(root: Path) -> Iterator[None]:
+    """What was known of files before is known inside, and what is new is kept."""
+    kept: dict[str, Any] = {}
+    # A cache that is not there, or torn, or cannot be written costs time and nothing else.
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        content = json.loads((root / CACHE).read_text(encoding="utf-8"))
+        kept = {path: [stamp, known] for path, (stamp, known) in content.items()}
+    _known.update(kept)
+    try:
+        yield
+    finally:
+        if _known != kept:
+            with contextlib.suppress(OSError):
+                (root / CACHE).parent.mkdir(exist_ok=True)
+                with replacing(root / CACHE) as file:
+                    file.write(json.dumps(_known, indent=0).encode())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file that takes its name when it is whole; several processes may do so at once."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:
+            yield file
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
