@@ -198,6 +198,25 @@ def test_the_first_commit_has_everything(commit: Callable[[], Outcome], home: Pa
     assert sorted(git("git", "ls-files").splitlines()) == outcome.project.files()
 
 
+def test_git_lfs_is_for_data_and_models(commit: Callable[[], Outcome], home: Path) -> None:
+    """Without it git takes them as they are: .gitattributes names a filter that is not there."""
+    identify(home)
+    project = commit().project
+    git = project.run
+    assert "lfs" not in git("git", "config", "--list")
+    # A new project has none: it can be pushed to a server that knows no LFS.
+    assert ": lfs" not in git("git", "check-attr", "filter", "--", *project.files())
+    files = {"model.keras": "lfs", "data/a.csv": "lfs", "splits/a.npz": "unspecified"}
+    for name, tracked in files.items():
+        (project.path / name).parent.mkdir(exist_ok=True)
+        (project.path / name).write_bytes(b"a\r\n\0")
+        assert git("git", "check-attr", "filter", name) == f"{name}: filter: {tracked}"
+    git("git", "add", "--force", *files)
+    git("git", "commit", "--quiet", "--message", "files")
+    for name in files:  # The very bytes, with the ends of lines that they had.
+        assert git("git", "cat-file", "-s", f"HEAD:{name}") == "4"
+
+
 def test_without_an_identity_the_commit_has_a_neutral_one(commit: Callable[[], Outcome]) -> None:
     outcome = commit()
     assert outcome.output.count("\n") == 1

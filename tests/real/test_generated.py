@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -87,6 +88,66 @@ def test_a_wrong_file_is_refused(project: Generated, tmp_path: Path) -> None:
         file.writestr("x_train.npy", b"\x93NUMPY")
     done = project.run("repro", "train", "data.name=mnist", REPRO_DATA=str(tmp_path))
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+
+
+OWN = """
+
+def table(*, rows: int = 64) -> Dataset:
+    path = fetch("more/table.csv")
+    content = np.loadtxt(path, delimiter=",", dtype=np.float32)[:rows]
+    x, y = content[:, :1], content[:, 1].astype(np.int32)
+    return Dataset(x, y, classes=2, sources={"table.csv": sha256(path)})
+"""
+
+
+def test_own_data_are_locked_and_checked(project: Generated, tmp_path: Path) -> None:
+    """As the README says; also where the gate changes the path, and in a study."""
+    mine = project.copy(tmp_path / "mine")
+    data = mine.package / "data.py"
+    data.write_text(data.read_text() + OWN)
+    table = mine.root / "data" / "more" / "table.csv"
+    table.parent.mkdir(parents=True)
+    text = "".join(f"{n / 100},{n % 2}\n" for n in range(100))
+    table.write_text(text)
+    settings = ("data.name=table", "training.epochs=1", "training.batch_size=8")
+    # Not in the lock: refused by the process, which had to look.
+    done = mine.run("repro", "train", *settings)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "repro data add data/more/table.csv" in done.stderr
+    mine.repro("data", "add", str(table))
+    answer = mine.repro("verify", *settings, "--no-explain")
+    assert answer["verdict"] == "identical" and "path" in answer["varied"]
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    content = json.loads((Path(answer["runs"][0]) / "manifest.json").read_text())
+    assert content["recipe"]["data"] == {"table.csv": digest}
+
+    before = sorted(mine.root.glob("runs/*"))
+    table.write_text(text.replace("0.5,0", "0.5,1"))
+    for command in ("train", "verify", "sweep", "cross-validate"):
+        # The default data, which have no file: what is in the lock is checked all the same.
+        done = mine.run("repro", command, "training.epochs=1")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "table.csv: its SHA-256 is" in done.stderr and "data.lock says" in done.stderr
+    assert sorted(mine.root.glob("runs/*")) == before
+    assert not [*mine.root.glob("studies/*")]
+    table.unlink()  # What is missing, and not needed, is not missed.
+    mine.repro("train", "training.epochs=1")
+
+
+def test_a_commit_is_checked(installed: Path, tmp_path: Path) -> None:
+    """The hooks of pre-commit, each of which is in the lock."""
+    project = bake(tmp_path, installed)
+    path = os.pathsep.join((str(installed.parent), os.environ["PATH"]))
+    own = {"PATH": path, "PRE_COMMIT_HOME": str(tmp_path / "cache")}
+    done = project.run("pre_commit", "run", "--all-files", **own)
+    assert done.returncode == 0 and done.stdout.count("Passed") == 6, done.stdout + done.stderr
+    (project.root / "model.keras").write_bytes(bytes(1_000_001))
+    none = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}  # No Git LFS.
+    subprocess.run(
+        ("git", "add", "model.keras"), cwd=project.root, env=os.environ | none, check=True
+    )
+    done = project.run("pre_commit", "run", **own)
+    assert done.returncode == 1 and "model.keras: 1.0 MB in git" in done.stdout, done.stdout
 
 
 def test_a_run_holds_what_is_promised(project: Generated) -> None:

@@ -232,7 +232,7 @@ def test_verify_names_what_is_missing_changed_and_more(root: Path, capsys: Any) 
         ["e.csv"],
     )
     assert "9 bytes, data.lock says 8" in answer["changed"]["b.csv"]
-    assert DIGEST in answer["changed"]["c.csv"]
+    assert f"data.lock says {DIGEST[:12]}" in answer["changed"]["c.csv"]
     assert command("verify") == 1
     told = capsys.readouterr().out.splitlines()
     assert [line[:7] for line in told] == ["missing", "changed", "changed", "extra  ", "DIFFERS"]

@@ -311,9 +311,9 @@ def lines(answer: dict[str, Any]) -> list[str]:
         size = f"{answer['files']} files, {answer['bytes'] / 10**6:.1f} MB"
         text.append(f"{answer['verdict'].upper()}  {size}")
     text += [
-        f"{name}: {size / 10**6:.1f} MB in git, at most {LIMIT // 10**6} is meant to be; "
-        "keep it in data/ with `repro data add`, or under Git LFS: `git lfs install`, "
-        "`git lfs track FILE`, `git add --renormalize FILE`"
+        f"{name}: {size / 10**6:.1f} MB in git, more than {LIMIT // 10**6} MB; keep it in data/, "
+        "with `repro data add`, or under Git LFS: `git lfs install`, `git lfs track FILE`, "
+        "`git add --renormalize FILE`"
         for name, size in answer.get("large", {}).items()
     ]
     return text

@@ -208,7 +208,9 @@ def other_size(entry: Entry, file: Path) -> str:
 def other_content(entry: Entry, file: Path, tell: Tell = silent, again: bool = False) -> str:
     """How a file's content is not the lock's, or nothing."""
     found = digest(file, tell, again)
-    return "" if found == entry.sha256 else f"its SHA-256 is {found}, {LOCK} says {entry.sha256}"
+    if found == entry.sha256:
+        return ""
+    return f"its SHA-256 is {found[:12]}…, {LOCK} says {entry.sha256[:12]}…"
 
 
 def _stamp(file: Path) -> list[int]:
