@@ -28,8 +28,8 @@ def provide(root: Path, path: str, url: str | None, sha256: str | None) -> Path:
         if entry is not None:
             datalock.check(root, [path])
         elif sha256 is None:
-            raise BadInput(f"{file}: not in {LOCK}; repro data add {file}")
-        return file
+            raise BadInput(f"{file.path}: not in {LOCK}; repro data add {file.path}")
+        return file.path
     given = () if url is None else (url,)
     if entry is not None:
         _download(root, path, (*entry.sources, *given), entry.sha256, entry.size)
@@ -79,13 +79,13 @@ def _download(
     """
     import pooch
 
-    target = datalock.inside(root / "data", root / "data" / path)
+    target = root / "data" / path
+    datalock.inside(root / "data", target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"{target.parent}: cannot be made: {error.strerror}") from None
-    # As it is: what a server packs on the way is unpacked again, and a `.gz` would be as well.
-    get = pooch.HTTPDownloader(chunk_size=1 << 16, headers={"Accept-Encoding": "identity"})
+    get = pooch.HTTPDownloader(chunk_size=1 << 16)
     failed = []
     for source in sources:
         sink = None
@@ -145,13 +145,11 @@ def add(
             path = "/".join(part for part in (name, below) if part not in ("", "."))
             if datalock.leads_out(path):
                 raise BadInput(f"{file}: {path!r} cannot be a path in {LOCK}; rename the file")
-            datalock.inside(folder, file)
+            found = datalock.at(folder, file)
             before = entries.get(path)
             own = tuple(source + quote(below) for source in sources)
-            digest = datalock.digest(file, tell, again=True)
-            now = Entry(
-                path, file.stat().st_size, digest, own or (before.sources if before else ())
-            )
+            kept = own or (before.sources if before else ())
+            now = Entry(path, found.stamp[0], datalock.digest(found, tell, again=True), kept)
             entries[path] = now
             added.append(asdict(now) | {"changed": now != before})
     datalock.write(root, entries.values())
@@ -205,7 +203,7 @@ def fetch(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -> dict[s
         except BadInput as error:
             failed.append(str(error))
     if failed:
-        more = f" (and {len(failed) - 1} more files)" if failed[1:] else ""
+        more = f" (and {len(failed) - 1} more)" if failed[1:] else ""
         raise BadInput(failed[0] + more)
     return {"fetched": fetched, "there": there}
 
@@ -303,13 +301,13 @@ def lines(answer: dict[str, Any]) -> list[str]:
     ]
     text += [f"fetched    {path}  {url}" for path, url in answer.get("fetched", {}).items()]
     if "there" in answer:
-        text.append(f"there      {len(answer['there'])} files, as {LOCK} says")
+        text.append(f"there      {len(answer['there'])}, as {LOCK} says")
     text += [f"missing    {path}" for path in answer.get("missing", ())]
     text += [f"changed    {path}: {what}" for path, what in answer.get("changed", {}).items()]
     text += [f"extra      {path}: not in {LOCK}" for path in answer.get("extra", ())]
     if "files" in answer:
-        size = f"{answer['files']} files, {answer['bytes'] / 10**6:.1f} MB"
-        text.append(f"{answer['verdict'].upper()}  {size}")
+        count = f"{answer['files']} file{'' if answer['files'] == 1 else 's'}"
+        text.append(f"{answer['verdict'].upper()}  {count}, {answer['bytes'] / 10**6:.1f} MB")
     text += [
         f"{name}: {size / 10**6:.1f} MB in git, more than {LIMIT // 10**6} MB; keep it in data/, "
         "with `repro data add`, or under Git LFS: `git lfs install`, `git lfs track FILE`, "

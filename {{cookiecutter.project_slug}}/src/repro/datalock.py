@@ -13,13 +13,13 @@ import json
 import os
 import re
 import secrets
+import stat
 import sys
 import threading
 import time
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
@@ -27,8 +27,8 @@ from . import BadInput
 
 LOCK = "data.lock"
 HEADER = """\
-# What each data file is, and where it can be had. `repro data add` writes this; a file that is no
-# longer wanted is taken out by hand. Paths are those below data/, or below what REPRO_DATA names.
+# What each data file is, and where it can be had: a line each, written by `repro data add`. What is
+# no longer wanted is taken out. Paths are those below data/, or below what REPRO_DATA names.
 """
 CACHE = Path(".repro_cache", "data.json")
 POINTER = b"version https://git-lfs.github.com/spec/"
@@ -69,21 +69,24 @@ def read(root: Path) -> dict[str, Entry]:
         BadInput: it is no lock, an entry is wrong, or leads out of the data folder.
     """
     try:
-        content = tomllib.loads((root / LOCK).read_text(encoding="utf-8"))
+        lines = (root / LOCK).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise BadInput(f"{LOCK}: not a lock of data: {' '.join(str(error).split())}") from None
-    listed = content.pop("file", [])
-    if content or not isinstance(listed, list):
-        raise BadInput(f"{LOCK}: not a lock of data: expected blocks [[file]] and nothing else")
+        raise BadInput(f"{LOCK}: not a lock of data: {error}") from None
     found: dict[str, Entry] = {}
-    for number, item in enumerate(listed, 1):
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            item = json.loads(line)
+        except ValueError:
+            raise BadInput(f"{LOCK}, line {number}: expected JSON; got {line!r:.99}") from None
         if wrong := _wrong(item):
-            raise BadInput(f"{LOCK}: file {number}: {wrong}")
+            raise BadInput(f"{LOCK}, line {number}: {wrong}")
         entry = Entry(**item | {"sources": tuple(item["sources"])})
         if entry.path in found:
-            raise BadInput(f"{LOCK}: {entry.path} is there twice; take one of the two out")
+            raise BadInput(f"{LOCK}: {entry.path} is there twice; take one of the two lines out")
         found[entry.path] = entry
     return found
 
@@ -92,9 +95,7 @@ def write(root: Path, entries: Iterable[Entry]) -> None:
     """Replaces the lock in one step; the same entries give the same bytes."""
     text = HEADER
     for entry in sorted(entries, key=lambda entry: entry.path):
-        # Without control characters, which are refused, a string of JSON is one of TOML.
-        values = {k: json.dumps(v, ensure_ascii=False) for k, v in asdict(entry).items()}
-        text += "\n[[file]]\n" + "".join(f"{name} = {value}\n" for name, value in values.items())
+        text += json.dumps(asdict(entry), ensure_ascii=False) + "\n"
     with replacing(root / LOCK) as file:
         file.write(text.encode())
 
@@ -117,10 +118,9 @@ def _wrong(item: Any) -> str:
 
 def leads_out(path: str) -> bool:
     """Whether a path is not, on every system, the plain one of a file below a folder."""
-    pure = PurePosixPath(path)
-    outside = pure.is_absolute() or PureWindowsPath(path).drive or ".." in pure.parts
-    plain = path == pure.as_posix() != "." and "\\" not in path and path.isprintable()
-    return bool(outside) or not plain
+    steps = path.split("/")  # Of an absolute path the first is empty.
+    odd = any(step in ("", ".", "..") for step in steps) or "\\" in path or path[1:2] == ":"
+    return odd or not path.isprintable()
 
 
 def no_source(source: Any) -> str:
@@ -145,25 +145,54 @@ def folders(root: Path) -> list[Path]:
     return [*([root / named] if named else []), root / "data"]
 
 
-def find(root: Path, path: str) -> Path | None:
-    """Returns where a file of this path lies, or None.
+@dataclass(frozen=True)
+class Found:
+    """A data file that is there."""
+
+    path: Path
+    real: str
+    """Its path without links, by which it is known again."""
+    stamp: list[int]
+    """What changes when the file does, without a look into it: size, times, inode."""
+
+
+def find(root: Path, path: str, resolved: dict[Path, str] | None = None) -> Found | None:
+    """Returns the data file of this path, or None where there is none.
+
+    `resolved` keeps what folders are without links, from one of many calls to the next.
 
     Raises:
         BadInput: it leads out of its folder.
     """
     for folder in folders(root):
-        file = folder / path
-        if file.is_file():
-            return inside(folder, file)
+        with contextlib.suppress(OSError):
+            if stat.S_ISREG((folder / path).stat().st_mode):
+                return at(folder, folder / path, resolved)
     return None
 
 
-def inside(folder: Path, file: Path) -> Path:
-    """Returns the file, if no link on the way to it leads out of the folder."""
+def at(folder: Path, path: Path, resolved: dict[Path, str] | None = None) -> Found:
+    """Returns a file of a data folder. Raises `BadInput` where it leads out."""
+    return Found(path, inside(folder, path, resolved), _stamp(path))
+
+
+def inside(folder: Path, path: Path, resolved: dict[Path, str] | None = None) -> str:
+    """Returns a path without links, if it does not lead out of the folder."""
+    resolved = {} if resolved is None else resolved
+    for one in (folder, path.parent):
+        if one not in resolved:
+            resolved[one] = os.path.realpath(one)
+    link = path.is_symlink()
+    real = os.path.realpath(path) if link else os.path.join(resolved[path.parent], path.name)
     # The folder itself may be a link, to a larger disk.
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise BadInput(f"{file}: leads out of {folder}; put the file itself there")
-    return file
+    if not real.startswith(os.path.join(resolved[folder], "")):
+        raise BadInput(f"{path}: leads out of {folder}; put the file itself there")
+    return real
+
+
+def _stamp(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
 def check(root: Path, paths: Sequence[str] | None = None) -> None:
@@ -173,39 +202,40 @@ def check(root: Path, paths: Sequence[str] | None = None) -> None:
         BadInput: the first that is not.
     """
     entries = read(root)
-    found: list[tuple[Entry, Path]] = []
+    resolved: dict[Path, str] = {}
+    there: list[tuple[Entry, Found]] = []
     for path in entries if paths is None else paths:
-        if (file := find(root, path)) is not None:
-            found.append((entries[path], file))
-    if not found:
+        if (file := find(root, path, resolved)) is not None:
+            there.append((entries[path], file))
+    if not there:
         return
     with _checking, remembered(root):
-        for entry, file in found:  # What costs nothing comes first.
+        for entry, file in there:  # What costs nothing comes first.
             if wrong := other_size(entry, file):
-                raise BadInput(f"{file}: {wrong}; {_mend(root, file)}")
-        new = sum(entry.size for entry, file in found if _digest_known(file) is None)
+                raise BadInput(f"{file.path}: {wrong}; {_mend(root, file.path)}")
+        new = sum(entry.size for entry, file in there if _digest_known(file) is None)
         if new > LONG:
             print(f"reading {new / 10**9:.1f} GB of new or changed data", file=sys.stderr)
-        for entry, file in found:
+        for entry, file in there:
             if wrong := other_content(entry, file):
-                raise BadInput(f"{file}: {wrong}; {_mend(root, file)}")
+                raise BadInput(f"{file.path}: {wrong}; {_mend(root, file.path)}")
 
 
 def _mend(root: Path, file: Path) -> str:
-    with file.open("rb") as content:
+    with contextlib.suppress(OSError), file.open("rb") as content:
         if content.read(len(POINTER)) == POINTER:
             return "Git LFS has not brought it yet: git lfs pull"
     shown = os.path.relpath(file, root) if file.is_relative_to(root / "data") else file
     return f"put the other one back, or take this one: repro data add {shown}"
 
 
-def other_size(entry: Entry, file: Path) -> str:
+def other_size(entry: Entry, file: Found) -> str:
     """How a file's size is not the lock's, or nothing."""
-    size = file.stat().st_size
+    size = file.stamp[0]
     return "" if size == entry.size else f"it has {size:,} bytes, {LOCK} says {entry.size:,}"
 
 
-def other_content(entry: Entry, file: Path, tell: Tell = silent, again: bool = False) -> str:
+def other_content(entry: Entry, file: Found, tell: Tell = silent, again: bool = False) -> str:
     """How a file's content is not the lock's, or nothing."""
     found = digest(file, tell, again)
     if found == entry.sha256:
@@ -213,34 +243,28 @@ def other_content(entry: Entry, file: Path, tell: Tell = silent, again: bool = F
     return f"its SHA-256 is {found[:12]}…, {LOCK} says {entry.sha256[:12]}…"
 
 
-def _stamp(file: Path) -> list[int]:
-    """What changes when a file does, without a look into it."""
-    found = file.stat()
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+def _digest_known(file: Found) -> str | None:
+    stamp, known = _known.get(file.real, (None, None))
+    return known if stamp == file.stamp else None
 
 
-def _digest_known(file: Path) -> str | None:
-    stamp, known = _known.get(str(file.resolve()), (None, None))
-    return known if stamp == _stamp(file) else None
-
-
-def digest(file: Path, tell: Tell = silent, again: bool = False) -> str:
+def digest(file: Found, tell: Tell = silent, again: bool = False) -> str:
     """The SHA-256 of a file, which is read only where it is not known, or `again`."""
     if not again and (known := _digest_known(file)):
         return known
-    stamp, found, done = _stamp(file), hashlib.sha256(), 0
+    found, done = hashlib.sha256(), 0
     try:
-        with file.open("rb") as content:
+        with file.path.open("rb") as content:
             while chunk := content.read(1 << 20):
                 found.update(chunk)
                 done += len(chunk)
-                tell(str(file), done, stamp[0])
+                tell(str(file.path), done, file.stamp[0])
     except OSError as error:
-        raise BadInput(f"{file}: cannot be read: {error.strerror}") from None
+        raise BadInput(f"{file.path}: cannot be read: {error.strerror}") from None
     # Changed a moment ago, it could be changed once more and have the same times.
-    settled = all(abs(time.time_ns() - moment) > SETTLED for moment in stamp[1:3])
-    if settled and _stamp(file) == stamp:
-        _known[str(file.resolve())] = [stamp, found.hexdigest()]
+    settled = all(abs(time.time_ns() - moment) > SETTLED for moment in file.stamp[1:3])
+    if settled and _stamp(file.path) == file.stamp:
+        _known[file.real] = [file.stamp, found.hexdigest()]
     return found.hexdigest()
 
 
@@ -260,7 +284,7 @@ def remembered(root: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 (root / CACHE).parent.mkdir(exist_ok=True)
                 with replacing(root / CACHE) as file:
-                    file.write(json.dumps(_known, indent=0).encode())
+                    file.write(json.dumps(_known).encode())
 
 
 @contextlib.contextmanager

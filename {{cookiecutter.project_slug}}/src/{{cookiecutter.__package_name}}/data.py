@@ -3,7 +3,8 @@ A model's own data may stand beside the model instead.
 
 The keyword-only arguments of a function are its parameters in `params.yaml`, checked by their
 types. A function returns a `Dataset`: all samples, and the SHA-256 of what it read. The machinery
-splits them, as `split` in params.yaml says. To add a data set, add a function.
+splits them, as `split` in params.yaml says. To add a data set, add a function; it gets a file by
+`fetch`, which data.lock tells what the file must be (README.md, Data).
 """
 
 from __future__ import annotations
