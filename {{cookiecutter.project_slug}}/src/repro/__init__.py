@@ -25,6 +25,10 @@ class BadInput(Exception):
     """A value somebody gave is wrong. The message is one line: what is wrong, what would do."""
 
 
+class RunFailed(Exception):
+    """The training raised, or its process was ended. The message names the log."""
+
+
 class Probed(Exception):
     """A run made only to look at one place has written what it found there, and is over."""
 

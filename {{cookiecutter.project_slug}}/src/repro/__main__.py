@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import BAD_INPUT, DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadInput, console
+from . import BAD_INPUT, DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadInput, RunFailed, console
 
 if TYPE_CHECKING:
     from .recipe import Project
@@ -22,14 +22,17 @@ STATUS = {"identical": IDENTICAL, "diverged": DIFFERS, "not comparable": NOT_COM
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     parser = _parser()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # What stands behind `--` is for the program that the command calls.
+    mark = given.index("--") if "--" in given else len(given)
     # Options may stand among the overrides: `repro train --json a=1` and `repro train a=1 --json`.
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(given[:mark])
+    if given[mark + 1 :] and not hasattr(options, "passed"):
+        parser.error("-- is for `repro image` alone")
+    options.passed = given[mark + 1 :]
     if rest and (not hasattr(options, "overrides") or any(r.startswith("-") for r in rest)):
         parser.error(f"unknown argument: {rest[0]}")
     options.overrides = [*getattr(options, "overrides", ()), *rest]
-    # What a command needs is imported by it: `repro --help` stays quick.
-    from .launcher import RunFailed
-
     try:
         status: int = options.command(options)
     except BadInput as error:
@@ -179,6 +182,15 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("runs", nargs="*", metavar="run", help="a run directory or an id")
     report.add_argument("--study", metavar="STUDY", help="in place of runs, a study's id")
     report.add_argument("--output", type=Path, metavar="FOLDER", help="default: reports/<id>")
+    image = add("image", _image, "build the project's image; the same bits each time")
+    image.add_argument(
+        "device", nargs="?", default="cpu", help="cpu (default), or cuda for NVIDIA's GPUs"
+    )
+    image.add_argument(
+        "--twice", action="store_true", help="build again, from nothing, and compare"
+    )
+    image.usage = "repro image [-h] [--json] [--twice] [cpu|cuda] [-- OPTION OF docker buildx build …]"
+    image.set_defaults(passed=[])
     doctor = add("doctor", _doctor, "what is in effect here, and whether the guarantee holds")
     doctor.add_argument("overrides", **overrides)
     text = "the data files, and data.lock, which says what each is"
@@ -392,6 +404,16 @@ def _report(options: argparse.Namespace) -> int:
     page = report.write(folder, title, sections)
     print(json.dumps({"report": str(page)}) if options.json else f"report     {page}")
     return IDENTICAL
+
+
+def _image(options: argparse.Namespace) -> int:
+    from . import image  # Needs the standard library alone: `make image` works without .venv.
+
+    if options.device not in image.DEVICES:
+        raise BadInput(f"image: expected {' or '.join(image.DEVICES)}, got {options.device!r}")
+    answer = image.build(options.device, options.twice, options.passed)
+    print(json.dumps(answer) if options.json else "\n".join(image.lines(answer)))
+    return STATUS[answer.get("verdict", "identical")]
 
 
 def _doctor(options: argparse.Namespace) -> int:

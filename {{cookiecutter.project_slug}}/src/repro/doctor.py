@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import backends, determinism, launcher
+from . import RunFailed, backends, determinism, image, launcher
 from . import recipe as recipes
 from .recipe import Project
 
@@ -28,8 +28,10 @@ def examine(project: Project, recipe: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         RunFailed: the libraries cannot be started.
+        BadInput: `REPRO_IMAGE` is no digest.
     """
     parameters = recipe["parameters"]
+    image.current()  # Refused here, in one line.
     done = subprocess.run(
         (sys.executable, "-P", "-m", "repro.doctor"),
         input=json.dumps(parameters),
@@ -39,7 +41,7 @@ def examine(project: Project, recipe: dict[str, Any]) -> dict[str, Any]:
         env=launcher.environment(parameters),
     )
     if done.returncode != 0:
-        raise launcher.RunFailed(f"the libraries do not start:\n{done.stderr[-2000:]}")
+        raise RunFailed(f"the libraries do not start:\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     departures = recipe["lock"]["departures"]
     return found | {
@@ -83,6 +85,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"processor    {here['cpu']}, {here['cores_available']} of {here['cores']} cores",
         f"GPUs         {', '.join(found['gpus']) or 'none'}",
         f"system       {here['system']}",
+        f"image        {here['image'] or 'none'}",
         "libraries    " + ", ".join(f"{k} {v}" for k, v in found["versions"].items()),
         f"lock         {lock['file']} {lock['sha256'][:12]}, "
         + ("installed as locked" if not lock["departures"] else "NOT installed as locked"),
@@ -117,6 +120,7 @@ def machine() -> dict[str, Any]:
         "cores_available": launcher.available_cores(),
         "architecture": platform.machine(),
         "system": platform.platform(),
+        "image": image.current(),
     }
 
 

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from . import BadInput, compare, launcher, surroundings
+from . import BadInput, RunFailed, compare, launcher, surroundings
 from . import recipe as recipes
-from .launcher import Listener, RunFailed
+from .launcher import Listener
 from .recipe import Project
 
 Outcome = Path | RunFailed | BadInput

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from . import BAD_INPUT, BadInput, datalock, determinism, surroundings
+from . import BAD_INPUT, BadInput, RunFailed, datalock, determinism, image, surroundings
 from . import recipe as recipes
 from .recipe import Project
 
@@ -30,10 +30,6 @@ Listener = Callable[[Path, dict[str, Any]], None]
 
 ENDING = 3.0
 """Seconds for a process that was just killed to be gone: until then it holds its log locked."""
-
-
-class RunFailed(Exception):
-    """The training raised, or its process was ended. The message names the log."""
 
 
 def environment(parameters: dict[str, Any], gpu: str | None = None) -> dict[str, str]:
@@ -91,6 +87,7 @@ def train(
             f"REPRO_PYTHON: {interpreter} cannot be run; "
             "name a Python, or a program that starts one"
         )
+    image.current()  # A wrong one is refused before there is a run.
     datalock.check(project.root)
     directory = resume or _new_directory(project, recipe, name)
     content: dict[str, Any] = {

@@ -30,9 +30,9 @@ from typing import Any
 from dask.system import cpu_count
 from distributed import Client, KilledWorker, LocalCluster, as_completed, get_worker
 
-from . import BadInput, launcher, surroundings
+from . import BadInput, RunFailed, launcher, surroundings
 from . import recipe as recipes
-from .launcher import Listener, RunFailed
+from .launcher import Listener
 from .recipe import Project
 
 WAIT_FOR_WORKERS = 30
