@@ -189,7 +189,9 @@ def _parser() -> argparse.ArgumentParser:
     image.add_argument(
         "--twice", action="store_true", help="build again, from nothing, and compare"
     )
-    image.usage = "repro image [-h] [--json] [--twice] [cpu|cuda] [-- OPTION OF docker buildx build …]"
+    image.usage = (
+        "repro image [-h] [--json] [--twice] [cpu|cuda] [-- OPTION OF docker buildx build …]"
+    )
     image.set_defaults(passed=[])
     doctor = add("doctor", _doctor, "what is in effect here, and whether the guarantee holds")
     doctor.add_argument("overrides", **overrides)

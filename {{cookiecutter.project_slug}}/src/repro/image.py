@@ -155,7 +155,7 @@ class Image:
 
 
 def differences(one: Image, other: Image) -> Iterator[str]:
-    """Each file in which two images differ, with what differs, and each field of the configuration."""
+    """Each file in which two images differ, and what in it; each field of the configuration."""
     named = _changed(one.config, other.config)
     layers = (one.manifest["layers"], other.manifest["layers"])
     count = max(map(len, layers))
@@ -194,7 +194,9 @@ def _what(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def _changed(one: Any, other: Any, name: str = "") -> list[str]:
     if isinstance(one, dict) and isinstance(other, dict):
         keys = sorted({*one, *other})
-        return [f for k in keys for f in _changed(one.get(k), other.get(k), f"{name}.{k}".strip("."))]
+        return [
+            f for k in keys for f in _changed(one.get(k), other.get(k), f"{name}.{k}".strip("."))
+        ]
     return [] if one == other else [name]
 
 
