@@ -161,12 +161,12 @@ def differences(one: Image, other: Image) -> Iterator[str]:
     count = max(map(len, layers))
     told = False
     for number in range(count):
-        digests = [of[number]["digest"] if number < len(of) else None for of in layers]
+        digests = [str(of[number]["digest"]) if number < len(of) else "" for of in layers]
         if digests[0] == digests[1]:
             continue
         told = True
         where = f"layer {number + 1} of {count}"
-        if None in digests:
+        if "" in digests:
             yield f"{where}: in one image alone"
             continue
         left, right = (image.entries(d) for image, d in zip((one, other), digests, strict=True))

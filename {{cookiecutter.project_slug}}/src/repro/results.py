@@ -16,9 +16,19 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from . import DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadInput, gate, ledger, resolve
+from . import (
+    DIFFERS,
+    FAILED,
+    IDENTICAL,
+    NOT_COMPARABLE,
+    BadInput,
+    RunFailed,
+    gate,
+    ledger,
+    resolve,
+)
 from . import recipe as recipes
-from .launcher import Listener, RunFailed
+from .launcher import Listener
 from .recipe import Project
 from .study import number
 
