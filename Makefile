@@ -2,8 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Two tests side by side: much of a training is the start of its process, on one core.
-REAL := -q -m real --durations=25 -n 2 --dist loadgroup
+# Two files of tests side by side: much of a training is the start of its process, on one core.
+REAL := -q -m real --durations=25 -n 2 --dist loadfile
 # Not in the generated tree, which has a pyproject.toml of its own: what lies there is generated.
 export RUFF_CACHE_DIR := $(CURDIR)/.ruff_cache
 

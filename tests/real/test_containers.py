@@ -1,4 +1,4 @@
-"""Images and dev containers on a real engine; one process builds for all."""
+"""Images and dev containers on a real engine: one file, so that one process builds for all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from benchmarks import figures
 from .conftest import FULL, Generated
 from .engine import FROM, Engine, engine
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("containers")]
+pytestmark = pytest.mark.real
 
 SHORT = ("guarantee=portable", "training.epochs=1")
 KEPT = ("data", "runs", "studies", "reports")

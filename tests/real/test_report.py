@@ -12,7 +12,7 @@ from benchmarks import figures
 
 from .conftest import Generated
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("report")]  # They share a study.
+pytestmark = pytest.mark.real
 
 PHONE = 500
 """Pixels; Chromium makes no narrower window without a screen."""

@@ -16,7 +16,7 @@ import pytest
 
 from .conftest import Generated, some
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("study")]  # They share a serial one.
+pytestmark = pytest.mark.real
 
 STUDY = ("sweep", "training.epochs=2", "model.dropout=0.3", "--no-verify")
 VALUES = "training.batch_size=32,64,128"
