@@ -226,6 +226,7 @@ def workspace(
     return DevContainer(docker, program, root, device)
 
 
+@pytest.mark.skipif(not FULL, reason="make proof tries it: some ten minutes on two cores")
 def test_a_dev_container_is_ready(
     docker: Engine, built: Built, program: Path, project: Generated, tmp_path: Path
 ) -> None:

@@ -13,6 +13,8 @@ import pytest
 from .conftest import FULL, Generated, bake
 from .workflow import Job, Runner
 
+# Not yet within the time of each run: the whole of it is some ten minutes on two cores.
+whole = pytest.mark.skipif(not FULL, reason="make proof tries it")
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(sys.platform == "win32", reason="the workflows run on Linux"),
@@ -39,6 +41,7 @@ def passed(job: Job) -> None:
     assert job.failed == [], job.log
 
 
+@whole
 def test_a_clean_project_is_green_here_and_elsewhere(runner: Runner) -> None:
     job = runner.run("reproducibility", "gate")
     passed(job)
@@ -73,6 +76,7 @@ def test_a_planted_fault_is_red_and_named(project: Generated, runner: Runner) ->
     assert "[Report" in job.summary
 
 
+@whole
 def test_a_change_is_told_and_recorded(project: Generated, runner: Runner) -> None:
     params = project.root / "params.yaml"
     text = params.read_text(encoding="utf-8")
@@ -94,11 +98,12 @@ def test_a_change_is_told_and_recorded(project: Generated, runner: Runner) -> No
     assert "guarantee=portable: identical, as recorded" in job.summary
 
 
+@whole
 def test_lint_and_tests_are_green(runner: Runner) -> None:
     passed(runner.run("test", "test"))
 
 
-@pytest.mark.skipif(not FULL, reason="make proof tries it: all locks are made anew")
+@whole
 def test_newer_packages_come_with_what_they_do(
     project: Generated, runner: Runner, tmp_path: Path
 ) -> None:
