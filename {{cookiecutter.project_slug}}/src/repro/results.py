@@ -162,7 +162,6 @@ def read(path: Path) -> dict[str, Entry]:
         f"{path.name}: {wrong}; put it back from git, or delete it and record anew with "
         "`repro verify --update`"
     )
-    return found
 
 
 def write(path: Path, entries: dict[str, Entry]) -> None:
