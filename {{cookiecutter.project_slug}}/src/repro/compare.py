@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import BadInput, launcher, ledger
+from . import BadInput, files, launcher, ledger
 from . import recipe as recipes
 from .launcher import Listener
 from .recipe import Project
@@ -59,7 +59,7 @@ def compare(a: Path, b: Path, one_recipe: bool = False) -> dict[str, Any]:
         "runs": [str(a), str(b)],
         "digests": [one["digest"], other["digest"]],
     }
-    fields = recipes.changed(one["recipe"], other["recipe"])
+    fields = files.changed(one["recipe"], other["recipe"])
     if fields and one_recipe:
         names = [field.removeprefix("data.") for field in fields]
         left, right = fields["data." + names[0]]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from . import BadInput, datalock
+from . import BadInput, datalock, files
 from .datalock import LOCK, Entry, Tell, silent
 
 LIMIT = 1_000_000
@@ -90,7 +90,7 @@ def _download(
     for source in sources:
         sink = None
         try:
-            with datalock.replacing(target) as file:
+            with files.replacing(target, shared=True) as file:
                 sink = _Sink(file, target, size, tell)
                 get(source, sink, None)
                 if size is not None and sink.done != size:

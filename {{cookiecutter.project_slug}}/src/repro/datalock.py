@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import stat
 import sys
 import threading
@@ -20,10 +19,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import urlsplit
 
-from . import BadInput
+from . import BadInput, files
 
 LOCK = "data.lock"
 HEADER = """\
@@ -96,7 +95,7 @@ def write(root: Path, entries: Iterable[Entry]) -> None:
     text = HEADER
     for entry in sorted(entries, key=lambda entry: entry.path):
         text += json.dumps(asdict(entry), ensure_ascii=False) + "\n"
-    with replacing(root / LOCK) as file:
+    with files.replacing(root / LOCK, shared=True) as file:
         file.write(text.encode())
 
 
@@ -283,17 +282,5 @@ def remembered(root: Path) -> Iterator[None]:
         if _known != kept:
             with contextlib.suppress(OSError):
                 (root / CACHE).parent.mkdir(exist_ok=True)
-                with replacing(root / CACHE) as file:
+                with files.replacing(root / CACHE, shared=True) as file:
                     file.write(json.dumps(_known).encode())
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file that takes its name when it is whole; several processes may do so at once."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("xb") as file:
-            yield file
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from . import BadInput
+from . import BadInput, files
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICES = ("cpu", "cuda")
@@ -156,7 +156,7 @@ class Image:
 
 def differences(one: Image, other: Image) -> Iterator[str]:
     """Each file in which two images differ, and what in it; each field of the configuration."""
-    named = _changed(one.config, other.config)
+    named = files.changed(one.config, other.config)
     layers = (one.manifest["layers"], other.manifest["layers"])
     count = max(map(len, layers))
     told = False
@@ -189,15 +189,6 @@ def differences(one: Image, other: Image) -> Iterator[str]:
 
 def _what(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return [name for name in one if name != "place" and one[name] != other[name]]
-
-
-def _changed(one: Any, other: Any, name: str = "") -> list[str]:
-    if isinstance(one, dict) and isinstance(other, dict):
-        keys = sorted({*one, *other})
-        return [
-            f for k in keys for f in _changed(one.get(k), other.get(k), f"{name}.{k}".strip("."))
-        ]
-    return [] if one == other else [name]
 
 
 def _build(device: str, tag: str, to: Path, options: Sequence[str]) -> None:

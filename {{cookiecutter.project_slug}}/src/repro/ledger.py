@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from . import BadInput
-from .recipe import replacing
+from .files import replacing
 
 # What differs first in an entry is what stands first here: an order or a generator is a cause,
 # weights and metrics are effects.

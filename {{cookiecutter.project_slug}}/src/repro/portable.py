@@ -84,8 +84,8 @@ _PROVED = """
 """
 PROVED = frozenset(_PROVED.split())
 """Kinds of operations (see `_kind`) whose results agreed on every processor tried."""
-CALLS = ("PartitionedCall", "StatefulPartitionedCall")
-"""What only calls other operations, which are looked at themselves."""
+NUMBERLESS = ("Assert", "PartitionedCall", "StatefulPartitionedCall")
+"""What gives no numbers itself: it checks, or calls operations that are looked at as well."""
 
 
 def environment() -> dict[str, str]:
@@ -244,7 +244,7 @@ def unproved(graphs: Iterable[Any], layers: Iterable[str] = ()) -> list[str]:
         for graph in graphs
         if graph is not None
         for node in _nodes(graph)
-        if (kind := _kind(node)) not in PROVED and kind not in CALLS
+        if (kind := _kind(node)) not in PROVED and kind not in NUMBERLESS
     }
     return sorted(found)
 

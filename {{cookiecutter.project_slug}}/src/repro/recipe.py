@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from . import BadInput, resolve
+from . import BadInput, files, resolve
 from .backends import BACKENDS
 
 
@@ -103,7 +101,7 @@ def _split_digest(project: Project, name: str) -> str:
     kept = split_file(project, digest)
     if not kept.is_file():
         kept.parent.mkdir(exist_ok=True)
-        with replacing(kept) as file:
+        with files.replacing(kept) as file:
             file.write(path.read_bytes())
     return digest
 
@@ -123,7 +121,7 @@ def resumable(project: Project, run: Path, overrides: Sequence[str]) -> dict[str
     if content.get("status") == "finished":
         raise BadInput(f"{run.name}: the run has finished; there is nothing to go on with")
     now = make(project, [*content.get("overrides", ()), *overrides])
-    for name, (before, after) in changed(content["recipe"], now).items():
+    for name, (before, after) in files.changed(content["recipe"], now).items():
         name = name.removeprefix("parameters.")
         raise BadInput(
             f"{name}: {before} when {run.name} began, {after} now; "
@@ -203,48 +201,15 @@ def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def changed(one: Any, other: Any, prefix: str = "") -> dict[str, list[Any]]:
-    """Returns each field in which two recipes differ, by its dotted name, with both values."""
-    found: dict[str, list[Any]] = {}
-    for key in sorted({**one, **other}):
-        left, right = one.get(key), other.get(key)
-        if isinstance(left, dict) and isinstance(right, dict):
-            found |= changed(left, right, f"{prefix}{key}.")
-        elif left != right:
-            found[f"{prefix}{key}"] = [left, right]
-    return found
-
-
 def digest(recipe: dict[str, Any]) -> str:
     """The recipe's SHA-256, over its JSON with sorted keys."""
     text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file that takes its name when it is whole and on the disk, not before."""
-    new = path.with_suffix(path.suffix + ".new")
-    try:
-        with new.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # The name itself has to reach the disk as well.
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def write_manifest(directory: Path, content: dict[str, Any]) -> None:
     """Replaces the manifest in one step."""
-    with replacing(directory / "manifest.json") as file:
+    with files.replacing(directory / "manifest.json") as file:
         file.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
@@ -295,17 +260,7 @@ def find_directory(folder: Path, file: str, name: str, what: tuple[str, str]) ->
 
 def code_digest(project: Project) -> str:
     """The SHA-256 of the project's Python files, machinery included, and their names."""
-    return files_digest(project.root, (project.root / "src").rglob("*.py"))
-
-
-def files_digest(folder: Path, paths: Iterable[Path]) -> str:
-    """The SHA-256 of text files in a folder, and their names; ends of lines do not count."""
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        content = path.read_bytes().replace(b"\r\n", b"\n")
-        name = path.relative_to(folder).as_posix()
-        digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
-    return digest.hexdigest()
+    return files.digest(project.root, (project.root / "src").rglob("*.py"))
 
 
 def code(root: Path) -> dict[str, Any]:

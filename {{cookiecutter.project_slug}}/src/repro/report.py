@@ -16,7 +16,7 @@ from typing import Any, Literal
 import jinja2
 import numpy as np
 
-from . import BadInput, compare, gate, pictures, results, study
+from . import BadInput, compare, files, gate, pictures, results, study
 from . import recipe as recipes
 from .recipe import Project
 from .results import Outcome
@@ -44,7 +44,7 @@ def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     """Writes `report.html`, `report.md` and the latter's pictures, and returns the first."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("html", "md"):
-        with recipes.replacing(folder / f"report.{kind}") as file:
+        with files.replacing(folder / f"report.{kind}") as file:
             file.write(render(kind, title, sections).encode())
     for section in sections:
         for name, svg in section.pictures:
@@ -163,7 +163,7 @@ def write_gate(folder: Path, outcomes: Sequence[Outcome]) -> Path:
             told = f"{outcome.name}: {section.title}"
             more.append(dataclasses.replace(section, title=told, pictures=drawn))
     page = write(folder, title, [*verdicts, *more])
-    with recipes.replacing(folder / "summary.md") as file:
+    with files.replacing(folder / "summary.md") as file:
         file.write(render("md", title, verdicts).encode())
     return page
 

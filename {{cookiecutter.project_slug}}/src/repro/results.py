@@ -23,6 +23,7 @@ from . import (
     NOT_COMPARABLE,
     BadInput,
     RunFailed,
+    files,
     gate,
     ledger,
     resolve,
@@ -167,7 +168,7 @@ def read(path: Path) -> dict[str, Entry]:
 def write(path: Path, entries: dict[str, Entry]) -> None:
     """Replaces a file in one step; the order is that of the names, so that a diff is short."""
     content = _File(recipes=dict(sorted(entries.items()))).model_dump(mode="json")
-    with recipes.replacing(path) as file:
+    with files.replacing(path) as file:
         file.write(json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
@@ -229,7 +230,7 @@ def status(outcomes: Sequence[Outcome], updated: bool = False) -> int:
 def causes(before: Entry, now: Entry) -> list[str]:
     """All that a recipe's result follows from and that is not what it was, each in a few words."""
     found = []
-    for field, (one, other) in recipes.changed(before.recipe, now.recipe).items():
+    for field, (one, other) in files.changed(before.recipe, now.recipe).items():
         if field.startswith("parameters."):
             found.append(f"params.yaml {field.removeprefix('parameters.')} {one} → {other}")
         elif field.startswith("data."):
@@ -239,7 +240,7 @@ def causes(before: Entry, now: Entry) -> list[str]:
     for file in sorted({**before.code, **now.code}):
         if before.code.get(file) != now.code.get(file):
             found.append(file)
-    versions = recipes.changed(before.versions, now.versions)
+    versions = files.changed(before.versions, now.versions)
     found += [f"{library} {one} → {other}" for library, (one, other) in versions.items()]
     if before.recipe["lock"]["sha256"] != now.recipe["lock"]["sha256"] and not versions:
         found.append(f"other packages in {now.recipe['lock']['file']}")
@@ -304,9 +305,9 @@ def _code(project: Project, parameters: dict[str, Any]) -> dict[str, str]:
     for path in sorted(project.source.rglob("*.py")):
         name = path.relative_to(project.source).as_posix()
         if name in used or not name.startswith("models/"):
-            found[name] = recipes.files_digest(project.source, [path])
+            found[name] = files.digest(project.source, [path])
     machinery = Path(__file__).parent
-    found["src/repro"] = recipes.files_digest(machinery, machinery.rglob("*.py"))
+    found["src/repro"] = files.digest(machinery, machinery.rglob("*.py"))
     return found
 
 

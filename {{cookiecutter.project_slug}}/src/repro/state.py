@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from . import BadInput, backends, sha256
-from .recipe import replacing
+from .files import replacing
 
 KINDS = ("generators", "weights", "optimizer", "metrics")
 KEPT = KINDS[:3]

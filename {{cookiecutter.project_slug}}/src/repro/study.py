@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args
 
-from . import BadInput, compare, datalock, launcher, parameters
+from . import BadInput, compare, datalock, files, launcher, parameters
 from . import recipe as recipes
 from .launcher import Listener
 from .recipe import Project
@@ -222,7 +222,7 @@ class Study:
         """Workers that read other data, or have not the metric to choose by, are no use."""
         key = json.dumps(content["recipe"]["parameters"]["data"], sort_keys=True)
         sources = self._sources.setdefault(key, content["recipe"]["data"])
-        for name, (one, other) in recipes.changed(sources, content["recipe"]["data"]).items():
+        for name, (one, other) in files.changed(sources, content["recipe"]["data"]).items():
             raise BadInput(f"{content['run']}: data {name}: {other}, and {one} for other trials")
         if self.plan["monitor"] not in content["metrics"]:
             known = [name for name in content["metrics"] if not name.startswith("test_")]
@@ -268,7 +268,7 @@ class Study:
         name = launcher.new_name(self.plan["kind"], self.plan["digest"][:6])
         path = launcher.new_directory(_folder(self.project), name, "a study")
         kept = [{k: v for k, v in trial.items() if k != "recipe"} for trial in self.plan["trials"]]
-        with recipes.replacing(path / "study.json") as file:
+        with files.replacing(path / "study.json") as file:
             file.write(json.dumps(self.plan | {"trials": kept}, indent=1).encode() + b"\n")
         return path
 
