@@ -41,6 +41,15 @@ def passed(job: Job) -> None:
     assert job.failed == [], job.log
 
 
+def stand_in(folder: Path, name: str, does: str = "exit 0") -> Path:
+    """A folder with a program of this name."""
+    program = folder / "tools" / name
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f"#!/bin/sh\n{does}\n", encoding="utf-8")
+    program.chmod(0o755)
+    return program.parent
+
+
 @whole
 def test_a_clean_project_is_green_here_and_elsewhere(runner: Runner) -> None:
     job = runner.run("reproducibility", "gate")
@@ -104,16 +113,26 @@ def test_lint_and_tests_are_green(runner: Runner) -> None:
 
 
 @whole
+def test_gitlab_does_the_same(installed: Path, tmp_path: Path) -> None:
+    """`apt-get` alone is not real here: git and make are there."""
+    project = bake(tmp_path / "project", installed, ci="gitlab")
+    path = os.pathsep.join([str(stand_in(tmp_path, "apt-get")), os.environ["PATH"]])
+    runner = Runner(tmp_path / "runner", project.root, path)
+    for name in ("test", "gate", "elsewhere"):
+        job = runner.run_gitlab(name)
+        passed(job)
+    assert "guarantee=portable: identical, as recorded" in job.log
+    (summary,) = (runner.folder / "artefacts" / "gate").rglob("summary.md")
+    assert "# Training is reproducible, and as recorded" in summary.read_text(encoding="utf-8")
+
+
+@whole
 def test_newer_packages_come_with_what_they_do(
     project: Generated, runner: Runner, tmp_path: Path
 ) -> None:
     """`gh` alone is not real here: what it is asked for is written down."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    asked = tmp_path / "asked.json"
-    script = f"#!/bin/sh\necho \"$@\" >> '{asked}'\n"
-    (tools / "gh").write_text(script)
-    (tools / "gh").chmod(0o755)
+    asked = tmp_path / "asked"
+    tools = stand_in(tmp_path, "gh", f"echo \"$@\" >> '{asked}'")
     origin = runner.folder / "origin.git"
     subprocess.run(["git", "clone", "--quiet", "--bare", project.root, origin], check=True)
     path = os.pathsep.join([str(tools), os.environ["PATH"]])

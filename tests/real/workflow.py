@@ -1,6 +1,7 @@
-"""Runs a job of a GitHub workflow as its runner would: step after step, in the runner's shell.
+"""Runs a job of a GitHub or GitLab workflow as its runner would, in the runner's shell.
 
-The actions that the workflows use are done by hand, as far as a machine without GitHub can.
+The actions that the workflows use are done by hand, as far as a machine without GitHub can; so is
+what GitLab does with artefacts.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,10 +40,7 @@ class Runner:
 
     def run(self, workflow: str, name: str) -> Job:
         """Runs a job of `.github/workflows/<workflow>.yml` in a fresh clone."""
-        number = len(list(self.folder.glob("job-*")))
-        place = self.folder / f"job-{number}"
-        job = Job(place / "workspace")
-        place.mkdir(parents=True)
+        place, job = self._begin()
         file = self.repository / ".github" / "workflows" / f"{workflow}.yml"
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         files = {n: place / n.lower() for n in ("GITHUB_PATH", "GITHUB_STEP_SUMMARY")}
@@ -56,24 +55,62 @@ class Runner:
                 continue
             added = files["GITHUB_PATH"].read_text().splitlines()
             env = {key: self._value(text, outputs) for key, text in step.get("env", {}).items()}
-            script = place / "step.sh"
-            script.write_text(step["run"])
-            done = subprocess.run(
-                ["bash", "-e", str(script)],
-                cwd=job.workspace,
-                env=self._environment(added) | {n: str(p) for n, p in files.items()} | env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=1800,
-            )
-            job.log += f"$ {step['run']}\n{done.stdout}"
-            if done.returncode:
-                job.failed.append(step.get("name", step["run"]))
+            env |= {n: str(p) for n, p in files.items()} | {
+                "GITHUB_SERVER_URL": self.folder.as_uri(),
+                "GITHUB_REPOSITORY": "origin.git",
+            }
+            self._step(job, step["run"], step.get("name"), added, env)
         job.summary = files["GITHUB_STEP_SUMMARY"].read_text(encoding="utf-8")
         return job
 
-    def _environment(self, added: list[str]) -> dict[str, str]:
+    def run_gitlab(self, name: str) -> Job:
+        """Runs a job of `.gitlab-ci.yml` in a fresh clone: one script, with what it needs."""
+        _, job = self._begin()
+        file = self.repository / ".gitlab-ci.yml"
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        self._clone(job)
+        described, kept = content[name], self.folder / "artefacts"
+        for needed in described.get("needs", ()):
+            shutil.copytree(kept / needed, job.workspace, dirs_exist_ok=True)
+        lines = [*content["default"]["before_script"], *described["script"]]
+        variables = {"CI_PROJECT_DIR": str(job.workspace)}
+        for variable, text in content["variables"].items():
+            variables[variable] = text.replace("$CI_PROJECT_DIR", str(job.workspace))
+        self._step(job, "\n".join(["set -o pipefail", *lines]), name, (), variables)
+        for path in described.get("artifacts", {}).get("paths", ()):
+            shutil.copytree(job.workspace / path, kept / name / path)
+        return job
+
+    def _begin(self) -> tuple[Path, Job]:
+        number = len(list(self.folder.glob("job-*")))
+        place = self.folder / f"job-{number}"
+        place.mkdir(parents=True)
+        return place, Job(place / "workspace")
+
+    def _clone(self, job: Job) -> None:
+        command = ["git", "clone", "--quiet", str(self.repository), str(job.workspace)]
+        subprocess.run(command, check=True)
+
+    def _step(
+        self, job: Job, text: str, name: str | None, added: Iterable[str], env: dict[str, str]
+    ) -> None:
+        """Runs one script, and notes what it said and whether it failed."""
+        script = job.workspace.with_name("step.sh")
+        script.write_text(text, encoding="utf-8")
+        done = subprocess.run(
+            ["bash", "-e", str(script)],
+            cwd=job.workspace,
+            env=self._environment(added) | env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=1800,
+        )
+        job.log += f"$ {text}\n{done.stdout}"
+        if done.returncode:
+            job.failed.append(name or text)
+
+    def _environment(self, added: Iterable[str]) -> dict[str, str]:
         """The caller's, without its virtual environment; uv is named, for speed."""
         outer = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
         uv = Path(sys.executable).with_name("uv")
@@ -81,17 +118,14 @@ class Runner:
             "CI": "true",
             "UV": str(uv),
             "PYTHON": sys.executable,
-            "PATH": os.pathsep.join([*reversed(added), self.path]),
-            "GITHUB_SERVER_URL": self.folder.as_uri(),
-            "GITHUB_REPOSITORY": "origin.git",
+            "PATH": os.pathsep.join([*reversed(list(added)), self.path]),
         }
 
     def _act(self, step: dict[str, Any], job: Job) -> dict[str, str]:
         action, given = step["uses"].partition("@")[0], step.get("with", {})
         artefact = self.folder / "artefacts" / str(given.get("name"))
         if action == "actions/checkout":
-            command = ["git", "clone", "--quiet", str(self.repository), str(job.workspace)]
-            subprocess.run(command, check=True)
+            self._clone(job)
         elif action == "actions/setup-python":
             pass  # The Python of the tests.
         elif action == "actions/upload-artifact":
