@@ -77,9 +77,9 @@ def scripts(tree: Path) -> Iterator[str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="PyPI has no hadolint for Windows")
-def test_dockerfiles_are_clean(tree: Path) -> None:
-    for path in tree.glob("Dockerfile"):
-        clean("hadolint", path)
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_dockerfiles_are_clean(backend: str, bake: Bake) -> None:
+    clean("hadolint", bake(backend=backend).project.path / "Dockerfile")
 
 
 @pytest.mark.parametrize("ci", FORGES)

@@ -158,7 +158,7 @@ def test_what_two_builds_differ_in_is_named(
     mine = small.copy(tmp_path / "planted").root
     file = mine / "Dockerfile"
     text = file.read_text(encoding="utf-8")
-    place = "COPY --from=compiled-cpu"
+    place = "COPY --from=compiled"
     assert text.count(place) == 1
     file.write_text(text.replace(place, f"RUN date +%s%N > /etc/planted\n{place}"), "utf-8")
     answer = build(docker, mine, "--twice", status=1)

@@ -193,7 +193,7 @@ def _what(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 def _build(device: str, tag: str, to: Path, options: Sequence[str]) -> None:
     command = (
-        *("docker", "buildx", "build", "--target", device),
+        *("docker", "buildx", "build", "--target", "train", "--build-arg", f"DEVICE={device}"),
         # Neither is part of the image, and both tell when and where it was built.
         *("--provenance=false", "--sbom=false"),
         *("--build-arg", f"SOURCE_DATE_EPOCH={EPOCH}"),
