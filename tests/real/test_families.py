@@ -56,7 +56,7 @@ FAMILIES = {
     "simclr_tuned": Family("test_accuracy", least=0.84, after="simclr"),
     "dqn": Family("test_return", least=100),
 }
-SHORT = {("vae", "tensorflow"), ("dqn", "jax"), ("lstm", "torch")}
+SHORT = {("vae", "tensorflow"), ("regression", "jax"), ("anomaly", "torch")}
 
 
 def settings(family: str) -> tuple[str, ...]:
