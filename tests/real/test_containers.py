@@ -255,19 +255,20 @@ def test_a_dev_container_is_ready(
 
 
 @pytest.mark.skipif(not FULL, reason="make proof tries it: CUDA's libraries have several GB")
+def test_the_image_for_cuda_builds(docker: Engine, built: Built) -> None:
+    """Before the dev container, or its seconds would be without those of the packages."""
+    answer = build(docker, built.project.root, "cuda")
+    figures.write("cuda image", f"{answer['bytes'] / 1e9:.1f} GB", file="containers.md")
+    figures.write("cuda image built", f"{answer['seconds']:.0f} s", file="containers.md")
+    assert "GPUs         none" in docker.docker("run", "--rm", "--network=none", answer["tag"])
+
+
+@pytest.mark.skipif(not FULL, reason="make proof tries it: CUDA's libraries have several GB")
 def test_the_dev_container_for_cuda_builds(
     docker: Engine, program: Path, project: Generated, tmp_path: Path
 ) -> None:
     mine = workspace(docker, program, project, tmp_path / "demo", "cuda")
     mine.call("build")
-
-
-@pytest.mark.skipif(not FULL, reason="make proof tries it: CUDA's libraries have several GB")
-def test_the_image_for_cuda_builds(docker: Engine, built: Built) -> None:
-    answer = build(docker, built.project.root, "cuda")
-    figures.write("cuda image", f"{answer['bytes'] / 1e9:.1f} GB", file="containers.md")
-    figures.write("cuda image built", f"{answer['seconds']:.0f} s", file="containers.md")
-    assert "GPUs         none" in docker.docker("run", "--rm", "--network=none", answer["tag"])
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
