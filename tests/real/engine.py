@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import re
@@ -106,13 +105,8 @@ def _started() -> Iterator[dict[str, str]]:
     plugins.mkdir(parents=True)
     for plugin in (root / "libexec" / "docker" / "cli-plugins").iterdir():
         (plugins / plugin.name).symlink_to(plugin)
-    # The store of containerd, for the engine's own builder to write images into files. Nothing is
-    # cleared away meanwhile: an image of several GB lost its layers so before they were written.
-    settings = {
-        "features": {"containerd-snapshotter": True},
-        "builder": {"gc": {"enabled": False}},
-    }
-    (folder / "daemon.json").write_text(json.dumps(settings), encoding="utf-8")
+    # The store of containerd, for the engine's own builder to write images into files.
+    (folder / "daemon.json").write_text('{"features": {"containerd-snapshotter": true}}')
     environment = os.environ | {
         "PATH": f"{root / 'bin'}:{root / 'sbin'}:{os.environ['PATH']}",
         "DOCKER_HOST": f"unix://{folder / 'socket'}",
