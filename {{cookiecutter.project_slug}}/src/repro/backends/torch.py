@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +32,25 @@ def apply(parameters: dict[str, Any]) -> None:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+        _seed_all()
+
+
+def _seed_all() -> None:
+    """Has each layer draw from its own generator, as on the other backends.
+
+    A dropout without a seed draws from PyTorch's global generator instead (Keras,
+    `backend/torch/random.py`), which is in no saved state: a training that starts from one would
+    draw other masks than the one that had not stopped.
+    """
+    import keras
+
+    original = keras.random.SeedGenerator.__init__
+
+    def seeded(self: Any, seed: int | None = None, **keywords: Any) -> None:
+        # What Keras itself would draw.
+        original(self, random.randint(1, 10**9) if seed is None else seed, **keywords)
+
+    keras.random.SeedGenerator.__init__ = seeded
 
 
 def in_effect() -> dict[str, Any]:
@@ -68,7 +88,7 @@ def gpus() -> list[str]:
 
 
 def generators() -> dict[str, np.ndarray]:
-    """PyTorch's own generators, which a project's code may draw from; Keras's layers do not."""
+    """PyTorch's own generators, which a project's code may draw from; layers have their own."""
     import torch
 
     found = {"torch": torch.get_rng_state().numpy()}
