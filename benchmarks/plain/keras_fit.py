@@ -1,0 +1,70 @@
+"""The lecture's code: Keras's `fit`; `seeded` with its recipe for reproducibility, `sizes` as its
+loop over six sizes of a batch with early stopping.
+
+Source: J.-L. Charles, "Machine Learning feedbacks: Reproducibility, Meta-parameters", 2025.
+"""
+
+import json
+import os
+import sys
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+SEED = 1234
+BATCH = {"dense": 16, "lenet5": 32}
+SIZES = (16, 32, 64, 256, 512, 1024)
+
+
+def build(name, seed):
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+        tf.config.experimental.enable_op_determinism()
+    if name == "dense":
+        parts = [layers.Flatten(), layers.Dense(784, activation="relu")]
+    else:
+        parts = [
+            layers.Conv2D(6, 5, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(16, 5, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(120, activation="relu"),
+            layers.Dense(84, activation="relu"),
+        ]
+    model = keras.Sequential(
+        [keras.Input((28, 28, 1)), *parts, layers.Dense(10, activation="softmax")]
+    )
+    model.compile(loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
+    return model
+
+
+def main(name, epochs, *options):
+    with np.load(os.environ["MNIST"]) as file:
+        data = {key: file[key] for key in file.files}
+    x, x_held = (data[key][..., None].astype("float32") / 255 for key in ("x_train", "x_test"))
+    y, y_held = (keras.utils.to_categorical(data[key], 10) for key in ("y_train", "y_test"))
+    seed = SEED if "seeded" in options else None
+    sizes = SIZES if "sizes" in options else (BATCH[name],)
+    begun = time.perf_counter()
+    for size in sizes:
+        stop = keras.callbacks.EarlyStopping(patience=1, restore_best_weights=True)
+        model = build(name, seed)
+        model.fit(
+            x,
+            y,
+            epochs=int(epochs),
+            batch_size=size,
+            validation_data=(x_held[:5000], y_held[:5000]),
+            callbacks=[stop] if "sizes" in options else [],
+            verbose=0,
+        )
+    seconds = time.perf_counter() - begun
+    _, accuracy = model.evaluate(x_held[5000:], y_held[5000:], batch_size=sizes[-1], verbose=0)
+    print(json.dumps({"seconds": seconds, "accuracy": accuracy}))
+
+
+main(*sys.argv[1:])
