@@ -1,12 +1,12 @@
 """What a reproducible training costs, beside what a person would write instead.
 
-    python -m benchmarks.speed PROJECT [--jax PROJECT] [--torch PROJECT]     an hour on two cores
+    python -m benchmarks.speed PROJECT [--jax PROJECT] [--torch PROJECT]    an hour on two cores
 
-Each PROJECT is a generated project whose environment is installed (`make demo` leaves one in
-build/demo). MNIST is read from the folder that REPRO_DATA names. All programs take turns in each
-repetition, each in a process of its own, so that a machine that gets slower slows all of them; a
-ratio is between two programs of one repetition, and the median over the repetitions is told. The
-tables in docs/speed.md, and those of the README, are written by this.
+Each PROJECT is a generated project that is installed (`make demo` leaves one in build/demo). MNIST
+is read from the folder that REPRO_DATA names. All programs of a contest take turns in each
+repetition, each in processes of its own; a ratio is between two programs of one repetition, and its
+median is told. The tables in docs/speed.md, the picture there and the line in README.md are written
+by this. `--only` chooses contests.
 """
 
 from __future__ import annotations
@@ -15,62 +15,21 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from . import figures
+from .measuring import Measured, Program, machine, python, ratios, repro, spread, turns
 
 PLAIN = Path(__file__).with_name("plain")
 REFERENCE = "Keras `fit`, as in the lecture"
 """What all ratios are to: without a seed, without deterministic operations."""
 
 
-@dataclass(frozen=True)
-class Program:
-    """A program that takes part, and the largest ratio to the reference that is aimed at."""
-
-    name: str
-    command: tuple[str, ...]
-    folder: Path
-    target: float | None = None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One run of a program; in seconds and bytes."""
-
-    wall: float
-    training: float
-    memory: int
-    answer: dict[str, Any]
-
-
-def measure(program: Program) -> Measured:
-    """Runs a program, which has to succeed and to print JSON last."""
-    begun = time.perf_counter()
-    with subprocess.Popen(
-        program.command, cwd=program.folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        assert process.stdout is not None
-        said = process.stdout.read()
-        # The largest of the process and of all that it has started and waited for.
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    wall = time.perf_counter() - begun
-    if process.returncode:
-        raise SystemExit(f"{' '.join(program.command)}: exit status {process.returncode}")
-    answer: dict[str, Any] = json.loads(said.splitlines()[-1])
-    scale = 1 if sys.platform == "darwin" else 1024
-    return Measured(wall, _training(answer), used.ru_maxrss * scale, answer)
-
-
-def _training(answer: dict[str, Any]) -> float:
-    """Seconds of the training loop alone; of several, the longest."""
+def training(one: Measured) -> float:
+    """Seconds of the training alone; of several at once, of the longest."""
+    answer: dict[str, Any] = one.answer
     if "seconds" in answer:
         return float(answer["seconds"])
     runs = answer.get("runs") or [answer["run_dir"]]
@@ -78,104 +37,141 @@ def _training(answer: dict[str, Any]) -> float:
     return max(float(json.loads(content)["seconds"]["training"]) for content in contents)
 
 
-def python(project: Path) -> str:
-    environment = project.resolve() / ".venv"
-    return str(environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+def accuracy(one: Measured) -> float:
+    """Of the test."""
+    found = one.answer
+    return float(found["accuracy"] if "accuracy" in found else found["metrics"]["test_accuracy"])
 
 
 def plain(name: str, project: Path, program: str, *arguments: str) -> Program:
     return Program(name, (python(project), str(PLAIN / program), *arguments), PLAIN)
 
 
-def ours(
-    name: str, project: Path, *arguments: str, target: float | None = None, command: str = "train"
-) -> Program:
-    fresh = ("--fresh",) if command == "train" else ()
-    line = (python(project), "-m", "repro", command, *fresh, *arguments, "--json")
-    return Program(name, line, project, target)
+def train(name: str, project: Path, *settings: str, target: float | None = None) -> Program:
+    return repro(name, project, "train", "--fresh", *settings, "--json", target=target)
 
 
-def programs(options: argparse.Namespace, model: str) -> list[Program]:
-    """All that train one model, the reference first."""
-    epochs, project = str(options.epochs), options.project
-    settings = (f"preset=mnist_{model}", f"training.epochs={epochs}")
-    targets = {"dense": (0.30, 0.5, 1.0), "lenet5": (0.60, 0.8, 1.5)}[model]
-    found = [
-        plain(REFERENCE, project, "keras_fit.py", model, epochs),
-        plain("the same with its recipe", project, "keras_fit.py", model, epochs, "seeded"),
-        plain("a hand-written graph", project, "graph_loop.py", model, epochs),
-        plain("a hand-written graph, XLA", project, "graph_loop.py", model, epochs, "xla"),
-        ours("`repro train`", project, *settings, target=targets[0]),
-        ours("`portable`", project, *settings, "guarantee=portable", target=targets[1]),
-        ours("`repro verify`", project, *settings, target=targets[2], command="verify"),
-    ]
-    if options.torch:
-        found += [
-            plain("plain PyTorch", options.torch, "torch_loop.py", model, epochs),
-            plain("deterministic PyTorch", options.torch, "torch_loop.py", model, epochs, "seeded"),
-            ours("`repro train`, PyTorch", options.torch, *settings, target=targets[0]),
+def one_model(model: str) -> Callable[[argparse.Namespace], list[Program]]:
+    """A contest of all that train a model."""
+
+    def programs(options: argparse.Namespace) -> list[Program]:
+        epochs, project = str(options.epochs), options.project
+        settings = (f"preset=mnist_{model}", f"training.epochs={epochs}")
+        mine, portable, gate = {"dense": (0.30, 0.5, 1.0), "lenet5": (0.60, 0.8, 1.5)}[model]
+        found = [
+            plain(REFERENCE, project, "keras_fit.py", model, epochs),
+            plain("the same with its recipe", project, "keras_fit.py", model, epochs, "seeded"),
+            plain("a hand-written graph", project, "graph_loop.py", model, epochs),
         ]
-    if options.jax:
-        found.append(ours("`repro train`, JAX", options.jax, *settings, target=targets[0]))
-    return found
-
-
-def turns(chosen: Sequence[Program], repetitions: int) -> dict[str, list[Measured]]:
-    """Measures all programs, one after the other, so many times, each time from another one on."""
-    found: dict[str, list[Measured]] = {program.name: [] for program in chosen}
-    for number in range(repetitions):
-        shift = number * len(chosen) // repetitions
-        for program in (*chosen[shift:], *chosen[:shift]):
-            one = measure(program)
-            found[program.name].append(one)
-            told = f"{one.wall:7.1f} s, training {one.training:6.1f} s, {one.memory / 1e6:.0f} MB"
-            print(f"{number + 1}/{repetitions} {program.name}: {told}", file=sys.stderr, flush=True)
-    return found
-
-
-def ratios(
-    found: dict[str, list[Measured]], name: str, figure: Callable[[Measured], float]
-) -> list[float]:
-    pairs = zip(found[name], found[REFERENCE], strict=True)
-    return [figure(one) / figure(other) for one, other in pairs]
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-HEAD = [
-    "program",
-    "whole command",
-    "ratio",
-    "aimed at",
-    "training alone",
-    "ratio",
-    "memory, ratio",
-    "test accuracy",
-]
-
-
-def table(chosen: Sequence[Program], found: dict[str, list[Measured]]) -> str:
-    rows = []
-    for program in chosen:
-        runs = found[program.name]
-        accuracy = runs[-1].answer.get("accuracy")
-        if accuracy is None:
-            accuracy = runs[-1].answer["metrics"]["test_accuracy"]
-        rows.append(
-            [
-                program.name,
-                f"{statistics.median(run.wall for run in runs):.1f} s",
-                spread(ratios(found, program.name, lambda run: run.wall)),
-                "" if program.target is None else f"{program.target:.2f}",
-                f"{statistics.median(run.training for run in runs):.1f} s",
-                spread(ratios(found, program.name, lambda run: run.training)),
-                spread(ratios(found, program.name, lambda run: float(run.memory))),
-                f"{accuracy:.4f}",
+        if model == "dense":  # XLA's convolutions take twice as long as `fit`.
+            found.append(
+                plain("the same, XLA", project, "graph_loop.py", model, epochs, "xla"),
+            )
+        # Without the kernels that pick themselves by processor, convolutions gain by two threads.
+        threads = ("threads=2",) if model == "lenet5" else ()
+        found += [
+            train("`repro train`", project, *settings, target=mine),
+            train(
+                " ".join(("`repro train guarantee=portable", *threads)) + "`",
+                project,
+                *settings,
+                "guarantee=portable",
+                *threads,
+                target=portable,
+            ),
+            repro("`repro verify`", project, "verify", *settings, "--json", target=gate),
+        ]
+        if options.torch:
+            loop = ("torch_loop.py", model, epochs)
+            found += [
+                plain("plain PyTorch", options.torch, *loop),
+                plain("the same, deterministic", options.torch, *loop, "seeded"),
+                train("`repro train`, PyTorch", options.torch, *settings),
             ]
-        )
-    return figures.table(HEAD, rows)
+        if options.jax:
+            found.append(train("`repro train`, JAX", options.jax, *settings))
+        return found
+
+    return programs
+
+
+def sizes(options: argparse.Namespace) -> list[Program]:
+    """Six sizes of a batch, each training stopped early."""
+    values = "16,32,64,256,512,1024"
+    preset = "preset=mnist_lenet5_early_stopping"
+    sweep = ("sweep", preset, f"training.batch_size={values}", "--fresh", "--json")
+    return [
+        plain("a loop over Keras `fit`", options.project, "keras_fit.py", "lenet5", "15", "sizes"),
+        repro("`repro sweep`", options.project, *sweep, target=0.5),
+    ]
+
+
+def folds(options: argparse.Namespace) -> list[Program]:
+    """Five folds, of one epoch each."""
+    settings = ("preset=mnist_dense", "split.folds=5", "--fresh", "--json")
+    return [
+        plain("scikit-learn's `cross_val_score`", options.project, "cross_validation.py"),
+        repro("`repro cross-validate`", options.project, "cross-validate", *settings),
+    ]
+
+
+CONTESTS: dict[str, Callable[[argparse.Namespace], list[Program]]] = {
+    "dense": one_model("dense"),
+    "lenet5": one_model("lenet5"),
+    "sizes": sizes,
+    "folds": folds,
+}
+
+
+def table(programs: list[Program], found: dict[str, list[Measured]], alone: bool) -> str:
+    """Of a contest; `alone`: with what the training alone took, and what came out."""
+    head = ["program", "whole command", "ratio", "aimed at"]
+    head += ["training alone", "ratio", "test accuracy"] if alone else []
+    rows = []
+    first = found[programs[0].name]
+    for program in programs:
+        runs = found[program.name]
+        walls = ratios(runs, first, lambda one: one.wall)
+        row = [
+            program.name,
+            f"{statistics.median(one.wall for one in runs):.1f} s",
+            spread(walls),
+            "" if program.target is None else f"{program.target:.2f}",
+        ]
+        if alone:
+            row += [
+                f"{statistics.median(map(training, runs)):.1f} s",
+                spread(ratios(runs, first, training)),
+                f"{accuracy(runs[-1]):.4f}",
+            ]
+        row.append(spread(ratios(runs, first, lambda one: one.memory)))
+        rows.append(row)
+    return figures.table([*head, "peak memory, ratio"], rows)
+
+
+def picture(ratios_of: dict[str, list[float]], targets: dict[str, float | None], to: Path) -> None:
+    """Bars of the ratios, the reference's at 1, with what is aimed at as a stroke."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.hashsalt": "repro", "font.size": 11}):
+        figure = Figure(figsize=(8, 0.4 * len(ratios_of) + 0.9), layout="constrained")
+        axes = figure.add_subplot(xlabel=f"time, as a ratio to {REFERENCE.replace('`', '')}")
+        for place, (name, values) in enumerate(ratios_of.items()):
+            middle, ours = statistics.median(values), "repro" in name
+            axes.barh(place, middle, color="#3987e5" if ours else "#b0b0b0")
+            axes.plot([min(values), max(values)], [place, place], color="#404040", linewidth=1)
+            axes.text(max(values) + 0.01, place, f" {middle:.2f}", va="center", fontsize=10)
+            target = targets[name]
+            if target is not None:
+                axes.plot([target, target], [place - 0.4, place + 0.4], color="#d8483f")
+        names = [name.replace("`", "") for name in ratios_of]
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.axvline(1, color="#404040", linestyle="--", linewidth=1)
+        axes.spines[["top", "right"]].set_visible(False)
+        metadata = {"Date": None, "Creator": None, "Title": "times as ratios"}
+        figure.savefig(to, format="svg", facecolor="white", metadata=metadata)
 
 
 def main() -> None:
@@ -185,12 +181,21 @@ def main() -> None:
     parser.add_argument("--torch", type=Path, help="a project on PyTorch")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--models", nargs="+", default=["dense", "lenet5"])
+    parser.add_argument("--only", nargs="+", choices=CONTESTS, default=list(CONTESTS))
     options = parser.parse_args()
     os.environ["MNIST"] = str(Path(os.environ["REPRO_DATA"]) / "mnist.npz")
-    for model in options.models:
-        chosen = programs(options, model)
-        figures.write(model, table(chosen, turns(chosen, options.repetitions)), file="speed.md")
+    for contest in options.only:
+        programs = CONTESTS[contest](options)
+        found = turns(programs, options.repetitions)
+        alone = contest in ("dense", "lenet5")
+        told = f"\n\n{machine()}; {options.repetitions} repetitions"
+        told += f" of {options.epochs} epochs:" if alone else ":"
+        figures.write(contest, told + table(programs, found, alone), file="speed.md")
+        if alone:
+            first = found[programs[0].name]
+            walls = {p.name: ratios(found[p.name], first, lambda one: one.wall) for p in programs}
+            targets = {program.name: program.target for program in programs}
+            picture(walls, targets, figures.DOCS / f"speed_{contest}.svg")
 
 
 if __name__ == "__main__":

@@ -214,6 +214,7 @@ class Adam(_Optimizer):
     beta_2: Fraction = 0.999
     epsilon: PositiveFloat = 1e-7
     amsgrad: bool = False
+    fused: bool | None = None
 
 
 class AdamW(Adam):

@@ -7,17 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from . import Dataset, Part, Parts, backends, state
+from . import Part, backends, state
 
 
-def beginning(model: Any, dataset: Dataset, samples: Parts, stage: str) -> dict[str, np.ndarray]:
-    """The arrays of the data, whole and in parts, or the state before the first step.
-
-    The keys are `kind/name`.
-    """
-    if stage == "data":
-        arrays = dataset.arrays() | samples.arrays()
-        return {f"data/{name}": array for name, array in arrays.items()}
+def initial(model: Any) -> dict[str, np.ndarray]:
+    """The state before the first step; the keys are `kind/name`."""
     kinds = {"generators": "generator state", "weights": "initial weight"}
     found = state.arrays(model, tuple(kinds))
     return {f"{kinds[k.partition('/')[0]]}/{k.partition('/')[2]}": a for k, a in found.items()}

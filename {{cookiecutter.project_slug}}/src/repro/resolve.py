@@ -96,7 +96,15 @@ def parameters(package: Path, params: Path, overrides: typing.Sequence[str] = ()
     if backend != "tensorflow" and resolved["training"]["jit_compile"]:
         always = "compiles every step in any case" if backend == "jax" else "has no XLA"
         raise BadInput(f"training.jit_compile: expected false, since {backend} {always}")
-    if resolved["optimizer"]["schedule"] and resolved["callbacks"]["reduce_lr_on_plateau"]:
+    optimizer = resolved["optimizer"]
+    if "fused" in optimizer:
+        kernel = backend == "tensorflow" and not optimizer["amsgrad"]
+        if optimizer["fused"] and not kernel:
+            raise BadInput(
+                "optimizer.fused: expected null or false; TensorFlow alone has it, without amsgrad"
+            )
+        optimizer["fused"] = kernel if optimizer["fused"] is None else optimizer["fused"]
+    if optimizer["schedule"] and resolved["callbacks"]["reduce_lr_on_plateau"]:
         raise BadInput(
             "callbacks.reduce_lr_on_plateau: expected null, since optimizer.schedule already "
             "sets the learning rate of each step"

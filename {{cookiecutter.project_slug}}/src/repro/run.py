@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from . import (
     FAILED,
     BadInput,
     Dataset,
+    Parts,
     Probed,
+    backends,
     determinism,
     doctor,
     resolve,
@@ -93,31 +96,18 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
 
     import numpy as np
 
-    from . import loop, portable, record, splits, state
+    from . import loop, portable, record, state
     from .ledger import Ledger
     from .state import Checkpoints
 
-    # All folds cut the same data: those are of the recipe's own seed.
-    determinism.reseed(content["seed"], "data")
-    function = parameters["data"]["name"]
-    module = resolve.data_module(project.source, function)
-    dataset = _call(project, module, function, parameters["data"])
-    if not isinstance(dataset, Dataset):
-        raise BadInput(f"data.name: {function} returned no Dataset")
-    recipe["data"] = dataset.sources
-    if parameters["split"]["file"] is None:
-        split = splits.make(dataset, parameters["split"])
-    else:
-        file = recipes.split_file(project, parameters["split"]["file"])
-        split = splits.reuse(file, dataset, parameters["split"]["strategy"])
-    splits.save(directory / "split.npz", split, dataset)
-    samples = splits.parts(dataset, split)
+    data = _data(project, directory, content)
+    samples = data.parts
 
     determinism.reseed(seed, "model")
     model_parameters = parameters["model"]
     shape = samples.train.x.shape[1:]
     name = f"models.{model_parameters['name']}"
-    model = _call(project, name, "build", model_parameters, shape, dataset.classes)
+    model = _call(project, name, "build", model_parameters, shape, data.classes)
     _compile(model, parameters)
     loop.ready(model, samples.train)
     training = parameters["training"]
@@ -138,15 +128,9 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         unproved = portable.unproved((one.graph for one in steps_of.values()), layers)
     found = determinism.in_effect(parameters)
     guarantee = determinism.guarantee(parameters, found, recipe["lock"]["departures"], unproved)
-    data = {
-        "samples": dataset.digests,
-        "split": {name: sha256(places) for name, places in split.parts().items()},
-    }
-    if dataset.preprocessing is not None:
-        data["arrays"] = {name: sha256(array) for name, array in samples.arrays().items()}
     beginning = [
         ("environment", {"settings": {"seed": seed, **found}}),
-        ("data", data),
+        ("data", data.entry),
         ("initial", state.digests(model, *state.KEPT)),
     ]
     checkpoints = Checkpoints(
@@ -175,9 +159,8 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
     )
 
     probe, found_here = content.get("probe"), directory / "probe.npz"
-    if probe is not None and probe["stage"] in ("data", "initial"):
-        tensors = record.beginning(model, dataset, samples, probe["stage"])
-        np.savez(found_here, allow_pickle=False, **tensors)
+    if probe is not None and probe["stage"] == "initial":
+        np.savez(found_here, allow_pickle=False, **record.initial(model))
         raise Probed
     begun = time.monotonic()
     history, results = loop.train(
@@ -214,7 +197,7 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
     return {
         "recipe": recipe,
         "recipe_digest": recipes.digest(recipe),
-        "split": splits.describe(split, dataset),
+        "split": data.split,
         "guarantee": guarantee,
         "in_effect": found,
         "digest": state.digest(state.digests(model, *state.KEPT)),
@@ -227,6 +210,54 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         "versions": doctor.versions(),
         "machine": doctor.machine(),
     }
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What a training needs of its data, which as a whole are in memory no longer."""
+
+    parts: Parts
+    classes: int
+    entry: dict[str, dict[str, str]]
+    """What the ledger is told."""
+    split: dict[str, Any]
+    """What the manifest is told."""
+
+
+def _data(project: Project, directory: Path, content: dict[str, Any]) -> _Data:
+    """Reads the data of a recipe, notes in it where they are from, and cuts them into parts."""
+    import numpy as np
+
+    from . import splits
+
+    recipe = content["recipe"]
+    function, asked = recipe["parameters"]["data"]["name"], recipe["parameters"]["split"]
+    # All folds cut the same data: those are of the recipe's own seed.
+    determinism.reseed(content["seed"], "data")
+    module = resolve.data_module(project.source, function)
+    dataset = _call(project, module, function, recipe["parameters"]["data"])
+    if not isinstance(dataset, Dataset):
+        raise BadInput(f"data.name: {function} returned no Dataset")
+    recipe["data"] = dataset.sources
+    if asked["file"] is None:
+        split = splits.make(dataset, asked)
+    else:
+        split = splits.reuse(recipes.split_file(project, asked["file"]), dataset, asked["strategy"])
+    splits.save(directory / "split.npz", split, dataset)
+    parts = splits.parts(dataset, split)
+    probe = content.get("probe")
+    if probe is not None and probe["stage"] == "data":
+        arrays = dataset.arrays() | parts.arrays()
+        named = {f"data/{name}": array for name, array in arrays.items()}
+        np.savez(directory / "probe.npz", allow_pickle=False, **named)
+        raise Probed
+    entry = {
+        "samples": dataset.digests,
+        "split": {name: sha256(places) for name, places in split.parts().items()},
+    }
+    if dataset.preprocessing is not None:
+        entry["arrays"] = {name: sha256(array) for name, array in parts.arrays().items()}
+    return _Data(parts, dataset.classes, entry, splits.describe(split, dataset))
 
 
 def _same_beginning(path: Path, beginning: list[tuple[str, Any]]) -> None:
@@ -268,7 +299,8 @@ def _compile(model: Any, parameters: dict[str, Any]) -> None:
     import keras
 
     def make(module: Any, group: dict[str, Any], **changed: Any) -> Any:
-        arguments = {k: v for k, v in group.items() if k not in ("name", "schedule")}
+        ours = ("name", "schedule", "fused")
+        arguments = {k: v for k, v in group.items() if k not in ours}
         return getattr(module, KERAS[group["name"]])(**arguments | changed)
 
     group = parameters["optimizer"]
@@ -277,6 +309,8 @@ def _compile(model: Any, parameters: dict[str, Any]) -> None:
         schedules = keras.optimizers.schedules
         rate = make(schedules, group["schedule"], initial_learning_rate=rate)
     optimizer = make(keras.optimizers, group, learning_rate=rate)
+    if group.get("fused"):
+        backends.current().fuse(optimizer)
     training = parameters["training"]
     own = type(model).compute_loss is not keras.Model.compute_loss or hasattr(model, "learn")
     if training["loss"] is None and not own:

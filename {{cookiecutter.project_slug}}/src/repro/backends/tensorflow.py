@@ -98,6 +98,37 @@ def restore(found: dict[str, np.ndarray]) -> None:
     """See `generators`."""
 
 
+def fuse(optimizer: Any) -> None:
+    """Has Keras's Adam or AdamW update each weight by TensorFlow's own kernel.
+
+    Keras writes the update as eleven operations, each a pass over memory. The kernel makes one, of
+    the same formula in the same order (TensorFlow, `ApplyAdam` in `training_ops.cc`); but takes
+    1 - beta in float32, where Keras takes it in float64 and rounds, so that the last bits differ.
+    """
+    import tensorflow as tf
+
+    def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        dtype = variable.dtype
+        first, second = (tf.constant(b, dtype) for b in (optimizer.beta_1, optimizer.beta_2))
+        step = tf.cast(optimizer.iterations + 1, dtype)
+        place = optimizer._get_variable_index(variable)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=optimizer._momentums[place].value.handle,
+            v=optimizer._velocities[place].value.handle,
+            beta1_power=tf.pow(first, step),
+            beta2_power=tf.pow(second, step),
+            lr=tf.cast(learning_rate, dtype),
+            beta1=first,
+            beta2=second,
+            epsilon=tf.constant(optimizer.epsilon, dtype),
+            # The gradient of an embedding is of some rows alone; as everywhere, all rows move.
+            grad=tf.cast(tf.convert_to_tensor(gradient), dtype),
+        )
+
+    optimizer.update_step = update_step
+
+
 class Steps:
     """A graph that makes a step on each batch of a chunk of indices, of shape (steps, batch)."""
 
