@@ -146,7 +146,7 @@ STUDY += ["`repro report`", "its size", "opened in a browser", "study, of linear
 
 
 def folds(project: Path, options: argparse.Namespace) -> str:
-    command = ("cross-validate", "split.folds=SIZE")
+    command = ("cross-validate", "--folds", "SIZE")
     return figures.table(STUDY, study(project, "folds", (2, 5, 10, 20, 50), 2, *command))
 
 

@@ -529,12 +529,18 @@ class _Metric:
 
 def optimizers() -> Iterator[Case]:
     import keras
+    from repro.backends.tensorflow import fuse
+
+    def fused(optimizer: Any) -> Any:
+        fuse(optimizer)
+        return optimizer
 
     ko, rate = keras.optimizers, 0.01
     makers: dict[str, Callable[[], Any]] = {
         "SGD": lambda: ko.SGD(rate),
         "SGD/nesterov": lambda: ko.SGD(rate, momentum=0.9, nesterov=True),
         "Adam": lambda: ko.Adam(rate),
+        "Adam/fused": lambda: fused(ko.Adam(rate)),
         "Adam/amsgrad": lambda: ko.Adam(rate, amsgrad=True, weight_decay=0.01, use_ema=True),
         "Adam/clipnorm": lambda: ko.Adam(rate, clipnorm=1.0),
         "Adam/global_clipnorm": lambda: ko.Adam(rate, global_clipnorm=1.0),

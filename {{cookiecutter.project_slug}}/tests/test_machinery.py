@@ -116,6 +116,21 @@ def test_another_choice_starts_from_its_own_defaults() -> None:
     assert "beta_1" not in chosen
 
 
+def test_a_kernel_for_the_optimizer_is_chosen_where_there_is_one() -> None:
+    for backend, amsgrad, fused in (
+        ("tensorflow", "false", True),
+        ("tensorflow", "true", False),
+        ("jax", "false", False),
+        ("torch", "false", False),
+    ):
+        settings = f"backend={backend}", f"optimizer.amsgrad={amsgrad}"
+        assert resolve(*settings)["optimizer"]["fused"] is fused
+        if not fused:
+            with pytest.raises(BadInput, match="fused: expected null or false"):
+                resolve(*settings, "optimizer.fused=true")
+    assert resolve("optimizer.fused=false")["optimizer"]["fused"] is False
+
+
 def test_data_may_stand_beside_a_model(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     function = "def {}(*, length: PositiveInt = 3) -> Dataset: ...\n"

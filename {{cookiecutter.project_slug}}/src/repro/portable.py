@@ -68,19 +68,19 @@ _PROVED = """
     Prod Qr RFFT:complex64 RGBToHSV Range Rank ReadVariableOp Real:complex64 RealDiv
     RealDiv:float64 Relu Relu6 Relu6Grad ReluGrad Reshape Reshape:float64 ResizeBicubic
     ResizeBicubicGrad ResizeBilinear ResizeBilinearGrad ResizeNearestNeighbor
-    ResizeNearestNeighborGrad ReverseV2 RightShift Roll Round Round:float64 ScaleAndTranslate
-    ScaleAndTranslateGrad ScatterNd Select SelectV2 SelectV2:float64 SelfAdjointEigV2 Selu
-    SeluGrad Shape Shape:complex64 Shape:float64 ShapeN Sigmoid SigmoidGrad Sign Sin Sinh Size
-    Slice Softplus Softsign SoftsignGrad SpaceToBatchND Split SplitV Sqrt SqrtGrad Square
-    SquaredDifference Squeeze StatelessIf StatelessMultinomial StatelessRandomBinomial
-    StatelessRandomGammaV3 StatelessRandomGetKeyCounter StatelessRandomNormalV2
-    StatelessRandomUniformIntV2 StatelessRandomUniformV2 StatelessTruncatedNormalV2
-    StatelessWhile StopGradient StridedSlice StridedSlice:complex64 StridedSliceGrad Sub
-    Sub:float64 Sum Sum:float64 Svd Tan Tanh TanhGrad TensorListElementShape
-    TensorListFromTensor TensorListGetItem TensorListLength TensorListPopBack TensorListPushBack
-    TensorListReserve TensorListSetItem TensorListStack TensorScatterAdd TensorScatterUpdate
-    Tile TopKV2 Transpose Unpack Unpack:float64 UnsortedSegmentSum VariableShape Where While
-    ZerosLike
+    ResizeNearestNeighborGrad ResourceApplyAdam ReverseV2 RightShift Roll Round Round:float64
+    ScaleAndTranslate ScaleAndTranslateGrad ScatterNd Select SelectV2 SelectV2:float64
+    SelfAdjointEigV2 Selu SeluGrad Shape Shape:complex64 Shape:float64 ShapeN Sigmoid
+    SigmoidGrad Sign Sin Sinh Size Slice Softplus Softsign SoftsignGrad SpaceToBatchND Split
+    SplitV Sqrt SqrtGrad Square SquaredDifference Squeeze StatelessIf StatelessMultinomial
+    StatelessRandomBinomial StatelessRandomGammaV3 StatelessRandomGetKeyCounter
+    StatelessRandomNormalV2 StatelessRandomUniformIntV2 StatelessRandomUniformV2
+    StatelessTruncatedNormalV2 StatelessWhile StopGradient StridedSlice StridedSlice:complex64
+    StridedSliceGrad Sub Sub:float64 Sum Sum:float64 Svd Tan Tanh TanhGrad
+    TensorListElementShape TensorListFromTensor TensorListGetItem TensorListLength
+    TensorListPopBack TensorListPushBack TensorListReserve TensorListSetItem TensorListStack
+    TensorScatterAdd TensorScatterUpdate Tile TopKV2 Transpose Unpack Unpack:float64
+    UnsortedSegmentSum VariableShape Where While ZerosLike
 """
 PROVED = frozenset(_PROVED.split())
 """Kinds of operations (see `_kind`) whose results agreed on every processor tried."""

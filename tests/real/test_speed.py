@@ -1,0 +1,68 @@
+"""A proved training beside the lecture's code. Bounds are wide: `benchmarks.speed` has figures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import speed
+from benchmarks.measuring import Measured, ratios, turns
+
+from .conftest import MNIST, Generated, bake
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def project(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Generated:
+    made = bake(tmp_path_factory.mktemp("speed"), installed)
+    (made.root / ".venv").symlink_to(installed.parents[1])
+    return made
+
+
+# Of the training alone, of the whole command with its imports, and of `verify`; of one epoch.
+BOUNDS = {"dense": (0.5, 0.9, 1.3), "lenet5": (0.6, 0.9, 1.3)}
+
+
+@pytest.mark.skipif(not MNIST.is_file(), reason=f"no MNIST at {MNIST}; MNIST_NPZ names another")
+@pytest.mark.parametrize("model", BOUNDS)
+def test_a_proof_costs_less_than_the_lectures_code(
+    model: str, project: Generated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPRO_DATA", str(MNIST.parent))
+    monkeypatch.setenv("MNIST", str(MNIST))
+    monkeypatch.setenv("PYTHONPATH", str(project.root / "src"))
+    options = argparse.Namespace(project=project.root, epochs=1, torch=None, jax=None)
+    programs = {program.name: program for program in speed.one_model(model)(options)}
+    chosen = (speed.REFERENCE, "`repro train`", "`repro verify`")
+    found = turns([programs[name] for name in chosen], 1)
+    reference, train, verify = (found[name] for name in chosen)
+
+    def ratio(runs: list[Measured], figure: str) -> float:
+        (value,) = ratios(runs, reference, lambda one: float(getattr(one, figure)))
+        return value
+
+    alone, whole, gate = BOUNDS[model]
+    assert speed.training(train[0]) < alone * speed.training(reference[0])
+    assert ratio(train, "wall") < whole
+    assert ratio(verify, "wall") < gate
+    assert ratio(train, "memory") < 1.15
+    # Nothing is paid for in accuracy.
+    assert abs(speed.accuracy(train[0]) - speed.accuracy(reference[0])) < 0.01
+
+
+def test_adam_in_one_pass_is_adam(project: Generated) -> None:
+    weights = []
+    for fused in ("true", "false"):
+        answer = project.repro("train", "training.epochs=1", f"optimizer.fused={fused}")
+        with np.load(Path(answer["run_dir"]) / "state.npz") as state:
+            names = [name for name in state.files if name.startswith("weights/")]
+            weights.append({name: state[name] for name in names})
+    one, other = weights
+    assert one.keys() == other.keys() and len(one) == 4
+    for name, array in one.items():
+        np.testing.assert_allclose(array, other[name], atol=1e-4)
+    assert any((array != other[name]).any() for name, array in one.items())
