@@ -17,7 +17,6 @@ import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from . import figures
 from .measuring import Measured, Program, machine, python, ratios, repro, spread, turns
@@ -27,14 +26,29 @@ REFERENCE = "Keras `fit`, as in the lecture"
 """What all ratios are to: without a seed, without deterministic operations."""
 
 
+def seconds(one: Measured) -> list[dict[str, float]]:
+    """Of each training by its manifest: `training` and, in it, `ledger` and `checkpoints`."""
+    runs = one.answer.get("runs") or [one.answer["run_dir"]]
+    contents = (Path(run, "manifest.json").read_text(encoding="utf-8") for run in runs)
+    return [json.loads(content)["seconds"] for content in contents]
+
+
 def training(one: Measured) -> float:
     """Seconds of the training alone; of several at once, of the longest."""
-    answer: dict[str, Any] = one.answer
-    if "seconds" in answer:
-        return float(answer["seconds"])
-    runs = answer.get("runs") or [answer["run_dir"]]
-    contents = (Path(run, "manifest.json").read_text(encoding="utf-8") for run in runs)
-    return max(float(json.loads(content)["seconds"]["training"]) for content in contents)
+    if "seconds" in one.answer:
+        return float(one.answer["seconds"])
+    return max(parts["training"] for parts in seconds(one))
+
+
+def kept(runs: list[Measured]) -> str:
+    """The share of ledger and checkpoints in the time without them."""
+    if "seconds" in runs[0].answer:
+        return ""
+    shares = []
+    for parts in (parts for one in runs for parts in seconds(one)):
+        added = parts["ledger"] + parts["checkpoints"]
+        shares.append(100 * added / (parts["training"] - added))
+    return f"{statistics.median(shares):.1f} %"
 
 
 def accuracy(one: Measured) -> float:
@@ -126,7 +140,7 @@ CONTESTS: dict[str, Callable[[argparse.Namespace], list[Program]]] = {
 def table(programs: list[Program], found: dict[str, list[Measured]], alone: bool) -> str:
     """Of a contest; `alone`: with what the training alone took, and what came out."""
     head = ["program", "whole command", "ratio", "aimed at"]
-    head += ["training alone", "ratio", "test accuracy"] if alone else []
+    head += ["training alone", "ratio", "ledger and checkpoints", "test accuracy"] if alone else []
     rows = []
     first = found[programs[0].name]
     for program in programs:
@@ -142,6 +156,7 @@ def table(programs: list[Program], found: dict[str, list[Measured]], alone: bool
             row += [
                 f"{statistics.median(map(training, runs)):.1f} s",
                 spread(ratios(runs, first, training)),
+                kept(runs),
                 f"{accuracy(runs[-1]):.4f}",
             ]
         row.append(spread(ratios(runs, first, lambda one: one.memory)))
