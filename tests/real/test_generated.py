@@ -32,7 +32,9 @@ def test_the_generated_suite_passes_with(
         done = project.run(*command)
         assert done.returncode == 0, done.stdout + done.stderr
     # The answers change no line of Python: what they could break. All of it is in `test_gate.py`.
-    done = project.run("pytest", "-q", "tests/test_locks.py", "tests/test_machinery.py")
+    done = project.run(
+        "pytest", "-q", "tests/test_locks.py", "tests/test_machinery.py", "tests/test_parameters.py"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d+ passed", done.stdout)
     assert project.repro("verify", "training.epochs=1")["verdict"] == "identical"

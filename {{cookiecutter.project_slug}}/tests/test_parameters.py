@@ -1,0 +1,158 @@
+"""Parameters: files, overrides, what is refused. Takes no training."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repro import BadInput, backends
+from repro import recipe as recipes
+from repro.resolve import data_module
+from repro.resolve import parameters as resolve_file
+
+PROJECT = recipes.Project.find(Path(__file__).parent)
+
+
+def resolve(*overrides: str) -> dict[str, Any]:
+    return resolve_file(PROJECT.source, PROJECT.root / "params.yaml", overrides)
+
+
+def test_the_file_spells_out_every_default(tmp_path: Path) -> None:
+    bare = tmp_path / "params.yaml"
+    names = {group: resolve()[group]["name"] for group in ("data", "model", "optimizer")}
+    text = "".join(f"{group}: {{name: {name}}}\n" for group, name in names.items())
+    bare.write_text(text + f"backend: {resolve()['backend']}\n")
+    assert resolve_file(PROJECT.source, bare) == resolve()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.batch_sise=3", "nearest valid name: training.batch_size"),
+        ("batch_size=3", "nearest valid name: training.batch_size"),
+        ("optimiser.name=adam", "nearest valid name: optimizer"),
+        ("model.unit=3", "unknown parameter; nearest valid name: model.units"),
+        ("training.epochs=0", "training.epochs: expected greater than 0; got 0"),
+        ("training.epochs=2.5", "training.epochs: expected a valid integer; got 2.5"),
+        ("training.batch_size=sixteen", "training.batch_size: expected a valid integer"),
+        ("training.shuffle=1", "training.shuffle: expected a valid boolean; got 1"),
+        ("training.loss=mse", "training.loss: expected 'sparse_categorical_crossentropy'"),
+        ("training.initial_epoch=5", "training.initial_epoch: expected less than"),
+        ("training={initial_state: a, initial_weights: b}", "at most one of initial_state and"),
+        ("backend=pytorch", "backend: expected 'tensorflow', 'jax' or 'torch'; got 'pytorch'"),
+        ("training=3", "training: expected"),
+        ("optimizer.learning_rate=-1e-3", "learning_rate: expected greater than 0; got -0.001"),
+        ("optimizer.learning_rate=.inf", "optimizer.learning_rate: expected a finite number"),
+        ("optimizer.name=adan", "expected one of adam, adamw, rmsprop, sgd; got 'adan'"),
+        ("model.name=densee", "nearest valid name: dense"),
+        ("model.dropout=1.0", "model.dropout: expected less than 1; got 1.0"),
+        ("model.activation=rel", "model.activation: expected 'relu', 'tanh'"),
+        ("guarantee=maschine", "guarantee: expected 'portable', 'machine' or 'none'"),
+        ("seed=null", "seed: null draws a new seed for each run"),
+        ("seed=-1", "seed: expected greater than or equal to 0; got -1"),
+        ("threads=0", "threads: expected greater than 0; got 0"),
+        ("epochs", "expected key=value"),
+        ("training..epochs=3", "expected key=value"),
+        ("seed.x=3", "seed is a single value, not a group"),
+        ("training.metrics=[", "not a valid value"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_in_one_line(override: str, told: str) -> None:
+    with pytest.raises(BadInput) as refusal:
+        resolve(override)
+    assert told in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("training: {epochs: 1}\ntraining: {epochs: 2}\n", "line 2: not valid YAML"),
+        ("training: [\n", "not valid YAML"),
+        ("3\n", "expected groups"),
+        ("data: 3\n", "data: expected a group with a `name`"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput) as refusal:
+        resolve_file(PROJECT.source, path)
+    assert told in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_overrides_are_numbers_as_people_write_them() -> None:
+    resolved = resolve("optimizer.learning_rate=1e-3", "training.class_weight={0: 1.0, 1: 2}")
+    assert resolved["optimizer"]["learning_rate"] == 1e-3
+    assert resolved["training"]["class_weight"] == {"0": 1.0, "1": 2.0}
+
+
+def test_another_choice_starts_from_its_own_defaults() -> None:
+    chosen = resolve("optimizer.momentum=0.9", "optimizer.name=sgd")["optimizer"]
+    assert (chosen["learning_rate"], chosen["momentum"]) == (0.01, 0.9)
+    assert "beta_1" not in chosen
+
+
+def test_a_kernel_for_the_optimizer_is_chosen_where_there_is_one() -> None:
+    for backend, amsgrad, fused in (
+        ("tensorflow", "false", True),
+        ("tensorflow", "true", False),
+        ("jax", "false", False),
+        ("torch", "false", False),
+    ):
+        settings = f"backend={backend}", f"optimizer.amsgrad={amsgrad}"
+        assert resolve(*settings)["optimizer"]["fused"] is fused
+        if not fused:
+            with pytest.raises(BadInput, match="fused: expected null or false"):
+                resolve(*settings, "optimizer.fused=true")
+    assert resolve("optimizer.fused=false")["optimizer"]["fused"] is False
+
+
+def test_data_may_stand_beside_a_model(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    function = "def {}(*, length: PositiveInt = 3) -> Dataset: ...\n"
+    (tmp_path / "data.py").write_text(function.format("digits"))
+    model = tmp_path / "models" / "waves.py"
+    model.write_text(function.format("series") + "def build(shape, classes): ...\n")
+    params = tmp_path / "params.yaml"
+    params.write_text("data: {name: series}\nmodel: {name: waves}\noptimizer: {name: adam}\n")
+    assert resolve_file(tmp_path, params)["data"] == {"name": "series", "length": 3}
+    assert data_module(tmp_path, "series") == "models.waves"
+    assert data_module(tmp_path, "digits") == "data"
+    (tmp_path / "models" / "other.py").write_text(function.format("digits"))
+    with pytest.raises(BadInput, match=r"other\.py: the data digits are in data already"):
+        resolve_file(tmp_path, params)
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_backend_says_what_it_cannot(backend: str) -> None:
+    assert resolve(f"backend={backend}", "guarantee=machine")["backend"] == backend
+    with pytest.raises(BadInput, match=f"shown for tensorflow alone, not for {backend}; machine"):
+        resolve(f"backend={backend}", "guarantee=portable")
+    with pytest.raises(BadInput, match=f"jit_compile: expected false, since {backend}"):
+        resolve(f"backend={backend}", "guarantee=machine", "training.jit_compile=true")
+
+
+def test_a_backend_that_is_not_installed_is_refused() -> None:
+    there = [name for name in backends.BACKENDS if importlib.util.find_spec(name)]
+    for name in set(backends.BACKENDS) - set(there):
+        with pytest.raises(BadInput, match=f"backend: {name} is not installed here, .* is;"):
+            recipes.make(PROJECT, [f"backend={name}"])
+    assert there
+
+
+def test_a_refusal_takes_no_heavy_import() -> None:
+    code = "import sys; from repro.__main__ import main; main(['train', 'a=1']); "
+    code += "print(sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT.root
+    )
+    assert "a: unknown parameter" in done.stderr
+    heavy = {f"'{name}'" for name in (*backends.BACKENDS, "keras", "numpy")}
+    assert not heavy & set(done.stdout.strip("[]\n").split(", "))
