@@ -102,15 +102,20 @@ def steps(project: Path, options: argparse.Namespace) -> str:
     return figures.table(head, [[*row, one] for row, one in columns])
 
 
+def sized(size: int, workers: int, *command: str) -> list[str]:
+    """The arguments of a study of so many trainings."""
+    arguments = [part.replace("SIZE", str(size)) for part in command]
+    return [*arguments, *SMALL, "--workers", str(workers), "--no-verify"]
+
+
 def study(
     project: Path, name: str, sizes: Sequence[int], workers: int, *command: str
 ) -> list[list[str]]:
     """Studies of more and more trainings that are nothing but their processes."""
     rows, walls = [], []
     for size in sizes:
-        arguments = [part.replace("SIZE", str(size)) for part in command]
-        count = ("--workers", str(workers), "--no-verify", "--fresh")
-        one = run(project, *arguments, *SMALL, *count)
+        arguments = sized(size, workers, *command)
+        one = run(project, *arguments, "--fresh")
         walls.append(one.wall)
         report = run(project, "report", "--study", one.answer["study"])
         page = Path(report.answer["report"])
@@ -155,7 +160,28 @@ def trials(project: Path, options: argparse.Namespace) -> str:
     command = ("sweep", "--method", "random", "--trials", "SIZE", rates)
     sizes: list[int] = options.trials
     rows = study(project, "trials", sizes[:2], 1, *command)
-    return figures.table(STUDY, rows + study(project, "trials", sizes, 2, *command))
+    rows += study(project, "trials", sizes, 2, *command)
+    figures.write("workers", many_workers(project, sizes[-1], *command), file="speed.md")
+    return figures.table(STUDY, rows)
+
+
+def many_workers(project: Path, size: int, *command: str) -> str:
+    """What a thousand workers would do, from the parts that can be measured on one machine.
+
+    The newest study of that size has lost what it noted of its trials, and goes on: each is handed
+    to a worker, which finds the finished run, and noted again; there is no training in it.
+    """
+    directory = max(project.glob("studies/*-sweep-*"), key=lambda path: path.stat().st_mtime)
+    (directory / "results.jsonl").write_text("", encoding="utf-8")
+    arguments = sized(size, 2, *command)
+    handed_out, nothing_left = run(project, *arguments), run(project, *arguments)
+    each = (handed_out.wall - nothing_left.wall) / size
+    return (
+        f"{1000 * each:.0f} ms a trial to hand it out, to look at the run and to note the result, "
+        "which the study's process does one after the other. With trainings of a minute it keeps "
+        f"{60 / each:,.0f} workers busy, with trainings of ten minutes {600 / each:,.0f}; a thousand "
+        f"workers end a thousand trainings of a minute in {60 + 1000 * each:.0f} s"
+    )
 
 
 GROWTH: dict[str, Callable[[Path, argparse.Namespace], str]] = {
