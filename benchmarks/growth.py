@@ -179,8 +179,8 @@ def many_workers(project: Path, size: int, *command: str) -> str:
     return (
         f"{1000 * each:.0f} ms a trial to hand it out, to look at the run and to note the result, "
         "which the study's process does one after the other. With trainings of a minute it keeps "
-        f"{60 / each:,.0f} workers busy, with trainings of ten minutes {600 / each:,.0f}; a thousand "
-        f"workers end a thousand trainings of a minute in {60 + 1000 * each:.0f} s"
+        f"{60 / each:,.0f} workers busy, with trainings of ten minutes {600 / each:,.0f}; and a "
+        f"thousand workers end a thousand trainings of a minute in {60 + 1000 * each:.0f} s"
     )
 
 

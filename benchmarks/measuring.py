@@ -17,12 +17,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Program:
-    """A program that takes part, and the largest ratio of its time to the first's aimed at."""
+    """A program that takes part."""
 
     name: str
     command: tuple[str, ...]
     folder: Path
     target: float | None = None
+    """The largest time of the whole command aimed at: a ratio to the first's, or seconds."""
     status: int = 0
     """What it has to end with."""
 

@@ -37,7 +37,7 @@ def test_a_proof_costs_less_than_the_lectures_code(
     monkeypatch.setenv("PYTHONPATH", str(project.root / "src"))
     options = argparse.Namespace(project=project.root, epochs=1, torch=None, jax=None)
     programs = {program.name: program for program in speed.one_model(model)(options)}
-    chosen = (speed.REFERENCE, "`repro train`", "`repro verify`")
+    chosen = (speed.REFERENCE, speed.TRAIN, speed.VERIFY)
     found = turns([programs[name] for name in chosen], 1)
     reference, train, verify = (found[name] for name in chosen)
 
