@@ -127,6 +127,9 @@ def test_one_digest_whatever_the_processor(
     # The head of the ledger: settings, data, order, states, results and predictions are equal.
     heads = {place: content["ledger_head"] for place, content in found.items()}
     assert len(set(heads.values())) == 1, heads
+    native = found["native", 1]["machine"]
+    wide = "with" if "avx512f" in native["cpu_flags"] else "without"
+    document("native", f"{native['cpu']}, {wide} AVX-512")
     tried = {cpu: [str(number) for name, number in found if name == cpu] for cpu in CPUS}
     document(
         f"portable {model}",
