@@ -101,11 +101,14 @@ class Steps:
         self._arrays, self._run = arrays, jax.jit(run, donate_argnums=donated)
 
     def __call__(self, indices: np.ndarray) -> None:
+        import jax
+
         variables = _variables(self._model, self._kind)
         state = tuple([variable.value for variable in group] for group in variables)
         for rows in indices:
             state = self._run(state, self._arrays, rows)
-        _assign(variables, state)
+        # Asked for is not made: the ledger would wait, and its time be that of the steps.
+        _assign(variables, jax.block_until_ready(state))
 
 
 def _variables(model: Any, kind: str) -> tuple[list[Any], ...]:
