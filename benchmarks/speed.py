@@ -86,11 +86,9 @@ def one_model(model: str) -> Callable[[argparse.Namespace], list[Program]]:
         ]
         if model == "dense":  # XLA's convolutions take twice as long as `fit`.
             found.append(plain("the same, XLA", project, "graph_loop.py", model, epochs, "xla"))
-        # Without the kernels that pick themselves by processor, convolutions gain by two threads.
-        portable = ("guarantee=portable", f"threads={2 if model == 'lenet5' else 1}")
         found += [
             train(TRAIN, project, *settings),
-            train(PORTABLE, project, *settings, *portable),
+            train(PORTABLE, project, *settings, "guarantee=portable"),
             repro(VERIFY, project, "verify", *settings, "--json", target=AIMS[model][VERIFY]),
         ]
         if options.torch:
