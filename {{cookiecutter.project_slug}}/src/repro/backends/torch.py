@@ -46,9 +46,10 @@ def _seed_all() -> None:
 
     original = keras.random.SeedGenerator.__init__
 
-    def seeded(self: Any, seed: int | None = None, **keywords: Any) -> None:
+    def seeded(self: Any, seed: int | None = None, *arguments: Any, **keywords: Any) -> None:
         # What Keras itself would draw.
-        original(self, random.randint(1, 10**9) if seed is None else seed, **keywords)
+        drawn = random.randint(1, 10**9) if seed is None else seed
+        original(self, drawn, *arguments, **keywords)
 
     keras.random.SeedGenerator.__init__ = seeded
 
