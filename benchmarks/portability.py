@@ -38,7 +38,7 @@ sys.path.insert(0, str(SOURCES))
 
 from repro import determinism, portable  # noqa: E402  (found once the line above has run)
 
-CPUS = ("native", "Haswell", "max", "EPYC")
+CPUS = ("native", "SandyBridge", "Haswell", "max", "EPYC")
 
 # The last part of a name tells a case's variants apart.
 Case = tuple[str, Callable[..., Any], tuple[Any, ...]]

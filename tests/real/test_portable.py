@@ -29,8 +29,8 @@ pytestmark = [
     ),
 ]
 
-# The emulated processors differ in the sizes of their caches and in their vendor; none has AVX-512.
-CPUS = ("native", "Haswell", "max", "EPYC")
+# The emulated processors differ in AVX2, FMA and the sizes of their caches; none has AVX-512.
+CPUS = ("native", "SandyBridge", "Haswell", "max", "EPYC")
 PROCESSORS = (1, 2, 4, 8)
 MODELS: dict[str, tuple[str, ...]] = {
     "dense": ("model.name=dense", "model.dropout=0.2"),
@@ -106,10 +106,8 @@ def places(model: str) -> list[tuple[str, int]]:
         return [("native", 1), ("native", 8), ("Haswell", 4)]
     if model in THOROUGHLY:
         return [(cpu, processors) for cpu in CPUS for processors in PROCESSORS]
-    return [
-        *(("native", number) for number in PROCESSORS),
-        *zip(CPUS[1:], PROCESSORS[1:], strict=True),
-    ]
+    numbers = (*PROCESSORS, PROCESSORS[0])
+    return [*(("native", number) for number in PROCESSORS), *zip(CPUS[1:], numbers, strict=False)]
 
 
 @pytest.mark.parametrize("model", some(MODELS, ("lenet5", "attentive")))
@@ -191,17 +189,6 @@ def test_what_differs_by_processor_is_named_and_lowers_the_guarantee(
     assert warning.removeprefix("guarantee ") in done.stdout
     answer = models.repro("verify", "model.name=curved", *PORTABLE)
     assert (answer["verdict"], answer["guarantee"]["holds"]) == ("identical", "machine")
-
-
-def test_a_processor_that_has_too_little_lowers_the_guarantee(
-    models: Generated, pretending: Path, tmp_path: Path
-) -> None:
-    content = train(models, tmp_path, pretending, "SandyBridge", 1, *PORTABLE)
-    assert content["guarantee"] == {
-        "asked": "portable",
-        "holds": "machine",
-        "broken": ["products: fma asked, plain in effect"],
-    }
 
 
 @pytest.mark.skipif(not FULL, reason="make proof tries it")

@@ -174,7 +174,7 @@ def test_no_setting_of_the_shell_reaches_a_run(monkeypatch: pytest.MonkeyPatch) 
         ("portable", {}, ["curved: Atan"], {}, "machine"),
         ("portable", {"mathematics": "fma"}, [], {}, "machine"),
         ("portable", {"cache_sizes": None}, [], {}, "machine"),
-        ("portable", {"products": "plain"}, [], {}, "machine"),
+        ("portable", {"onednn": True}, [], {}, "machine"),
         ("portable", {"intra_op_threads": 2}, [], {}, "none"),
         ("portable", {}, ["curved: Atan"], {"numpy": "1 locked, 2 installed"}, "none"),
         ("machine", {"mathematics": "fma", "gpus": 1}, ["curved: Atan"], {}, "machine"),

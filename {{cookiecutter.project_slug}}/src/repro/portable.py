@@ -1,8 +1,8 @@
-"""The guarantee `portable`: the same bits on any x86-64 processor with AVX2 and FMA.
+"""The guarantee `portable`: the same bits on any x86-64 processor.
 
 Five things make a float32 result depend on the processor's model once the threads are fixed and
-the kernels that pick themselves by processor (contraction kernels, NumPy's, OpenBLAS's) are off.
-Each was found by running Keras's layers and functions on emulated processors:
+the kernels that pick themselves by processor (oneDNN, contraction kernels, NumPy's, OpenBLAS's) are
+off. Each was found by running Keras's layers and functions on emulated processors:
 
 1. **Approximate reciprocals.** Eigen, in which TensorFlow's kernels are written, computes `rsqrt`,
    `reciprocal` and the division in `softmax` from the instructions `rsqrtps` and `rcpps`, which
@@ -20,10 +20,9 @@ Each was found by running Keras's layers and functions on emulated processors:
    that it asks the processor for, and adds up each block by itself: other sizes, other sums
    (`computeProductBlockingSizes` in `GeneralBlockPanelKernel.h`). `apply` has Eigen take one fixed
    answer, as its own `Eigen::setCpuCacheSizes` does.
-5. **oneDNN,** which computes products of matrices and convolutions by code that it takes by
-   processor. `environment` holds it to AVX2 with FMA, which Intel's processors have since 2013 and
-   AMD's since 2015 (x86-64-v3); with less, LeNet5 takes three times as long. `products` tells what
-   is in effect.
+5. **One kernel of oneDNN's that no setting of TensorFlow's switches off:** the gradient of a
+   convolution's input calls `dnnl_sgemm` (`conv_grad_input_ops.h`), which takes its code by
+   processor. `environment` holds it to AVX, without which TensorFlow does not start.
 
 An operation that is not among those shown to agree (`PROVED`) is not promised: `unproved` names it,
 and the layer it is in, before the training starts, and the guarantee is then `machine`.
@@ -97,7 +96,7 @@ def environment() -> dict[str, str]:
     """
     return {
         "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-FMA,-FMA4,-FMA_Usable,-FMA4_Usable",
-        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ONEDNN_MAX_CPU_ISA": "AVX",
     }
 
 
@@ -123,22 +122,6 @@ def mathematics() -> str:
     return _COMPUTED.get(digest, f"other ({digest})")
 
 
-def products() -> str:
-    """How TensorFlow adds up products: `fma`, each rounded with its sum at once, or `plain`.
-
-    Of (1 + e)^2 - (1 + 2 e) with e = 2^-12, e^2 is left, but only where the square is not rounded
-    before it is added; which of the two comes first is the kernel's own affair.
-    """
-    import numpy as np
-    import tensorflow as tf
-
-    e = 2.0**-12
-    one, other = np.float32([[1, 1 + e], [-1 - 2 * e, 1 + e]])
-    pairs = ((one, other), (one[::-1], other[::-1]))
-    left = (tf.matmul(np.tile(a, (16, 1)), np.tile(b[:, None], (1, 16))).numpy() for a, b in pairs)
-    return "fma" if any(found.any() for found in left) else "plain"
-
-
 def cache_sizes() -> list[int] | None:
     """The sizes of the caches that Eigen was told to compute with; None: it asks the processor."""
     return None if _sizes is None else list(_sizes)
@@ -154,9 +137,7 @@ def _fix_cache_sizes() -> None:
     global _sizes
     import tensorflow as tf
 
-    # Of float64, which oneDNN leaves to Eigen.
-    numbers = tf.sin(tf.range(4 * 5000, dtype=tf.float64))
-    left, right = (tf.reshape(numbers, shape) for shape in ((4, -1), (-1, 4)))
+    left, right = (tf.reshape(tf.sin(tf.range(4.0 * 5000)), shape) for shape in ((4, -1), (-1, 4)))
 
     def product() -> bytes:
         return bytes(tf.matmul(left, right).numpy().tobytes())

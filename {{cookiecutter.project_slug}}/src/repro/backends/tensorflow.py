@@ -12,7 +12,7 @@ from .. import Part, portable
 
 
 def environment(parameters: dict[str, Any]) -> dict[str, str]:
-    """`portable` also switches off or holds what picks its kernels by the processor, and GPUs."""
+    """`portable` also switches off what picks its kernels by the processor's model, and GPUs."""
     values = {"TF_CPP_MIN_LOG_LEVEL": "2"}
     if parameters["guarantee"] == "none":
         return values
@@ -25,6 +25,7 @@ def environment(parameters: dict[str, Any]) -> dict[str, str]:
     }
     if parameters["guarantee"] == "portable":
         values |= {
+            "TF_ENABLE_ONEDNN_OPTS": "0",
             "TENSORFLOW_USE_CUSTOM_CONTRACTION_KERNEL": "0",
             "CUDA_VISIBLE_DEVICES": "-1",
         }
@@ -57,7 +58,6 @@ def in_effect() -> dict[str, Any]:
         "onednn": bool(_pywrap_util_port.IsMklEnabled()),
         "graph_jit": str(tf.config.optimizer.get_jit() or "off"),
         "mathematics": portable.mathematics(),
-        "products": portable.products(),
         "cache_sizes": portable.cache_sizes(),
     }
 
@@ -72,8 +72,7 @@ def expected(parameters: dict[str, Any], guarantee: str) -> dict[str, Any]:
     }
     if guarantee == "portable":
         wanted |= {
-            "onednn": True,
-            "products": "fma",
+            "onednn": False,
             "mathematics": "plain",
             "cache_sizes": list(portable.CACHES),
         }
