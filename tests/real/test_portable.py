@@ -191,6 +191,15 @@ def test_what_differs_by_processor_is_named_and_lowers_the_guarantee(
     assert (answer["verdict"], answer["guarantee"]["holds"]) == ("identical", "machine")
 
 
+def test_convolutions_of_grey_images_have_tensorflows_bits(models: Generated) -> None:
+    asked = {"guarantee": "portable", "backend": "tensorflow", "threads": 1}
+    code = f"import json, repro.determinism as d; print(json.dumps(d.environment({asked})))"
+    environment = {**os.environ, "PYTHONPATH": str(models.root / "src")}
+    needed = json.loads(subprocess.check_output([models.python, "-c", code], env=environment))
+    script = Path(__file__).with_name("convolutions.py")
+    subprocess.run([models.python, script], env=environment | needed, check=True)
+
+
 @pytest.mark.skipif(not FULL, reason="make proof tries it")
 def test_processors_differ_without_it(models: Generated, pretending: Path, tmp_path: Path) -> None:
     """Without what it mends, and in what it does not promise, two processors do differ."""
