@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,26 @@ def test_a_failed_trial_is_told_and_tried_again(project: Generated, tmp_path: Pa
     assert answer["best"]["values"] == {"model.units": 8}
     again = copy.repro(*study, status=4)
     assert again["study"] == answer["study"]
+
+
+@pytest.mark.parametrize("rates", ["1e-3,1e-7,1e-8", "1e-8,1e-7,1e-3"])
+def test_the_best_so_far_is_trained_again_meanwhile(
+    project: Generated, tmp_path: Path, rates: str
+) -> None:
+    copy = project.copy(tmp_path / "project")
+    settings = ("training.epochs=2", f"optimizer.learning_rate={rates}", "--workers", "2")
+    # Room of its own, whatever other tests are training.
+    answer = copy.repro("sweep", *settings, TMPDIR=str(tmp_path))
+    best = rates.split(",").index("1e-3")
+    assert answer["verification"]["verdict"] == "identical"
+    assert answer["verification"]["trial"] == answer["best"]["trial"] == best
+    (again,) = copy.root.glob("runs/*-again")  # That of another, which was the best, is removed.
+    assert again.name == f"{answer['trials'][best]['run']}-again"
+    if best == 0:  # The last trial and the further run were side by side.
+        last = copy.root / "runs" / answer["trials"][2]["run"]
+        one, other = (json.loads((run / "manifest.json").read_text()) for run in (last, again))
+        began = [datetime.fromisoformat(content["started"]) for content in (one, other)]
+        assert began[1] < began[0] + timedelta(seconds=one["duration_seconds"])
 
 
 def wait_for(happened: Any) -> None:

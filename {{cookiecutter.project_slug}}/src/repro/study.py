@@ -143,7 +143,10 @@ class Study:
         tell: Callable[[str, str, int], None] = lambda run, line, done: None,
         verify: bool = True,
     ) -> dict[str, Any]:
-        """Runs the trials that are left, then the best again, and returns `answer`.
+        """Runs the trials that are left and the best again, and returns `answer`.
+
+        A worker that finds no trial left trains what is the best so far again. Of what turns out
+        not to be it, that further run is removed.
 
         Args:
             workers: local ones; None: as many as trainings fit on this machine.
@@ -163,13 +166,27 @@ class Study:
             threads = min(trial["recipe"]["parameters"]["threads"] for trial in trials)
             number = workers or min(slots(threads), max(len(left), 1))
             with Workers(number, scheduler, listener) as pool:
-                for outcome in pool.run(self.project, [self._task(trial) for trial in left]):
+                tasks = [self._task(trial) for trial in left]
+                again: dict[str, Outcome | None] = {}  # By the names of the further runs.
+
+                def further() -> Task | None:
+                    best = self._unverified() if verify else None
+                    task = best and self._task(trials[best["trial"]], varied=True)
+                    if task is None or task.name in again:
+                        return None
+                    again[task.name] = None
+                    return task
+
+                for outcome in pool.run(self.project, tasks, further):
+                    if outcome.task.varied:
+                        again[outcome.task.name] = outcome
+                        continue
                     if outcome.refused is not None:
                         raise BadInput(outcome.refused)
                     done += outcome.failed is None
                     tell(outcome.task.name, self._add(outcome), done)
                 if verify and (best := self._unverified()):
-                    self._verify(pool, best)
+                    self._verify(pool, best, again)
         if done == len(trials):
             self._write({"finished": True})
         return self.answer()
@@ -236,15 +253,22 @@ class Study:
         verified = (self.verification or {}).get("trial")
         return None if best is None or verified == best["trial"] else best
 
-    def _verify(self, pool: Workers, best: dict[str, Any]) -> None:
-        """Trains the best configuration once more, in changed surroundings, and compares."""
-        trial = self.plan["trials"][best["trial"]]
-        (outcome,) = pool.run(self.project, [self._task(trial, varied=True)])
+    def _verify(
+        self, pool: Workers, best: dict[str, Any], again: dict[str, Outcome | None]
+    ) -> None:
+        """Compares the best with its further run, in changed surroundings, which may be there."""
+        task = self._task(self.plan["trials"][best["trial"]], varied=True)
+        for run in self.project.runs.glob(f"{self.directory.name}-*-again"):
+            if run.name != task.name:
+                shutil.rmtree(run, ignore_errors=True)
+        outcome = again.get(task.name)
+        if outcome is None:
+            (outcome,) = pool.run(self.project, [task])
         if outcome.refused or outcome.failed:
             self.verification = {"verdict": "failed", "failed": outcome.refused or outcome.failed}
             return
-        run, again = (self.project.runs / name for name in (best["run"], outcome.task.name))
-        compared = compare.compare(run, again, one_recipe=True)
+        one, other = (self.project.runs / name for name in (best["run"], task.name))
+        compared = compare.compare(one, other, one_recipe=True)
         self.verification = {"trial": best["trial"], **compared}
         self._write({"verification": self.verification})
 

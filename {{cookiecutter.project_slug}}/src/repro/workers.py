@@ -125,23 +125,34 @@ class Workers:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def run(self, project: Project, tasks: Sequence[Task]) -> Iterator[Outcome]:
+    def run(
+        self,
+        project: Project,
+        tasks: Sequence[Task],
+        further: Callable[[], Task | None] = lambda: None,
+    ) -> Iterator[Outcome]:
         """Yields the outcome of each task, as they come; the runs are then in `runs/`.
 
         When the caller stops before the end, what is running is ended.
+
+        Args:
+            further: asked for a task more, once an outcome is known to the caller and workers have
+                nothing to do.
         """
         if not tasks:
             return
         files = _archive(project.root, _inputs(project, tasks)) if self._apart else b""
         # On all workers: one of them may be killed.
         sent = self._client.scatter(files, broadcast=True, hash=False) if files else files
-        waiting = {
-            self._client.submit(work, task, sent, self._session, key=task.name, pure=False): task
-            for task in tasks
-        }
+
+        def submit(task: Task) -> Any:
+            return self._client.submit(work, task, sent, self._session, key=task.name, pure=False)
+
+        waiting = {submit(task): task for task in tasks}
         done = False
         try:
-            for future in as_completed(waiting):  # type: ignore[no-untyped-call]
+            coming = as_completed(waiting)  # type: ignore[no-untyped-call]
+            for future in coming:
                 task = waiting.pop(future)
                 try:
                     outcome: Outcome = future.result()
@@ -155,12 +166,22 @@ class Workers:
                     _unpack(outcome.archive, project.runs / task.name)
                 future.release()
                 yield outcome
+                if self._idle(len(waiting)) and (more := further()):
+                    future = submit(more)
+                    waiting[future] = more
+                    coming.add(future)
             done = True
         finally:
             if not done:
                 with contextlib.suppress(CancelledError, OSError):
                     self._client.cancel(list(waiting), force=True)
                     self._client.run(stop, self._session)
+
+    def _idle(self, tasks: int) -> bool:
+        """Whether there are more workers than tasks."""
+        with contextlib.suppress(CancelledError, OSError):  # The next task tells what is lost.
+            return tasks < sum(self._client.nthreads().values())
+        return False
 
     def _heard(self, event: tuple[float, Any]) -> None:
         run, content = event[1]
