@@ -205,11 +205,14 @@ def test_a_failed_trial_is_told_and_tried_again(project: Generated, tmp_path: Pa
     assert again["study"] == answer["study"]
 
 
-@pytest.mark.parametrize("rates", ["1e-3,1e-7,1e-8", "1e-8,1e-7,1e-3"])
+RATES = {"at once": "1e-3,1e-7,1e-8", "too soon": "1e-8,1e-7,1e-3"}
+
+
+@pytest.mark.parametrize("found", some(RATES, ("at once",)))
 def test_the_best_so_far_is_trained_again_meanwhile(
-    project: Generated, tmp_path: Path, rates: str
+    project: Generated, tmp_path: Path, found: str
 ) -> None:
-    copy = project.copy(tmp_path / "project")
+    copy, rates = project.copy(tmp_path / "project"), RATES[found]
     settings = ("training.epochs=2", f"optimizer.learning_rate={rates}", "--workers", "2")
     # Room of its own, whatever other tests are training.
     answer = copy.repro("sweep", *settings, TMPDIR=str(tmp_path))
