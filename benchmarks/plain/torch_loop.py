@@ -56,10 +56,10 @@ def main(name, epochs, *options):
             optimizer.zero_grad()
             loss(model(x[rows]), y[rows]).backward()
             optimizer.step()
-        right(model, x_held[:5000], y_held[:5000], size)
+        validated = right(model, x_held[:5000], y_held[:5000], size)
     seconds = time.perf_counter() - begun
     accuracy = right(model, x_held[5000:], y_held[5000:], size)
-    print(json.dumps({"seconds": seconds, "accuracy": accuracy}))
+    print(json.dumps({"seconds": seconds, "accuracy": (validated + accuracy) / 2}))
 
 
 main(*sys.argv[1:])
