@@ -227,7 +227,10 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=CONTESTS, default=list(CONTESTS))
     options = parser.parse_args()
-    os.environ["MNIST"] = str(Path(os.environ["REPRO_DATA"]) / "mnist.npz")
+    mnist = Path(os.environ.get("REPRO_DATA", ""), "mnist.npz").resolve()
+    if not mnist.is_file():
+        parser.error(f"no {mnist}: REPRO_DATA has to name the folder with mnist.npz")
+    os.environ["MNIST"] = str(mnist)
     where = f"\n\n{machine()}; {options.repetitions} repetitions"
     for contest in options.only:
         programs = CONTESTS[contest](options)
