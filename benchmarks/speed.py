@@ -198,7 +198,9 @@ def picture(ratios_of: dict[str, list[float]], aims: dict[str, float], to: Path)
 
     with mpl.rc_context({"svg.hashsalt": "repro", "font.size": 11}):
         figure = Figure(figsize=(8, 0.4 * len(ratios_of) + 0.9), layout="constrained")
-        axes = figure.add_subplot(xlabel="time of a training, of `verify` all of its time; ratio")
+        axes = figure.add_subplot(
+            xlabel="time of the training, of verify of the whole command, as a ratio"
+        )
         for place, (name, values) in enumerate(ratios_of.items()):
             middle, ours = statistics.median(values), "repro" in name
             axes.barh(place, middle, color="#3987e5" if ours else "#b0b0b0")
