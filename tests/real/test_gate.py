@@ -42,7 +42,7 @@ def passed(job: Job) -> None:
 
 
 def recorded(project: Generated) -> tuple[str, str]:
-    """The loss of the validation and the digest that results.lock holds, as the summary has them."""
+    """The validation's loss and the digest that results.lock holds, as the summary has them."""
     content = json.loads((project.root / "results.lock").read_text(encoding="utf-8"))
     found = content["recipes"]["guarantee=portable"]
     return f"{found['metrics']['val_loss']:.4f}", found["digest"][:16]

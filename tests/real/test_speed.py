@@ -23,8 +23,8 @@ def project(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Genera
     return made
 
 
-# Of the training alone, of the whole command with its imports, and of `verify`; of one epoch, perhaps
-# beside other tests.
+# Of the training alone, of the whole command with its imports, and of `verify`; of one epoch,
+# perhaps beside other tests.
 BOUNDS = {"dense": (0.6, 1.0, 1.5), "lenet5": (0.8, 1.3, 1.8)}
 
 
