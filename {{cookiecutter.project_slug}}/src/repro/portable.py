@@ -247,7 +247,7 @@ def _convolution(original: Any) -> Any:
         if not served or images.dtype != tf.float32 or not _is_grey(images.shape, kernel.shape):
             return original(input, filter, strides, padding, **options)
 
-        @tf.custom_gradient
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
         def product(images: Any, kernel: Any) -> Any:
             pixels, size = _pixels(images, kernel.shape, padding)
             filters = kernel.shape[-1]
@@ -274,7 +274,7 @@ def _is_grey(images: Any, kernel: Any) -> bool:
     """Whether images have one channel, and what is cut out of one takes a megabyte at most."""
     if images.rank != 4 or None in images[1:] or kernel.rank != 4 or None in kernel:
         return False
-    (_, height, width, channels), (rows, columns, _, _) = images, kernel
+    (height, width, channels), (rows, columns) = map(int, images[1:]), map(int, kernel[:2])
     fits = height >= rows and width >= columns and 4 * height * width * rows * columns <= 2**20
     return fits and channels == 1 and rows * columns > 1
 

@@ -171,8 +171,10 @@ class Study:
 
                 def further() -> Task | None:
                     best = self._unverified() if verify else None
-                    task = best and self._task(trials[best["trial"]], varied=True)
-                    if task is None or task.name in again:
+                    if best is None:
+                        return None
+                    task = self._task(trials[best["trial"]], varied=True)
+                    if task.name in again:
                         return None
                     again[task.name] = None
                     return task

@@ -169,7 +169,7 @@ class Workers:
                 if self._idle(len(waiting)) and (more := further()):
                     future = submit(more)
                     waiting[future] = more
-                    coming.add(future)
+                    coming.add(future)  # type: ignore[no-untyped-call]
             done = True
         finally:
             if not done:
@@ -180,7 +180,8 @@ class Workers:
     def _idle(self, tasks: int) -> bool:
         """Whether there are more workers than tasks."""
         with contextlib.suppress(CancelledError, OSError):  # The next task tells what is lost.
-            return tasks < sum(self._client.nthreads().values())
+            threads: dict[str, int] = self._client.nthreads()
+            return tasks < sum(threads.values())
         return False
 
     def _heard(self, event: tuple[float, Any]) -> None:
