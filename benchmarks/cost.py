@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from . import figures
+from .measuring import python
 
 # Hidden units, for 64 inputs and 10 outputs; and passes over 1,257 samples in batches of 16.
 SIZES = {"10^5": 1_333, "10^6": 13_333, "10^7": 133_333}
@@ -30,9 +30,7 @@ EPOCHS = 5
 
 def repro(project: Path, *arguments: str) -> dict[str, Any]:
     """The answer of a command of the project, which has to succeed and whose progress is shown."""
-    environment = project.resolve() / ".venv"
-    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    command = [str(python), "-m", "repro", *arguments, "--json"]
+    command = [python(project), "-m", "repro", *arguments, "--json"]
     done = subprocess.run(command, cwd=project, stdout=subprocess.PIPE, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from . import figures
+from .cost import SIZES
 from .measuring import Measured, machine, measure, repro
 
-PARAMETERS = {"10^5": 1_333, "10^6": 13_333, "10^7": 133_333, "10^8": 1_333_333}
+PARAMETERS = SIZES | {"10^8": 1_333_333}
 """Hidden units of a dense network of 64 inputs and 10 outputs, by its number of parameters."""
 SMALL = ("model.units=1", "training.epochs=1", "training.steps_per_epoch=1")
 """A training that is nothing but its process."""

@@ -37,7 +37,7 @@ class Measured:
     answer: dict[str, Any]
 
 
-def measure(program: Program, timeout: float = 7200) -> Measured:
+def measure(program: Program) -> Measured:
     """Runs a program with what it starts, all of which has to end as expected."""
     begun = time.perf_counter()
     with subprocess.Popen(

@@ -138,21 +138,22 @@ CONTESTS: dict[str, Callable[[argparse.Namespace], list[Program]]] = {
 }
 
 
+def whole(program: Program, runs: list[Measured], first: list[Measured]) -> list[str]:
+    """The columns of the whole command: its time, its ratio to the first's, the aim, and memory."""
+    return [
+        f"{statistics.median(one.wall for one in runs):.1f} s",
+        spread(ratios(runs, first, wall)),
+        aim(program.target),
+        spread(ratios(runs, first, lambda one: one.memory)),
+    ]
+
+
 def table(programs: list[Program], found: dict[str, list[Measured]]) -> str:
     """Of programs that do the same in the end."""
     head = ["program", "whole command", "ratio", "aimed at", "peak memory, ratio"]
     rows, first = [], found[programs[0].name]
     for program in programs:
-        runs = found[program.name]
-        rows.append(
-            [
-                program.name,
-                f"{statistics.median(one.wall for one in runs):.1f} s",
-                spread(ratios(runs, first, wall)),
-                aim(program.target),
-                spread(ratios(runs, first, lambda one: one.memory)),
-            ]
-        )
+        rows.append([program.name, *whole(program, found[program.name], first)])
     return figures.table(head, rows)
 
 
@@ -172,10 +173,7 @@ def table_of_trainings(
                 f"{statistics.median(map(training, runs)):.1f} s",
                 spread(ratios(runs, first, training)),
                 aim(aims.get(program.name)),
-                f"{statistics.median(one.wall for one in runs):.1f} s",
-                spread(ratios(runs, first, wall)),
-                aim(program.target),
-                spread(ratios(runs, first, lambda one: one.memory)),
+                *whole(program, runs, first),
                 kept(runs),
                 f"{accuracy(runs[-1]):.4f}",
             ]
