@@ -90,6 +90,7 @@ FILES = [
     "src/repro/state.py",
     "src/repro/study.py",
     "src/repro/surroundings.py",
+    "src/repro/table.py",
     "src/repro/workers.py",
     "src/reproducible_digits/__init__.py",
     "src/reproducible_digits/data.py",

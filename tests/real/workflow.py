@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ class Runner:
         subprocess.run(command, check=True)
 
     def _step(
-        self, job: Job, text: str, name: str | None, added: Iterable[str], env: dict[str, str]
+        self, job: Job, text: str, name: str | None, added: Sequence[str], env: dict[str, str]
     ) -> None:
         """Runs one script, and notes what it said and whether it failed."""
         script = job.workspace.with_name("step.sh")
@@ -110,7 +110,7 @@ class Runner:
         if done.returncode:
             job.failed.append(name or text)
 
-    def _environment(self, added: Iterable[str]) -> dict[str, str]:
+    def _environment(self, added: Sequence[str]) -> dict[str, str]:
         """The caller's, without its virtual environment; uv is named, for speed."""
         outer = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
         uv = Path(sys.executable).with_name("uv")
@@ -118,7 +118,7 @@ class Runner:
             "CI": "true",
             "UV": str(uv),
             "PYTHON": sys.executable,
-            "PATH": os.pathsep.join([*reversed(list(added)), self.path]),
+            "PATH": os.pathsep.join([*reversed(added), self.path]),
         }
 
     def _act(self, step: dict[str, Any], job: Job) -> dict[str, str]:

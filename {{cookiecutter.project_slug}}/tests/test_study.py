@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from repro import BadInput, launcher, study
+from repro import BadInput, launcher, study, table
 from repro import recipe as recipes
 from repro.search import METHODS, Repetitions, Search
 
@@ -176,11 +176,11 @@ def test_a_table_has_mean_and_deviation_and_the_best_by_what_is_watched() -> Non
     values = [0.5, 0.7, 0.2, 0.3, 0.1, float("nan")]
     results = {n: result(n, value) for n, value in enumerate(values)}
     for monitor in ("val_loss", "val_accuracy"):
-        answer = study.answer(planned(3, 2, monitor), results)
+        answer = table.answer(planned(3, 2, monitor), results)
         assert answer["rows"][0]["metrics"]["val_loss"]["mean"] == pytest.approx(0.6)
         assert answer["rows"][0]["metrics"]["val_loss"]["deviation"] == pytest.approx(0.02**0.5)
         assert answer["best"]["configuration"] == 1 and answer["best"]["run"] == "run-2"
-        heads, rows = study.columns(answer)
+        heads, rows = table.columns(answer)
         assert heads == ["batch_size", "trials", "val_loss", "val_accuracy"]
         assert rows[1] == ["2", "2", "0.2500 ± 0.0707", "0.7500 ± 0.0707"]
 
@@ -192,9 +192,9 @@ def test_a_configuration_with_a_failed_trial_is_not_the_best() -> None:
         2: result(2, 0.1),
         3: result(3, 0, "no memory"),
     }
-    answer = study.answer(planned(2, 2), results)
+    answer = table.answer(planned(2, 2), results)
     assert answer["failed"] == 1 and answer["best"]["configuration"] == 0
-    assert study.answer(planned(2, 2), {})["best"] is None
+    assert table.answer(planned(2, 2), {})["best"] is None
 
 
 @pytest.mark.parametrize("devices", [[], ["0", "3"]], ids=["cores", "GPUs"])

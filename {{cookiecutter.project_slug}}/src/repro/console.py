@@ -218,18 +218,18 @@ def print_study(answer: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from . import study
+    from . import table
 
-    table = Table(box=None, pad_edge=False)
-    columns, rows = study.columns(answer)
+    shown = Table(box=None, pad_edge=False)
+    columns, rows = table.columns(answer)
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+        shown.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        shown.add_row(*row)
     # A table is not cut, neither in a file nor on a narrow terminal.
     console = Console(highlight=False)
-    wide = max(console.width, console.measure(table).maximum)
-    console.print(table, width=wide, crop=False, soft_wrap=True)
+    wide = max(console.width, console.measure(shown).maximum)
+    console.print(shown, width=wide, crop=False, soft_wrap=True)
     best, verification = answer["best"], answer["verification"]
     if best is not None:
         values = "  ".join(f"{name}={value}" for name, value in best["values"].items())

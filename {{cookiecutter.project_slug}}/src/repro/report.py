@@ -16,7 +16,7 @@ from typing import Any, Literal
 import jinja2
 import numpy as np
 
-from . import BadInput, compare, files, gate, pictures, results, study
+from . import BadInput, compare, files, gate, pictures, results, table
 from . import recipe as recipes
 from .recipe import Project
 from .results import Outcome
@@ -89,7 +89,7 @@ def of_runs(runs: Sequence[Path]) -> tuple[str, list[Section]]:
             rows=[
                 [
                     run,
-                    *(study.number(content["metrics"].get(name)) for name in names),
+                    *(table.number(content["metrics"].get(name)) for name in names),
                     content["digest"][:16],
                 ]
                 for run, content in contents.items()
@@ -114,11 +114,11 @@ def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
     Raises:
         BadInput: it is none, or no trial has a result.
     """
-    answer = study.read(directory)
+    answer = table.read(directory)
     done = [trial for trial in answer["trials"] if not trial["failed"]]
     if not done:
         raise BadInput(f"{directory.name}: no trial of this study has a result yet")
-    head, rows = study.columns(answer)
+    head, rows = table.columns(answer)
     text = [f"{len(done)} of {len(answer['trials'])} trials have a result."]
     best, verification = answer["best"], answer["verification"]
     if best is not None:
@@ -139,7 +139,7 @@ def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
     drawn = [trial["run"] for trial in done] if len(answer["rows"]) == 1 else first.values()
     configurations = [row["values"] for row in answer["rows"]]
     labels = {
-        trial["run"]: study.describe(configurations[trial["configuration"]] | trial["repetition"])
+        trial["run"]: table.describe(configurations[trial["configuration"]] | trial["repetition"])
         for trial in done
     }
     sections.append(_curves([project.runs / run for run in drawn], labels))
@@ -184,7 +184,7 @@ def _outcome(outcome: Outcome) -> Section:
     text.append(f"guarantee: {'; '.join([told['holds'], *told['broken']])}")
     metrics = before.metrics if before else {}
     rows = [
-        [name, study.number(metrics.get(name)), study.number(now.metrics.get(name))]
+        [name, table.number(metrics.get(name)), table.number(now.metrics.get(name))]
         for name in {**metrics, **now.metrics}
     ]
     rows.append(["digest", before.digest[:16] if before else "", now.digest[:16]])
@@ -325,7 +325,7 @@ def _against(answer: dict[str, Any]) -> list[tuple[str, str]]:
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
         if not numbers or len(set(values)) < 2:
             continue
-        short = study.short(key)
+        short = table.short(key)
         for name in [n.removeprefix("val_") for n in rows[0]["metrics"] if n.startswith("val_")]:
             measured: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
             for part, prefix in (("validation", "val_"), ("test", "test_")):

@@ -31,7 +31,7 @@ from . import (
 from . import recipe as recipes
 from .launcher import Listener
 from .recipe import Project
-from .study import number
+from .table import number
 
 FILE = "results.lock"
 PLAIN = "params.yaml"

@@ -15,22 +15,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import shutil
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args
 
-from . import BadInput, compare, datalock, files, launcher, parameters
+from . import BadInput, compare, datalock, files, launcher, parameters, table
 from . import recipe as recipes
 from .launcher import Listener
 from .recipe import Project
 from .resolve import nearest
-from .search import Repetitions, Search, Values
+from .search import Repetitions, Search
 
 if TYPE_CHECKING:
-    from .workers import Outcome, Task, Workers
+    from .workers import Outcome, Task
 
 LARGER_IS_BETTER = {name: not name.endswith("_error") for name in get_args(parameters.Metric)}
 """Whether Keras maximises a metric."""
@@ -122,7 +120,7 @@ class Study:
         if not launcher.lock(self._file, launcher.ENDING):
             self._file.close()
             raise BadInput(f"{self.directory}: this study is still going on, in another process")
-        self.results, self.verification = read_results(self.directory)
+        self.results, self.verification = table.read_results(self.directory)
         self._sources: dict[str, Any] = {}
 
     def __enter__(self) -> Study:
@@ -143,7 +141,7 @@ class Study:
         tell: Callable[[str, str, int], None] = lambda run, line, done: None,
         verify: bool = True,
     ) -> dict[str, Any]:
-        """Runs the trials that are left and the best again, and returns `answer`.
+        """Runs the trials that are left and the best again, and returns what `table.read` does.
 
         A worker that finds no trial left trains what is the best so far again. Of what turns out
         not to be it, that further run is removed.
@@ -167,35 +165,29 @@ class Study:
             number = workers or min(slots(threads), max(len(left), 1))
             with Workers(number, scheduler, listener) as pool:
                 tasks = [self._task(trial) for trial in left]
-                again: dict[str, Outcome | None] = {}  # By the names of the further runs.
+                again: dict[int, Outcome | None] = {}  # The further runs, by their trials.
 
                 def further() -> Task | None:
                     best = self._unverified() if verify else None
-                    if best is None:
+                    if best is None or best["trial"] in again:
                         return None
-                    task = self._task(trials[best["trial"]], varied=True)
-                    if task.name in again:
-                        return None
-                    again[task.name] = None
-                    return task
+                    again[best["trial"]] = None
+                    return self._task(trials[best["trial"]], varied=True)
 
-                for outcome in pool.run(self.project, tasks, further):
+                every = [trial["recipe"] for trial in trials]
+                for outcome in pool.run(self.project, every, tasks, further):
                     if outcome.task.varied:
-                        again[outcome.task.name] = outcome
+                        again[self._trial(outcome)] = outcome
                         continue
                     if outcome.refused is not None:
                         raise BadInput(outcome.refused)
                     done += outcome.failed is None
                     tell(outcome.task.name, self._add(outcome), done)
-                if verify and (best := self._unverified()):
-                    self._verify(pool, best, again)
+            if verify and (best := self._unverified()):
+                self._verify(best, again)
         if done == len(trials):
             self._write({"finished": True})
-        return self.answer()
-
-    def answer(self) -> dict[str, Any]:
-        """See `answer`; with the folder, and what came of the verification."""
-        return _told(self.directory, self.plan, self.results, self.verification)
+        return table.told(self.directory, self.plan, self.results, self.verification)
 
     @property
     def done(self) -> int:
@@ -213,9 +205,12 @@ class Study:
         root = str(self.project.root)
         return Task(self.directory.name, name, recipe, trial["overrides"], root, code, varied)
 
+    def _trial(self, outcome: Outcome) -> int:
+        return int(outcome.task.name.removeprefix(f"{self.directory.name}-").partition("-")[0])
+
     def _add(self, outcome: Outcome) -> str:
         """Writes what came of a trial, and returns a line on it."""
-        number = int(outcome.task.name.removeprefix(f"{self.directory.name}-"))
+        number = self._trial(outcome)
         trial = self.plan["trials"][number]
         run = self.project.runs / outcome.task.name
         result: dict[str, Any] = {
@@ -231,7 +226,7 @@ class Study:
         self._write(result)
         self.results[number] = result
         values = self.plan["configurations"][trial["configuration"]] | trial["repetition"]
-        return f"trial {number}:  {describe(values)}  " + (
+        return f"trial {number}:  {table.describe(values)}  " + (
             f"failed: {outcome.failed.splitlines()[0]}"
             if outcome.failed
             else "  ".join(f"{k} {v:.4f}" for k, v in result["metrics"].items())
@@ -251,21 +246,18 @@ class Study:
 
     def _unverified(self) -> dict[str, Any] | None:
         """The best, where it was not trained again: another trial may have become the best."""
-        best: dict[str, Any] | None = answer(self.plan, self.results)["best"]
+        best: dict[str, Any] | None = table.answer(self.plan, self.results)["best"]
         verified = (self.verification or {}).get("trial")
         return None if best is None or verified == best["trial"] else best
 
-    def _verify(
-        self, pool: Workers, best: dict[str, Any], again: dict[str, Outcome | None]
-    ) -> None:
-        """Compares the best with its further run, in changed surroundings, which may be there."""
+    def _verify(self, best: dict[str, Any], again: dict[int, Outcome | None]) -> None:
+        """Compares the best with its further run, in changed surroundings."""
         task = self._task(self.plan["trials"][best["trial"]], varied=True)
         for run in self.project.runs.glob(f"{self.directory.name}-*-again"):
             if run.name != task.name:
                 shutil.rmtree(run, ignore_errors=True)
-        outcome = again.get(task.name)
-        if outcome is None:
-            (outcome,) = pool.run(self.project, [task])
+        outcome = again[best["trial"]]
+        assert outcome is not None, "a pool that ended has asked for it and told of it"
         if outcome.refused or outcome.failed:
             self.verification = {"verdict": "failed", "failed": outcome.refused or outcome.failed}
             return
@@ -306,149 +298,3 @@ def _folder(project: Project) -> Path:
 def find(project: Project, name: str) -> Path:
     """Returns the folder of a study: a path, its id, or how that begins."""
     return recipes.find_directory(_folder(project), "study.json", name, ("study", "studies"))
-
-
-def read(directory: Path) -> dict[str, Any]:
-    """What `Study.answer` tells, of a study that may not be finished.
-
-    Raises:
-        BadInput: its files are damaged.
-    """
-    try:
-        planned = json.loads((directory / "study.json").read_text(encoding="utf-8"))
-        return _told(directory, planned, *read_results(directory))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{directory}: not a readable study: {error}") from None
-
-
-def _told(directory: Path, planned: dict[str, Any], *found: Any) -> dict[str, Any]:
-    results, verification = found
-    told = {"study": directory.name, "study_dir": str(directory)}
-    return told | answer(planned, results) | {"verification": verification}
-
-
-def read_results(directory: Path) -> tuple[dict[int, dict[str, Any]], dict[str, Any] | None]:
-    """Returns the last result of each trial, by its number, and the verification or None."""
-    results: dict[int, dict[str, Any]] = {}
-    verification = None
-    path = directory / "results.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    for line in lines:
-        if line.endswith("\n"):  # Else the study was killed while it was written.
-            content = json.loads(line)
-            if "verification" in content:
-                verification = content["verification"]
-            elif "trial" in content:
-                results[content["trial"]] = content
-    return results, verification
-
-
-def answer(planned: dict[str, Any], results: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """The table of a study: a row for each configuration, with mean and standard deviation.
-
-    The deviation is that of a sample (n - 1), None of a single trial. `best` is the row with the
-    best mean of the monitored metric among those without failed trials. `digest` is over the final
-    states of all trials: two tables of the same digest are the same to the last bit.
-    """
-    rows = []
-    by_configuration: dict[int, list[dict[str, Any]]] = {}
-    for trial in planned["trials"]:
-        by_configuration.setdefault(trial["configuration"], []).append(trial)
-    for number, values in enumerate(planned["configurations"]):
-        trials = by_configuration[number]
-        done = [results[t["trial"]] for t in trials if t["trial"] in results]
-        done = [result for result in done if not result["failed"]]
-        names = list(done[0]["metrics"]) if done else []
-        columns = {name: [result["metrics"][name] for result in done] for name in names}
-        rows.append(
-            {
-                "configuration": number,
-                "values": values,
-                "trials": len(trials),
-                "done": len(done),
-                "metrics": {name: _statistics(column) for name, column in columns.items()},
-            }
-        )
-    monitor = planned["monitor"]
-    sign = -1 if planned["larger_is_better"] else 1
-    complete = [row for row in rows if row["done"] == row["trials"]]
-    finite = [row for row in complete if math.isfinite(row["metrics"][monitor]["mean"])]
-    best = min(finite, key=lambda row: sign * row["metrics"][monitor]["mean"], default=None)
-    told = [
-        {"trial": t["trial"], "configuration": t["configuration"], "repetition": t["repetition"]}
-        | {k: v for k, v in results.get(t["trial"], {"failed": "not run"}).items() if k != "trial"}
-        for t in planned["trials"]
-    ]
-    if best is not None:
-        first = next(t for t in told if t["configuration"] == best["configuration"])
-        best = best | {"trial": first["trial"], "run": first["run"]}
-    return {
-        "kind": planned["kind"],
-        "monitor": monitor,
-        "rows": rows,
-        "trials": told,
-        "best": best,
-        "failed": sum(bool(one["failed"]) for one in told),
-        "digest": hashlib.sha256("".join(str(t.get("digest")) for t in told).encode()).hexdigest(),
-        "broken": sorted({b for t in told if "guarantee" in t for b in t["guarantee"]["broken"]}),
-    }
-
-
-def _statistics(column: list[float]) -> dict[str, float | None]:
-    if not all(map(math.isfinite, column)):
-        return {"mean": math.nan, "deviation": math.nan}
-    deviation = statistics.stdev(column) if len(column) > 1 else None
-    return {"mean": statistics.fmean(column), "deviation": deviation}
-
-
-HIDDEN = ("split.folds", "split.outer_folds")
-"""Set by repetitions, and the same in all of them."""
-
-
-def columns(told: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The head and the rows of the table that people see: a row for each configuration, or, of
-    a single one, for each trial, and the mean."""
-    rows, trials = told["rows"], told["trials"]
-    measured: dict[str, Any] = next((row["metrics"] for row in rows if row["metrics"]), {})
-    names = [name for name in measured if name.startswith(("val_", "test_"))]
-    if len(rows) > 1:
-        keys = list(rows[0]["values"])
-        lines = [
-            [*(str(row["values"][key]) for key in keys), str(row["done"])]
-            + [_spread(row["metrics"].get(name)) for name in names]
-            for row in rows
-        ]
-        return [*map(short, keys), "trials", *names], lines
-    keys = [key for key in trials[0]["repetition"] if key not in HIDDEN]
-    lines = [
-        [str(trial["trial"]), *(str(trial["repetition"][key]) for key in keys)]
-        + [number(trial.get("metrics", {}).get(name)) for name in names]
-        for trial in trials
-    ]
-    lines.append(
-        ["mean", *("" for _ in keys)] + [_spread(rows[0]["metrics"].get(n)) for n in names]
-    )
-    return ["trial", *map(short, keys), *names], lines
-
-
-def short(key: str) -> str:
-    """The last word of a parameter's dotted name."""
-    return key.rpartition(".")[2]
-
-
-def number(value: float | None) -> str:
-    """A result as people see it."""
-    return "–" if value is None else f"{value:.4f}"
-
-
-def _spread(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return number(None)
-    if found["deviation"] is None:
-        return number(found["mean"])
-    return f"{found['mean']:.4f} ± {found['deviation']:.4f}"
-
-
-def describe(values: Values) -> str:
-    """The values that tell a trial from the others, in words."""
-    return "  ".join(f"{short(key)} {v}" for key, v in values.items() if key not in HIDDEN)

@@ -128,6 +128,7 @@ class Workers:
     def run(
         self,
         project: Project,
+        every: Sequence[dict[str, Any]],
         tasks: Sequence[Task],
         further: Callable[[], Task | None] = lambda: None,
     ) -> Iterator[Outcome]:
@@ -136,12 +137,10 @@ class Workers:
         When the caller stops before the end, what is running is ended.
 
         Args:
-            further: asked for a task more, once an outcome is known to the caller and workers have
-                nothing to do.
+            every: the recipes that tasks may have; each worker gets the files that they name.
+            further: asked for a task more, while workers have nothing to do.
         """
-        if not tasks:
-            return
-        files = _archive(project.root, _inputs(project, tasks)) if self._apart else b""
+        files = _archive(project.root, _inputs(project, every)) if self._apart else b""
         # On all workers: one of them may be killed.
         sent = self._client.scatter(files, broadcast=True, hash=False) if files else files
 
@@ -152,7 +151,14 @@ class Workers:
         done = False
         try:
             coming = as_completed(waiting)  # type: ignore[no-untyped-call]
-            for future in coming:
+            while True:
+                if self._idle(len(waiting)) and (more := further()):
+                    future = submit(more)
+                    waiting[future] = more
+                    coming.add(future)  # type: ignore[no-untyped-call]
+                if not waiting:
+                    break
+                future = next(coming)
                 task = waiting.pop(future)
                 try:
                     outcome: Outcome = future.result()
@@ -166,10 +172,6 @@ class Workers:
                     _unpack(outcome.archive, project.runs / task.name)
                 future.release()
                 yield outcome
-                if self._idle(len(waiting)) and (more := further()):
-                    future = submit(more)
-                    waiting[future] = more
-                    coming.add(future)  # type: ignore[no-untyped-call]
             done = True
         finally:
             if not done:
@@ -178,7 +180,9 @@ class Workers:
                     self._client.run(stop, self._session)
 
     def _idle(self, tasks: int) -> bool:
-        """Whether there are more workers than tasks."""
+        """Whether there are more workers than tasks; also where none are left, of no tasks."""
+        if not tasks:
+            return True
         with contextlib.suppress(CancelledError, OSError):  # The next task tells what is lost.
             threads: dict[str, int] = self._client.nthreads()
             return tasks < sum(threads.values())
@@ -334,17 +338,17 @@ def _slot(task: Task, session: str, tell: Callable[[dict[str, Any]], None]) -> I
     raise RunFailed("the study was ended")
 
 
-def _inputs(project: Project, tasks: Iterable[Task]) -> set[Path]:
+def _inputs(project: Project, every: Iterable[dict[str, Any]]) -> set[Path]:
     """The files, beside code and data, that recipes name by their digest."""
-    named = {}  # One task of many that name the same.
-    for task in tasks:
-        split, training = (task.recipe["parameters"][group] for group in ("split", "training"))
-        named[split["file"], *(training[name] for name in recipes.BEGINNINGS)] = task
+    named = {}  # One recipe of many that name the same.
+    for recipe in every:
+        split, training = (recipe["parameters"][group] for group in ("split", "training"))
+        named[split["file"], *(training[name] for name in recipes.BEGINNINGS)] = recipe
     found = set()
-    for (split, *_), task in named.items():
+    for (split, *_), recipe in named.items():
         if split is not None:
             found.add(recipes.split_file(project, split))
-        beginning = recipes.beginning(project, task.recipe)
+        beginning = recipes.beginning(project, recipe)
         if beginning is not None:
             found |= {beginning[1] / "manifest.json", beginning[1] / "state.npz"}
     return found
