@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -226,6 +227,14 @@ def test_the_best_so_far_is_trained_again_meanwhile(
         one, other = (json.loads((run / "manifest.json").read_text()) for run in (last, again))
         began = [datetime.fromisoformat(content["started"]) for content in (one, other)]
         assert began[1] < began[0] + timedelta(seconds=one["duration_seconds"])
+    # A study killed after its last trial needs that further run alone.
+    (results,) = copy.root.glob("studies/*/results.jsonl")
+    lines = results.read_text().splitlines(keepends=True)
+    results.write_text("".join(line for line in lines if "trial" in json.loads(line)))
+    shutil.rmtree(again)
+    once_more = copy.repro("sweep", *settings, TMPDIR=str(tmp_path))
+    assert once_more["verification"]["verdict"] == "identical" and again.is_dir()
+    assert once_more["trials"] == answer["trials"]
 
 
 def wait_for(happened: Any) -> None:
