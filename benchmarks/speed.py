@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import figures
-from .measuring import Measured, Program, machine, python, ratios, repro, spread, turns
+from .measuring import Measured, Program, machine, measure, python, ratios, repro, spread, turns
 
 PLAIN = Path(__file__).with_name("plain")
 REFERENCE = "Keras `fit`, as in the lecture"
@@ -111,14 +111,16 @@ def one_model(model: str) -> Callable[[argparse.Namespace], list[Program]]:
 
 
 def sizes(options: argparse.Namespace) -> list[Program]:
-    """Six sizes of a batch, each training stopped early."""
+    """Six sizes of a batch, each training stopped early; the other trains as many epochs."""
     values = "16,32,64,256,512,1024"
     preset = "preset=mnist_lenet5_early_stopping"
     sweep = ("sweep", preset, f"training.batch_size={values}", "--fresh", "--json")
-    return [
-        plain("a loop over Keras `fit`", options.project, "keras_fit.py", "lenet5", "15", "sizes"),
-        repro("`repro sweep`", options.project, *sweep, target=0.5),
-    ]
+    ours = repro("`repro sweep`", options.project, *sweep, target=0.5)
+    runs = (options.project / "runs" / trial["run"] for trial in measure(ours).answer["trials"])
+    histories = (json.loads((run / "history.json").read_text(encoding="utf-8")) for run in runs)
+    epochs = ",".join(str(len(history)) for history in histories)
+    name = f"Keras `fit`, {epochs} epochs"
+    return [plain(name, options.project, "keras_fit.py", "lenet5", epochs), ours]
 
 
 def folds(options: argparse.Namespace) -> list[Program]:

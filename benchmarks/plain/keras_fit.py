@@ -1,5 +1,8 @@
-"""The lecture's code: Keras's `fit`; `seeded` with its recipe for reproducibility, `sizes` as its
-loop over six sizes of a batch with early stopping.
+"""The lecture's code: Keras's `fit`, `seeded` with its recipe for reproducibility; with six numbers
+of epochs, its loop over six sizes of a batch, keeping the best weights of each.
+
+Early stopping ends the loop of the lecture elsewhere each time. Here the epochs are given, so that
+two programs train the same number of them.
 
 Source: J.-L. Charles, "Machine Learning feedbacks: Reproducibility, Meta-parameters", 2025.
 """
@@ -48,18 +51,19 @@ def main(name, epochs, *options):
     x, x_held = (data[key][..., None].astype("float32") / 255 for key in ("x_train", "x_test"))
     y, y_held = (keras.utils.to_categorical(data[key], 10) for key in ("y_train", "y_test"))
     seed = SEED if "seeded" in options else None
-    sizes = SIZES if "sizes" in options else (BATCH[name],)
+    numbers = [int(number) for number in epochs.split(",")]
+    sizes = SIZES if len(numbers) > 1 else (BATCH[name],)
     begun = time.perf_counter()
-    for size in sizes:
-        stop = keras.callbacks.EarlyStopping(patience=1, restore_best_weights=True)
+    for size, number in zip(sizes, numbers, strict=True):
+        best = keras.callbacks.EarlyStopping(patience=number, restore_best_weights=True)
         model = build(name, seed)
         history = model.fit(
             x,
             y,
-            epochs=int(epochs),
+            epochs=number,
             batch_size=size,
             validation_data=(x_held[:5000], y_held[:5000]),
-            callbacks=[stop] if "sizes" in options else [],
+            callbacks=[best] if len(numbers) > 1 else [],
             verbose=0,
         )
     seconds = time.perf_counter() - begun

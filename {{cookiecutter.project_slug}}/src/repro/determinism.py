@@ -12,6 +12,7 @@ order in every epoch once a seed is set.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import platform
@@ -143,7 +144,13 @@ def apply(parameters: dict[str, Any], recipe_seed: int) -> None:
                 f"{name} has to be {value!r} before the interpreter starts, and is "
                 f"{os.environ.get(name)!r}: start the training with `repro train`"
             )
+    # The libraries' objects all stay. To look for garbage among them, while they are imported and
+    # once more when Python ends, takes a second.
+    gc.disable()
     import keras
+
+    gc.freeze()
+    gc.enable()
 
     # ~/.keras/keras.json changes these without a trace.
     keras.config.set_floatx("float32")
