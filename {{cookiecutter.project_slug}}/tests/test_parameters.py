@@ -104,7 +104,8 @@ def test_a_kernel_for_the_optimizer_is_chosen_where_there_is_one() -> None:
         ("tensorflow", "false", True),
         ("tensorflow", "true", False),
         ("jax", "false", False),
-        ("torch", "false", False),
+        ("torch", "false", True),
+        ("torch", "true", False),
     ):
         settings = f"backend={backend}", f"optimizer.amsgrad={amsgrad}"
         assert resolve(*settings)["optimizer"]["fused"] is fused

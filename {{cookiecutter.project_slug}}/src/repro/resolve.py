@@ -98,10 +98,11 @@ def parameters(package: Path, params: Path, overrides: typing.Sequence[str] = ()
         raise BadInput(f"training.jit_compile: expected false, since {backend} {always}")
     optimizer = resolved["optimizer"]
     if "fused" in optimizer:
-        kernel = backend == "tensorflow" and not optimizer["amsgrad"]
+        kernel = backend != "jax" and not optimizer["amsgrad"]
         if optimizer["fused"] and not kernel:
             raise BadInput(
-                "optimizer.fused: expected null or false; TensorFlow alone has it, without amsgrad"
+                "optimizer.fused: expected null or false; TensorFlow and PyTorch have it, "
+                "without amsgrad"
             )
         optimizer["fused"] = kernel if optimizer["fused"] is None else optimizer["fused"]
     if optimizer["schedule"] and resolved["callbacks"]["reduce_lr_on_plateau"]:

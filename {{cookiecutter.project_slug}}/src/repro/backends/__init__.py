@@ -4,6 +4,7 @@
     apply         what is set in the library once it has started
     in_effect     what the library says of its settings, by name
     expected      what it is to say where a guarantee holds
+    fuse          a faster update of the weights, where `optimizer.fused` may ask for it
     gpus          names of the GPUs that the process may use
     generators    the library's own random generators, by name, and `restore` for them
     Steps         training or test steps on chunks of batches

@@ -20,6 +20,9 @@ def environment(parameters: dict[str, Any]) -> dict[str, str]:
 def apply(parameters: dict[str, Any]) -> None:
     """Threads and deterministic kernels.
 
+    Numbers too small to be normal become 0, as on TensorFlow and JAX: momenta of weights that get
+    no gradient end there, and processors take many times longer over them.
+
     `use_deterministic_algorithms` makes an operation that has none raise; cuDNN's search for the
     fastest kernel has to be off beside it, and its convolutions told (PyTorch documentation,
     "Reproducibility").
@@ -32,6 +35,7 @@ def apply(parameters: dict[str, Any]) -> None:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+        torch.set_flush_denormal(True)
         _seed_all()
 
 
@@ -66,6 +70,7 @@ def in_effect() -> dict[str, Any]:
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "cudnn_deterministic": torch.backends.cudnn.deterministic,
         "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""),
+        "flush_denormal": not (torch.tensor(torch.finfo(torch.float32).tiny) / 2).item(),
     }
 
 
@@ -78,6 +83,7 @@ def expected(parameters: dict[str, Any], guarantee: str) -> dict[str, Any]:
         "cudnn_benchmark": False,
         "cudnn_deterministic": True,
         "cublas_workspace": ":4096:8",
+        "flush_denormal": True,
     }
 
 
@@ -107,6 +113,42 @@ def restore(found: dict[str, np.ndarray]) -> None:
             torch.set_rng_state(torch.from_numpy(state))
         else:
             torch.cuda.set_rng_state(torch.from_numpy(state), int(name.rpartition(" ")[2]))
+
+
+def fuse(optimizer: Any) -> None:
+    """Has Keras's Adam or AdamW update all weights by PyTorch's fused kernel.
+
+    Keras makes ten passes over them. The kernel makes one, of the same formula but for where its
+    epsilon stands (PyTorch documentation, `torch.optim.Adam`): after the division by
+    sqrt(1 - beta_2^t), so that Keras's is divided by it here.
+    """
+    import keras
+    import torch
+    from torch.optim.adam import adam
+
+    def update(gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:
+        made = int(optimizer.iterations.value)
+        places = [optimizer._get_variable_index(variable) for variable in variables]
+        device = variables[0].value.device
+        adam(
+            [variable.value for variable in variables],
+            gradients,
+            [optimizer._momentums[place].value for place in places],
+            [optimizer._velocities[place].value for place in places],
+            max_exp_avg_sqs=[],
+            # It counts the step itself, in each of them.
+            state_steps=list(torch.full((len(places),), float(made), device=device).unbind()),
+            fused=True,
+            amsgrad=False,
+            beta1=optimizer.beta_1,
+            beta2=optimizer.beta_2,
+            lr=keras.ops.convert_to_tensor(learning_rate),
+            weight_decay=0.0,  # Keras has seen to it.
+            eps=optimizer.epsilon / (1 - optimizer.beta_2 ** (made + 1)) ** 0.5,
+            maximize=False,
+        )
+
+    optimizer._parallel_update_step = update
 
 
 class Steps:
