@@ -19,6 +19,7 @@ from . import figures
 from .measuring import Program, machine, repro, turns
 
 TEMPLATE = Path(__file__).resolve().parents[1]
+NAME = "project_slug=new"
 BARE = "tensorflow-cpu keras numpy scikit-learn"
 """What a person would install, whose versions nobody chose."""
 
@@ -46,7 +47,7 @@ def slow() -> list[Program]:
     """What downloads and installs."""
     python = getattr(sys, "_base_executable", sys.executable)
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    generate = f"{sys.executable} -m cookiecutter --no-input {TEMPLATE} && cd my-project"
+    generate = f"{sys.executable} -m cookiecutter --no-input {TEMPLATE} {NAME}; cd new"
     make = f"make PYTHON={python} UV={uv or ''}"
     return [
         shell("`pip install`, bare", f"{python} -m venv .venv; .venv/bin/pip install -q {BARE}"),
@@ -55,7 +56,7 @@ def slow() -> list[Program]:
         shell(
             "an empty folder to a green gate",
             f"{python} -m venv .new; .new/bin/pip install -q cookiecutter uv; "
-            f".new/bin/cookiecutter --no-input {TEMPLATE} && cd my-project; "
+            f".new/bin/cookiecutter --no-input {TEMPLATE} {NAME}; cd new; "
             f'make PYTHON={python} UV="$folder/.new/bin/uv" install verify',
             target=90,
         ),

@@ -169,14 +169,19 @@ def trials(project: Path, options: argparse.Namespace) -> str:
 def many_workers(project: Path, size: int, *command: str) -> str:
     """What a thousand workers would do, from the parts that can be measured on one machine.
 
-    The newest study of that size has lost what it noted of its trials, and goes on: each is handed
-    to a worker, which finds the finished run, and noted again; there is no training in it.
+    The newest study of that size loses what it noted of its trials, of all and then of one, and
+    goes on: each is handed to a worker, which finds the finished run, and noted again. Nothing is
+    trained.
     """
     directory = max(project.glob("studies/*-sweep-*"), key=lambda path: path.stat().st_mtime)
-    (directory / "results.jsonl").write_text("", encoding="utf-8")
+    results = directory / "results.jsonl"
+    noted = results.read_text(encoding="utf-8").splitlines(keepends=True)
     arguments = sized(size, 2, *command)
-    handed_out, nothing_left = run(project, *arguments), run(project, *arguments)
-    each = (handed_out.wall - nothing_left.wall) / size
+    walls = []
+    for kept in ([], [line for line in noted if "trial" in json.loads(line)][1:]):
+        results.write_text("".join(kept), encoding="utf-8")
+        walls.append(run(project, *arguments).wall)
+    each = (walls[0] - walls[1]) / (size - 1)
     return (
         f"{1000 * each:.0f} ms a trial to hand it out, to look at the run and to note the result, "
         "which the study's process does one after the other. With trainings of a minute it keeps "
