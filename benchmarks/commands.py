@@ -19,7 +19,6 @@ from . import figures
 from .measuring import Program, machine, repro, turns
 
 TEMPLATE = Path(__file__).resolve().parents[1]
-NAME = "project_slug=new"
 BARE = "tensorflow-cpu keras numpy scikit-learn"
 """What a person would install, whose versions nobody chose."""
 
@@ -47,16 +46,17 @@ def slow() -> list[Program]:
     """What downloads and installs."""
     python = getattr(sys, "_base_executable", sys.executable)
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    generate = f"{sys.executable} -m cookiecutter --no-input {TEMPLATE} {NAME}; cd new"
+    generate = f"-m cookiecutter --no-input {TEMPLATE} project_slug=new; cd new"
+    here = f"{sys.executable} {generate}"
     make = f"make PYTHON={python} UV={uv or ''}"
     return [
         shell("`pip install`, bare", f"{python} -m venv .venv; .venv/bin/pip install -q {BARE}"),
-        shell("`make install`", f"{generate}; {make} install"),
-        shell("`make install`, pip alone", f"{generate}; make PYTHON={python} UV= install"),
+        shell("`make install`", f"{here}; {make} install"),
+        shell("`make install`, pip alone", f"{here}; make PYTHON={python} UV= install"),
         shell(
             "an empty folder to a green gate",
             f"{python} -m venv .new; .new/bin/pip install -q cookiecutter uv; "
-            f".new/bin/cookiecutter --no-input {TEMPLATE} {NAME}; cd new; "
+            f".new/bin/python {generate}; "
             f'make PYTHON={python} UV="$folder/.new/bin/uv" install verify',
             target=90,
         ),
