@@ -201,10 +201,10 @@ def test_a_configuration_with_a_failed_trial_is_not_the_best() -> None:
 def test_a_machine_is_not_given_more_than_it_holds(
     devices: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from repro import workers
+    from repro import launcher, workers
 
     monkeypatch.setattr(workers, "cpu_count", lambda: 4)
-    monkeypatch.setattr(workers, "gpus", lambda: devices)
+    monkeypatch.setattr(launcher, "gpus", lambda: devices)
     monkeypatch.setattr(workers, "LONG_WAIT", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     told: list[dict[str, Any]] = []

@@ -8,12 +8,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from repro import BadInput, gate, surroundings
+from repro import BadInput, gate, launcher, surroundings
 from repro.recipe import Project
 
 PROJECT = Project.find(Path(__file__).parent)
@@ -166,3 +167,32 @@ def test_a_difference_that_does_not_show_again_has_no_variation() -> None:
     assert gate.minimal(NAMES, lambda names: False) == []
     once = iter([True, True])
     assert gate.minimal(NAMES, lambda names: next(once, False)) == []
+
+
+@pytest.mark.parametrize(
+    ("gpus", "guarantee", "at_once"),
+    [([], "machine", 2), (["0"], "machine", 1), (["0"], "portable", 2)],
+)
+def test_runs_do_not_share_a_gpu(
+    gpus: list[str],
+    guarantee: str,
+    at_once: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    running: list[int] = []
+    most: list[int] = []
+
+    def train(*arguments: object, **options: object) -> Path:
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.1)
+        running.pop()
+        return tmp_path
+
+    monkeypatch.setattr(launcher, "gpus", lambda: gpus)
+    monkeypatch.setattr(launcher, "available_cores", lambda: 4)
+    monkeypatch.setattr(launcher, "train", train)
+    recipe = {"parameters": {"threads": 2, "guarantee": guarantee}}
+    outcomes = gate.train_all(Project(tmp_path, "any"), recipe, 4, lambda run, event: None)
+    assert outcomes == [tmp_path] * 4 and max(most) == at_once

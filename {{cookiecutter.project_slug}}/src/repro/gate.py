@@ -96,12 +96,17 @@ def train_all(
     listener: Listener,
     varied: Sequence[str] = (),
 ) -> list[Outcome]:
-    """Runs a recipe several times, as many at once as cores allow, each after the first varied.
+    """Runs a recipe several times, each after the first varied.
+
+    As many run at once as cores allow, or one where there is a GPU, all of whose memory a library
+    takes for itself.
 
     Raises:
         RunFailed, BadInput: the first run did not finish. The others' failures are returned.
     """
-    slots = max(1, launcher.available_cores() // recipe["parameters"]["threads"])
+    parameters = recipe["parameters"]
+    on_gpu = parameters["guarantee"] != "portable" and bool(launcher.gpus())
+    slots = 1 if on_gpu else max(1, launcher.available_cores() // parameters["threads"])
     started: list[subprocess.Popen[str]] = []
     stopping = threading.Event()
 

@@ -222,6 +222,20 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def gpus() -> list[str]:
+    """The NVIDIA GPUs that may be used here, as `CUDA_VISIBLE_DEVICES` names them."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return [] if allowed.strip() in ("", "-1") else allowed.split(",")
+    try:
+        listed = subprocess.run(("nvidia-smi", "-L"), capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return (
+        [str(n) for n, _ in enumerate(listed.stdout.splitlines())] if not listed.returncode else []
+    )
+
+
 def new_name(*words: str) -> str:
     """A name for a directory, which begins with the time."""
     return "-".join((datetime.now(UTC).strftime("%Y%m%d-%H%M%S"), *words))

@@ -208,21 +208,7 @@ def _unheard(number: signal.Signals) -> Iterator[None]:
 
 def slots(threads: int) -> int:
     """How many trainings this machine can run at once."""
-    return len(gpus()) or max(1, cpu_count() // threads)
-
-
-def gpus() -> list[str]:
-    """The NVIDIA GPUs that may be used here, as `CUDA_VISIBLE_DEVICES` names them."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is not None:
-        return [] if allowed.strip() in ("", "-1") else allowed.split(",")
-    try:
-        listed = subprocess.run(("nvidia-smi", "-L"), capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return (
-        [str(n) for n, _ in enumerate(listed.stdout.splitlines())] if not listed.returncode else []
-    )
+    return len(launcher.gpus()) or max(1, cpu_count() // threads)
 
 
 def work(task: Task, files: bytes, session: str) -> Outcome:
@@ -314,7 +300,7 @@ def _slot(task: Task, session: str, tell: Callable[[dict[str, Any]], None]) -> I
     The room is files in the temporary folder that workers lock, so that it does not matter which
     worker, thread, scheduler or study a training belongs to.
     """
-    devices = gpus()
+    devices = launcher.gpus()
     places = [f"gpu-{name}" for name in devices] or [f"core-{n}" for n in range(cpu_count())]
     needed = 1 if devices else min(task.recipe["parameters"]["threads"], len(places))
     user = os.getuid() if hasattr(os, "getuid") else "user"
