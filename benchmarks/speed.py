@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,6 +117,7 @@ def sizes(options: argparse.Namespace) -> list[Program]:
     preset = "preset=mnist_lenet5_early_stopping"
     sweep = ("sweep", preset, f"training.batch_size={values}", "--fresh", "--json")
     ours = repro("`repro sweep`", options.project, *sweep, target=0.5)
+    print("one sweep first, to learn how many epochs each size takes", file=sys.stderr, flush=True)
     runs = (options.project / "runs" / trial["run"] for trial in measure(ours).answer["trials"])
     histories = (json.loads((run / "history.json").read_text(encoding="utf-8")) for run in runs)
     epochs = ",".join(str(len(history)) for history in histories)
