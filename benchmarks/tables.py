@@ -1,6 +1,6 @@
 """The tables of the lecture that this project comes from, on MNIST, beside its own.
 
-    python -m benchmarks.tables PROJECT [a] [b] [c]         about two hours on two cores
+    python -m benchmarks.tables PROJECT [a] [b] [c]         three quarters of an hour on two cores
 
 PROJECT is a generated project whose environment is installed (`make demo` leaves one in
 build/demo). MNIST is read from the project's `data/` or from the folder that REPRO_DATA names, else

@@ -197,14 +197,19 @@ def test_a_configuration_with_a_failed_trial_is_not_the_best() -> None:
     assert table.answer(planned(2, 2), {})["best"] is None
 
 
-@pytest.mark.parametrize("devices", [[], ["0", "3"]], ids=["cores", "GPUs"])
+@pytest.mark.parametrize(
+    ("guarantee", "devices"),
+    [("machine", []), ("machine", ["0", "3"]), ("portable", [])],
+    ids=["cores", "GPUs", "GPUs that are not used"],
+)
 def test_a_machine_is_not_given_more_than_it_holds(
-    devices: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    guarantee: str, devices: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from repro import launcher, workers
+    from repro import workers
 
     monkeypatch.setattr(workers, "cpu_count", lambda: 4)
-    monkeypatch.setattr(launcher, "gpus", lambda: devices)
+    visible = "0,3" if guarantee == "portable" else ",".join(devices)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(workers, "LONG_WAIT", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     told: list[dict[str, Any]] = []
@@ -212,7 +217,8 @@ def test_a_machine_is_not_given_more_than_it_holds(
     seen: list[list[tuple[int, str | None]]] = []
 
     def train(threads: int) -> None:
-        recipe = {"parameters": {"threads": threads}}
+        recipe = {"parameters": {"threads": threads, "guarantee": guarantee}}
+        assert workers.slots(recipe["parameters"]) == (len(devices) or max(1, 4 // threads))
         task = workers.Task("study", "run", recipe, (), "root", "code")
         with workers._slot(task, "session", told.append) as gpu:
             now.append((threads, gpu))

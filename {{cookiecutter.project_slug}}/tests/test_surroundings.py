@@ -171,10 +171,10 @@ def test_a_difference_that_does_not_show_again_has_no_variation() -> None:
 
 @pytest.mark.parametrize(
     ("gpus", "guarantee", "at_once"),
-    [([], "machine", 2), (["0"], "machine", 1), (["0"], "portable", 2)],
+    [("", "machine", 2), ("0", "machine", 1), ("0", "portable", 2)],
 )
 def test_runs_do_not_share_a_gpu(
-    gpus: list[str],
+    gpus: str,
     guarantee: str,
     at_once: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -190,7 +190,7 @@ def test_runs_do_not_share_a_gpu(
         running.pop()
         return tmp_path
 
-    monkeypatch.setattr(launcher, "gpus", lambda: gpus)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     monkeypatch.setattr(launcher, "available_cores", lambda: 4)
     monkeypatch.setattr(launcher, "train", train)
     recipe = {"parameters": {"threads": 2, "guarantee": guarantee}}

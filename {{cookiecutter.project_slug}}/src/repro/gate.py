@@ -98,15 +98,15 @@ def train_all(
 ) -> list[Outcome]:
     """Runs a recipe several times, each after the first varied.
 
-    As many run at once as cores allow, or one where there is a GPU, all of whose memory a library
+    As many run at once as cores allow, or one where they use a GPU, all of whose memory a library
     takes for itself.
 
     Raises:
         RunFailed, BadInput: the first run did not finish. The others' failures are returned.
     """
     parameters = recipe["parameters"]
-    on_gpu = parameters["guarantee"] != "portable" and bool(launcher.gpus())
-    slots = 1 if on_gpu else max(1, launcher.available_cores() // parameters["threads"])
+    cores = launcher.available_cores() // parameters["threads"]
+    slots = 1 if launcher.gpus(parameters["guarantee"]) else max(1, cores)
     started: list[subprocess.Popen[str]] = []
     stopping = threading.Event()
 

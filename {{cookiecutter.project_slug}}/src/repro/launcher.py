@@ -7,6 +7,7 @@ trained once is not fresh any more. So every training of this project starts her
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -216,24 +217,36 @@ def _now() -> str:
 
 
 def available_cores() -> int:
-    """Those this process may run on, which affinity can make fewer than the machine has."""
+    """Those this process may run on, which affinity can make fewer than the machine has.
+
+    Dask's count, by which workers go, knows a container's limit as well. Its import takes a third
+    of a second, which a gate of two runs can do without.
+    """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def gpus() -> list[str]:
-    """The NVIDIA GPUs that may be used here, as `CUDA_VISIBLE_DEVICES` names them."""
+def gpus(guarantee: str) -> list[str]:
+    """The NVIDIA GPUs that a run may use here, as `CUDA_VISIBLE_DEVICES` names them.
+
+    `portable` uses none.
+    """
+    if guarantee == "portable":
+        return []
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         return [] if allowed.strip() in ("", "-1") else allowed.split(",")
+    return [str(number) for number in range(_installed_gpus())]
+
+
+@functools.cache  # A study asks for each of its trials.
+def _installed_gpus() -> int:
     try:
         listed = subprocess.run(("nvidia-smi", "-L"), capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
-        return []
-    return (
-        [str(n) for n, _ in enumerate(listed.stdout.splitlines())] if not listed.returncode else []
-    )
+        return 0
+    return 0 if listed.returncode else len(listed.stdout.splitlines())
 
 
 def new_name(*words: str) -> str:

@@ -161,8 +161,8 @@ class Study:
         left = [trial for trial in trials if not self._done(trial)]
         done = self.done
         if left or (verify and self._unverified()):
-            threads = min(trial["recipe"]["parameters"]["threads"] for trial in trials)
-            number = workers or min(slots(threads), max(len(left), 1))
+            most = max(slots(trial["recipe"]["parameters"]) for trial in trials)
+            number = workers or min(most, max(len(left), 1))
             with Workers(number, scheduler, listener) as pool:
                 tasks = [self._task(trial) for trial in left]
                 again: dict[int, Outcome | None] = {}  # The further runs, by their trials.

@@ -206,9 +206,10 @@ def _unheard(number: signal.Signals) -> Iterator[None]:
         signal.signal(number, before)
 
 
-def slots(threads: int) -> int:
-    """How many trainings this machine can run at once."""
-    return len(launcher.gpus()) or max(1, cpu_count() // threads)
+def slots(parameters: dict[str, Any]) -> int:
+    """How many trainings with these parameters this machine can run at once."""
+    cores = cpu_count() // parameters["threads"]
+    return len(launcher.gpus(parameters["guarantee"])) or max(1, cores)
 
 
 def work(task: Task, files: bytes, session: str) -> Outcome:
@@ -300,9 +301,10 @@ def _slot(task: Task, session: str, tell: Callable[[dict[str, Any]], None]) -> I
     The room is files in the temporary folder that workers lock, so that it does not matter which
     worker, thread, scheduler or study a training belongs to.
     """
-    devices = launcher.gpus()
+    parameters = task.recipe["parameters"]
+    devices = launcher.gpus(parameters["guarantee"])
     places = [f"gpu-{name}" for name in devices] or [f"core-{n}" for n in range(cpu_count())]
-    needed = 1 if devices else min(task.recipe["parameters"]["threads"], len(places))
+    needed = 1 if devices else min(parameters["threads"], len(places))
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"repro-slots-{user}"
     folder.mkdir(mode=0o700, exist_ok=True)
