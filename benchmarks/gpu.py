@@ -87,19 +87,24 @@ def main() -> int:
     if without and not options.anyway:
         print(f"no GPU in {', '.join(without)}: `repro doctor` says none", file=sys.stderr)
         return 2
-    rows = []
-    for project, found in doctors.items():
-        for model, settings in models().items():
-            measured = row(project, settings, options.repetitions)
-            rows.append([found["in_effect"]["backend"], model, *measured])
-            print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
     seen = {gpu for found in doctors.values() for gpu in found["gpus"]}
-    device = ", ".join(sorted(seen)) or f"no GPU, {found['machine']['cpu']}"
-    table = f"{device}, medians of {options.repetitions} pairs:{figures.table(HEAD, rows)}"
+    processors = {found["machine"]["cpu"] for found in doctors.values()}
+    device = ", ".join(sorted(seen)) or f"no GPU, {processors.pop()}"
+    rows: list[list[str]] = []
+    libraries: dict[str, None] = {}
+    for project, found in doctors.items():
+        backend, versions = found["in_effect"]["backend"], found["versions"]
+        of_backend = {"keras", backend, f"{backend}-cpu"} & versions.keys()
+        libraries |= dict.fromkeys(f"{name} {versions[name]}" for name in sorted(of_backend))
+        for model, settings in models().items():
+            rows.append([backend, model, *row(project, settings, options.repetitions)])
+            print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
+            what = ", ".join([device, *libraries, f"medians of {options.repetitions} pairs"])
+            table = f"{what}:{figures.table(HEAD, rows)}"
+            if not options.anyway:  # A GPU that is hired may go before all is measured.
+                figures.write("gpu", f"\n\n{table}")
     if options.anyway:
         print(table)
-    else:
-        figures.write("gpu", f"\n\n{table}")
     return 0
 
 
