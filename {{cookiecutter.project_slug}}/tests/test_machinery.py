@@ -135,7 +135,9 @@ def test_other_processors_are_named(tmp_path: Path) -> None:
         directory = tmp_path / name
         directory.mkdir()
         entries(directory / "ledger.jsonl", changed)
-        content = {"recipe": {}, "status": "finished", "digest": name}
+        content: dict[str, Any] = {"format": recipes.FORMAT, "recipe": {}, "digest": name}
+        content |= {"status": "finished", "files": {}, "made_of": {}}
+        content |= {"reads": {"variables": {}, "files": {}}}
         content |= {"machine": {"cpu": cpu}, "guarantee": {"holds": holds}}
         recipes.write_manifest(directory, content)
         return directory
@@ -159,7 +161,8 @@ def test_no_setting_of_the_shell_reaches_a_run(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MY_OWN", "kept")
     for backend in backends.BACKENDS:
         for guarantee in ("machine", "none", *(["portable"] if backend == "tensorflow" else [])):
-            env = launcher.environment(resolve(f"guarantee={guarantee}", f"backend={backend}"))
+            parameters = resolve(f"guarantee={guarantee}", f"backend={backend}")
+            env = launcher.environment(PROJECT.root, parameters)
             assert env["MY_OWN"] == "kept"
             assert env["KERAS_BACKEND"] == backend
             assert "7" not in [env.get(name) for name in names]
@@ -206,20 +209,20 @@ def test_runs_are_found_by_the_beginning_of_their_id(tmp_path: Path) -> None:
     project = recipes.Project(tmp_path, "any")
     for name in ("20260101-a", "20260101-b", "20260202-c"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-        recipes.write_manifest(tmp_path / "runs" / name, {"recipe": {}})
+        recipes.write_manifest(tmp_path / "runs" / name, {"recipe": {}, "format": 2})
     assert recipes.find_run(project, "20260202").name == "20260202-c"
     for name in ("20260101", "2027"):
         with pytest.raises(BadInput):
             recipes.find_run(project, name)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="a log is not locked there")
+@pytest.mark.skipif(os.name == "nt", reason="a run is not locked there")
 def test_a_run_that_was_just_killed_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from repro import launcher
 
-    ending = (tmp_path / "log.txt").open("a")
+    ending = (tmp_path / "lock").open("a")
     assert launcher.lock(ending)
     monkeypatch.setattr(launcher, "ENDING", 0.1)
     assert not launcher.idle(tmp_path)

@@ -55,7 +55,7 @@ def compare(a: Path, b: Path, one_recipe: bool = False) -> dict[str, Any]:
     Raises:
         BadInput: a directory is no run, the run has not finished, or a ledger is damaged.
     """
-    one, other = _finished(a), _finished(b)
+    one, other = recipes.finished(a), recipes.finished(b)
     answer: dict[str, Any] = {
         "runs": [str(a), str(b)],
         "digests": [one["digest"], other["digest"]],
@@ -73,16 +73,9 @@ def compare(a: Path, b: Path, one_recipe: bool = False) -> dict[str, Any]:
     if found is None and one["digest"] == other["digest"]:
         return answer | {"verdict": "identical"}
     if found is None:
-        raise BadInput(f"{a}, {b}: equal ledgers and unequal digests; a manifest was altered")
-    means = _means(found) + _processors(one, other)
+        found = _ends(one, other)
+    means = _means(found) + _processors(one, other) + _made_of(one, other)
     return answer | {"verdict": "diverged", "first_divergence": found | {"means": means}}
-
-
-def _finished(directory: Path) -> dict[str, Any]:
-    content = recipes.read_manifest(directory)
-    if content.get("status") != "finished":
-        raise BadInput(f"{directory}: the run has not finished, it is {content.get('status')!r}")
-    return content
 
 
 def explain(
@@ -210,6 +203,34 @@ CAUSES = {
 def _means(found: dict[str, Any]) -> str:
     special = {"initial": AT_START, "final": AT_END}.get(found["stage"], {})
     return special.get(found["what"], EXPLAINED[found["what"]])
+
+
+MOST = 6
+"""Things of which two runs were not made alike that are named."""
+
+
+def _ends(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Where two runs part that have equal ledgers: in their final states alone."""
+    return {
+        **{"stage": "final", "epoch": 0, "step": 0, "what": "weights", "name": "state"},
+        **{"a": one["digest"], "b": other["digest"], "names": ["state"]},
+    }
+
+
+def _made_of(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """Says what the runs were made of that was not the same, and what their code read."""
+    found = []
+    for field, (left, right) in files.changed(one["made_of"], other["made_of"]).items():
+        group, _, name = field.partition(".")
+        if group == "code":
+            found.append(f"src/{name}")
+        elif group in ("packages", "python"):
+            found.append(f"{name} {left} and {right}")
+    for group, what in (("variables", "the variable "), ("files", "")):
+        named = files.changed(one["reads"][group], other["reads"][group])
+        found += [f"{what}{name}, which the project's code read" for name in named]
+    more = f" and {len(found) - MOST} more" if len(found) > MOST else ""
+    return f"; not the same for both runs: {', '.join(found[:MOST])}{more}" if found else ""
 
 
 def _processors(one: dict[str, Any], other: dict[str, Any]) -> str:

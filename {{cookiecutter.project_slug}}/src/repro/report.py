@@ -192,10 +192,7 @@ def _outcome(outcome: Outcome) -> Section:
 
 
 def _manifest(run: Path) -> dict[str, Any]:
-    content = recipes.read_manifest(run)
-    if content.get("status") != "finished":
-        raise BadInput(f"{run.name}: the run has not finished; there is nothing to report yet")
-    return content
+    return recipes.finished(run)
 
 
 def _comparison(runs: Sequence[Path]) -> Section:
