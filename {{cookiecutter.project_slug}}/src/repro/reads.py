@@ -26,7 +26,8 @@ MOST = 1000
 SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 """Parts of the names of variables whose values are not written down."""
 
-_LOOKUPS = ("os.py", "_collections_abc.py")  # Through these, code asks for a variable.
+# Through these, code asks for a variable.
+_LOOKUPS = ("os.py", "<frozen os>", "_collections_abc.py", "<frozen _collections_abc>")
 
 
 @dataclass
