@@ -14,19 +14,19 @@ def half(x):
     return x / 2  # A comment.
 
 
-TEXT = """first  
+TEXT = """first__
 
 # no comment
 last"""
-'''
+'''.replace(b"__", b"  ")
 BARE = b'''"""Text of the module."""
 import math
 def half(x):
     return x / 2
-TEXT = """first  
+TEXT = """first__
 
 # no comment
-last"""'''
+last"""'''.replace(b"__", b"  ")
 
 
 @pytest.mark.parametrize(
