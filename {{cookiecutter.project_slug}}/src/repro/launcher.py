@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from . import BAD_INPUT, BadInput, RunFailed, datalock, determinism, image, surroundings
+from . import BAD_INPUT, BadInput, RunFailed, datalock, determinism, files, image, surroundings
 from . import recipe as recipes
 from .recipe import Project
 
@@ -141,6 +141,7 @@ def train(
             assert process.stdout is not None
             for line in process.stdout:
                 event = json.loads(line)
+                event |= files.numbers({k: event[k] for k in ("loss", "results") if k in event})
                 if event["event"] == "refused":
                     refused = event["message"]
                 elif event["event"] == "failed":

@@ -6,6 +6,7 @@ Text and axes take the colour of the page, in the light and in the dark.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from cycler import cycler
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from .text import printable
 
 INK = "#010203"
 """Stands for the colour of the page's text until the picture is written."""
@@ -36,6 +39,8 @@ SETTINGS: Any = {
     "grid.color": "#808080",
     "grid.alpha": 0.25,
     "axes.grid": True,
+    # A name may hold a dollar sign; it is no formula.
+    "text.parse_math": False,
 }
 
 
@@ -47,7 +52,8 @@ def _svg(figure: Figure, title: str) -> str:
     text = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Title": title}
     figure.savefig(text, format="svg", transparent=True, metadata=metadata)
-    svg = text.getvalue()
+    # XML has no control characters, not even escaped ones.
+    svg = re.sub(r"[\0-\x08\x0b\x0c\x0e-\x1f]", lambda one: printable(one[0]), text.getvalue())
     return svg[svg.index("<svg") :].replace(INK, "currentColor")
 
 

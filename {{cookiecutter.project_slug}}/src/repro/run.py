@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
-import json
 import os
 import shutil
 import sys
@@ -28,6 +27,7 @@ from . import (
     backends,
     determinism,
     doctor,
+    files,
     resolve,
     sha256,
     surroundings,
@@ -47,7 +47,7 @@ def main(directory: Path) -> int:
 
     def send(**event: Any) -> None:
         with contextlib.suppress(OSError):  # Nobody may listen any more; the run goes on.
-            print(json.dumps(event), file=pipe, flush=True)
+            print(files.dumps(event), file=pipe, flush=True)
 
     start = time.monotonic()
     content = recipes.read_manifest(directory)
@@ -193,7 +193,7 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
     np.savez(directory / "predictions.npz", allow_pickle=False, **judged)
     if produced:
         np.savez(directory / "produced.npz", allow_pickle=False, **produced)
-    (directory / "history.json").write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+    (directory / "history.json").write_text(files.dumps(history, indent=1) + "\n", encoding="utf-8")
     return {
         "recipe": recipe,
         "recipe_digest": recipes.digest(recipe),
