@@ -108,7 +108,7 @@ def at(root: Path, reference: str | None, tell: Callable[[str], None] = lambda l
         BadInput: git knows no such commit here.
     """
     name = "HEAD" if reference is None else reference
-    if reference is not None and not reference.strip("0"):
+    if reference and not reference.strip("0"):
         return Base(name, {})
     wanted = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     status, commit = _git(root, *wanted)

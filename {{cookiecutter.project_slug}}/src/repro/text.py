@@ -37,7 +37,7 @@ def markdown(text: object) -> str:
     underscore in `val_loss`: Markdown does not read it as a mark there.
     """
     shown = printable(" ".join(str(text).split("\n")))
-    shown = re.sub(r"[\\`*<>\[\]|~$]|(?<!\w)_|_(?!\w)|!(?=\[)", r"\\\g<0>", shown)
+    shown = re.sub(r"[\\`*<>\[\]|~$]|(?<![^\W_])_|_(?![^\W_])|!(?=\[)", r"\\\g<0>", shown)
     shown = re.sub(r"&(?=#?\w+;)", "&amp;", shown)
     # What at the beginning of a line would make a heading, a rule or a list.
     shown = re.sub(r"^(\s*)([#=]|[+-](?=[\s-]|$))", r"\1\\\2", shown)
