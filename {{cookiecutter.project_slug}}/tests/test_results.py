@@ -240,7 +240,7 @@ def test_a_recipe_that_cannot_be_made_any_more_is_told_as_dropped() -> None:
     (found,) = verify(base)
     assert (found.recorded, results.status([found])) == ("dropped", NOT_COMPARABLE)
     assert "gone" in found.answer["message"]
-    with pytest.raises(BadInput, match="recipe model.name=gone: "):
+    with pytest.raises(BadInput, match=r"recipe model\.name=gone: "):
         verify(None)
 
 
