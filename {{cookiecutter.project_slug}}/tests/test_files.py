@@ -146,7 +146,7 @@ def test_a_ledger_and_a_manifest_hold_numbers_that_are_none(tmp_path: Path) -> N
     assert math.isnan(recipes.read_manifest(tmp_path / "one")["metrics"]["loss"])
 
 
-def test_arrays_are_read_within_bounds(tmp_path: Path) -> None:
+def test_arrays_are_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.npz"
     arrays = {"x": np.arange(6.0).reshape(2, 3), "t": np.array(["a", "bc"]), "b": np.array(True)}
     np.savez(path, allow_pickle=False, **arrays)
@@ -156,8 +156,9 @@ def test_arrays_are_read_within_bounds(tmp_path: Path) -> None:
     # A few kilobytes that unpack to a thousand times as many.
     np.savez_compressed(path, x=np.zeros(1 << 20, np.uint8))
     assert path.stat().st_size < 1 << 12
+    monkeypatch.setattr(files, "ARRAYS_MOST", 1 << 16)
     with pytest.raises(BadInput, match=r"a\.npz: unpacks to 1,048,704 bytes; expected 65,536 at"):
-        files.arrays(path, most=1 << 16)
+        files.arrays(path)
     with pytest.raises(FileNotFoundError):
         files.arrays(tmp_path / "none.npz")
 

@@ -130,22 +130,24 @@ ARRAYS_MOST = 1 << 30
 """What a file of arrays may take in memory, in bytes: a few kilobytes of zip can say far more."""
 
 
-def arrays(path: Path, most: int = ARRAYS_MOST) -> dict[str, np.ndarray]:
+def arrays(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of an `.npz` file, by their names, once their sizes are known.
 
     Nothing is unpickled, and nothing is unpacked before what the zip's directory and the arrays'
     own headers declare was added up.
 
     Raises:
-        BadInput: it is no such file, or would take more than `most` bytes.
+        BadInput: it is no such file, or would take more than `ARRAYS_MOST`.
         FileNotFoundError: there is no such file.
     """
 
     try:
         with zipfile.ZipFile(path) as archive:
             total = sum(one.file_size for one in archive.infolist())
-            if total > most:
-                raise BadInput(f"{path}: unpacks to {total:,} bytes; expected {most:,} at most")
+            if total > ARRAYS_MOST:
+                raise BadInput(
+                    f"{path}: unpacks to {total:,} bytes; expected {ARRAYS_MOST:,} at most"
+                )
             return {
                 one.filename.removesuffix(".npy"): _array(archive, one)
                 for one in archive.infolist()

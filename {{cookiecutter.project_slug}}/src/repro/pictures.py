@@ -6,7 +6,6 @@ Text and axes take the colour of the page, in the light and in the dark.
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,10 +49,9 @@ def _figure(width: float, height: float) -> Figure:
 
 def _svg(figure: Figure, title: str) -> str:
     text = io.StringIO()
-    metadata = {"Date": None, "Creator": None, "Title": title}
+    metadata = {"Date": None, "Creator": None, "Title": printable(title)}
     figure.savefig(text, format="svg", transparent=True, metadata=metadata)
-    # XML has no control characters, not even escaped ones.
-    svg = re.sub(r"[\0-\x08\x0b\x0c\x0e-\x1f]", lambda one: printable(one[0]), text.getvalue())
+    svg = text.getvalue()
     return svg[svg.index("<svg") :].replace(INK, "currentColor")
 
 
@@ -67,7 +65,7 @@ def curves(runs: dict[str, list[dict[str, float]]], name: str, first: int = 1) -
     """
     with mpl.rc_context(SETTINGS):
         figure = _figure(6, 3.6)
-        axes = figure.add_subplot(xlabel="epoch", ylabel=name)
+        axes = figure.add_subplot(xlabel="epoch", ylabel=printable(name))
         for number, (run, history) in enumerate(runs.items()):
             colour = COLOURS[number % len(COLOURS)]
             # Thinner, one after the other: where curves lie on each other all of them are seen.
@@ -83,7 +81,7 @@ def curves(runs: dict[str, list[dict[str, float]]], name: str, first: int = 1) -
                         marker=marker,
                         color=colour,
                         linewidth=width,
-                        label=label,
+                        label=label and printable(label),
                     )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(runs) <= 8:
@@ -104,7 +102,7 @@ def against(
     """
     with mpl.rc_context(SETTINGS):
         figure = _figure(6, 3.6)
-        axes = figure.add_subplot(xlabel=parameter, ylabel=name)
+        axes = figure.add_subplot(xlabel=printable(parameter), ylabel=printable(name))
         positive = [value for value in values if value > 0]
         if len(positive) == len(values) and max(values) >= 4 * min(values):
             axes.set_xscale("log", base=2 if all(v == int(v) for v in values) else 10)
