@@ -37,6 +37,8 @@ class Runner:
     folder: Path
     repository: Path
     path: str = os.environ["PATH"]
+    base: str = "0" * 40
+    """The commit before the change; of zeros where the branch was not there, as forges say it."""
 
     def run(self, workflow: str, name: str) -> Job:
         """Runs a job of `.github/workflows/<workflow>.yml` in a fresh clone."""
@@ -45,17 +47,20 @@ class Runner:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         files = {n: place / n.lower() for n in ("GITHUB_PATH", "GITHUB_STEP_SUMMARY")}
         outputs: dict[str, str] = {}
+        temporary = place / "temporary"
+        temporary.mkdir()
         for one in files.values():
             one.touch()
         for step in content["jobs"][name]["steps"]:
             if job.failed and step.get("if") != "${{ !cancelled() }}":
                 continue
             if "uses" in step:
-                outputs |= self._act(step, job)
+                outputs |= self._act(step, job, temporary)
                 continue
             added = files["GITHUB_PATH"].read_text().splitlines()
             env = {key: self._value(text, outputs) for key, text in step.get("env", {}).items()}
             env |= {n: str(p) for n, p in files.items()} | {
+                "RUNNER_TEMP": str(temporary),
                 "GITHUB_SERVER_URL": self.folder.as_uri(),
                 "GITHUB_REPOSITORY": "origin.git",
             }
@@ -73,7 +78,7 @@ class Runner:
         for needed in described.get("needs", ()):
             shutil.copytree(kept / needed, job.workspace, dirs_exist_ok=True)
         lines = [*content["default"]["before_script"], *described["script"]]
-        variables = {"CI_PROJECT_DIR": str(job.workspace)}
+        variables = {"CI_PROJECT_DIR": str(job.workspace), "CI_COMMIT_BEFORE_SHA": self.base}
         for variable, text in content["variables"].items():
             variables[variable] = text.replace("$CI_PROJECT_DIR", str(job.workspace))
         self._step(job, "\n".join(["set -o pipefail", *lines]), name, (), variables)
@@ -121,7 +126,7 @@ class Runner:
             "PATH": os.pathsep.join([*reversed(added), self.path]),
         }
 
-    def _act(self, step: dict[str, Any], job: Job) -> dict[str, str]:
+    def _act(self, step: dict[str, Any], job: Job, temporary: Path) -> dict[str, str]:
         action, given = step["uses"].partition("@")[0], step.get("with", {})
         artefact = self.folder / "artefacts" / str(given.get("name"))
         if action == "actions/checkout":
@@ -131,19 +136,20 @@ class Runner:
         elif action == "actions/upload-artifact":
             shutil.rmtree(artefact, ignore_errors=True)
             shutil.copytree(job.workspace / given["path"], artefact)
-            return {f"{step['id']}.artifact-url": artefact.as_uri()}
+            return {f"{step.get('id')}.artifact-url": artefact.as_uri()}
         elif action == "actions/download-artifact":
-            shutil.copytree(artefact, job.workspace / given["path"])
+            path = given["path"].replace("${{ runner.temp }}", str(temporary))
+            shutil.copytree(artefact, job.workspace / path, symlinks=True)
         else:
             raise NotImplementedError(action)
         return {}
 
-    @staticmethod
-    def _value(text: str, outputs: dict[str, str]) -> str:
-        """An expression's value, of the two kinds that the workflows have."""
+    def _value(self, text: str, outputs: dict[str, str]) -> str:
+        """An expression's value, of the three kinds that the workflows have."""
         text = re.sub(
             r"\$\{\{ steps\.(\w+)\.outputs\.([\w-]+) \}\}",
             lambda found: outputs[f"{found[1]}.{found[2]}"],
             str(text),
         )
+        text = re.sub(r"\$\{\{ [^}]*\|\| github\.event\.before \}\}", self.base, text)
         return text.replace("${{ github.token }}", "token")

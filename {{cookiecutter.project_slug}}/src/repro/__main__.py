@@ -24,7 +24,9 @@ from . import (
     RunFailed,
     arguments,
     console,
+    files,
 )
+from .text import printable
 
 if TYPE_CHECKING:
     from .recipe import Project
@@ -53,10 +55,10 @@ def main(command_line: Sequence[str] | None = None) -> int:
             return _run_with(source)
         status = COMMANDS[options.command](options)
     except BadInput as error:
-        print(f"repro: {error}", file=sys.stderr)
+        print(f"repro: {printable(error)}", file=sys.stderr)
         return BAD_INPUT
     except RunFailed as error:
-        print(f"repro: {error}", file=sys.stderr)
+        print(f"repro: {printable(error, lines=True)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("repro: interrupted", file=sys.stderr)
@@ -99,7 +101,9 @@ def _run_with(source: str) -> int:
     A recipe that another project's code were trained by would be recorded as this project's.
     """
     if os.environ.get("PYTHONPATH") == source:
-        raise BadInput(f"{source}: this project's machinery does not start; {__file__} does instead")
+        raise BadInput(
+            f"{source}: this project's machinery does not start; {__file__} does instead"
+        )
     command = (sys.executable, "-P", "-m", "repro", *sys.argv[1:])
     environment = {**os.environ, "PYTHONPATH": source}
     if os.name != "nt":
@@ -130,12 +134,12 @@ def _train(options: argparse.Namespace) -> int:
     content = recipes.read_manifest(directory)
     if options.json:
         answer = {key: content[key] for key in ("digest", "metrics", "guarantee", "recipe_digest")}
-        print(json.dumps({"run_dir": str(directory)} | answer))
+        print(files.dumps({"run_dir": str(directory)} | answer))
     else:
-        print("  ".join(f"{name} {value:.4f}" for name, value in content["metrics"].items()))
-        print(f"digest     {content['digest']}")
-        print(f"guarantee  {console.guarantee(content)}")
-        print(f"run        {directory}")
+        console.show("  ".join(f"{name} {v:.4f}" for name, v in content["metrics"].items()))
+        console.show(f"digest     {content['digest']}")
+        console.show(f"guarantee  {console.guarantee(content)}")
+        console.show(f"run        {directory}")
     return IDENTICAL
 
 
@@ -150,6 +154,8 @@ def _verify(options: argparse.Namespace) -> int:
         raise BadInput(f"--runs: expected {least} or more, got {options.runs}")
     if options.summary and not recorded:
         raise BadInput("--summary: expected with --locked, --against or --update")
+    if options.base is not None and not options.locked:
+        raise BadInput("--base: expected with --locked")
     project = recipes.Project.find()
     if recorded:
         return _verify_recorded(options, project)
@@ -159,25 +165,33 @@ def _verify(options: argparse.Namespace) -> int:
     if answer["verdict"] == "diverged" and not options.no_explain:
         _explain(project, answer)
     if options.json:
-        print(json.dumps(answer))
+        print(files.dumps(answer))
     else:
         console.print_gate(answer, f"{options.runs} runs")
-    return STATUS[answer["verdict"]]
+    return STATUS[answer["verdict"]] or _fallen(answer["guarantee"]["broken"])
+
+
+def _fallen(broken: Sequence[str]) -> int:
+    """The status where runs agree and the guarantee that was asked for may not hold."""
+    return DIFFERS if broken else IDENTICAL
 
 
 def _verify_recorded(options: argparse.Namespace, project: Project) -> int:
     """The gate for the recipes in `results.lock`, or for the one that is given."""
-    from . import results
+    from . import recorded, results
 
-    path = options.against or project.root / results.FILE
+    path = options.against or project.root / recorded.FILE
     if options.against and not path.is_file():
         raise BadInput(f"--against: {path}: no such file; a `repro verify --summary` writes one")
-    expected = results.read(path)
+    expected = recorded.read(path)
     given = options.overrides
-    names = [results.name_of(given)] if given else list(expected) or [results.PLAIN]
     with console.Reporter() as reporter:
+        base = recorded.at(project.root, options.base, reporter.line) if options.locked else None
+        known = {**expected, **(base.entries if base else {})}
+        names = [recorded.name_of(given)] if given else list(known) or [recorded.PLAIN]
+        line, vary = reporter.line, options.vary
         outcomes = results.verify(
-            project, names, expected, options.runs, reporter, options.vary, reporter.line
+            project, names, expected, options.runs, reporter, vary, line, base, path.name
         )
     for outcome in outcomes:
         if outcome.answer["verdict"] == "diverged" and not options.no_explain:
@@ -187,15 +201,16 @@ def _verify_recorded(options: argparse.Namespace, project: Project) -> int:
         from . import report
 
         report.write_gate(options.summary, outcomes)
-        results.write(options.summary / results.FILE, found)
-    if options.update and found:
-        results.write(path, expected | found)
+        recorded.write(options.summary / recorded.FILE, found)
+    kept = {o.name: o.now for o in outcomes if o.now and o.can_be_recorded}
+    if options.update and kept:
+        recorded.write(path, expected | kept)
     if options.json:
         told = [
             {"recipe": o.name, "recorded": o.recorded, "lines": o.lines(), **o.answer}
             for o in outcomes
         ]
-        print(json.dumps({"recipes": told, "updated": options.update}))
+        print(files.dumps({"recipes": told, "updated": options.update}))
     else:
         console.print_outcomes(outcomes, options.runs, options.update)
     return results.status(outcomes, options.update)
@@ -211,7 +226,7 @@ def _diff(options: argparse.Namespace) -> int:
     if answer["verdict"] == "diverged" and options.explain:
         _explain(project, answer)
     if options.json:
-        print(json.dumps(answer))
+        print(files.dumps(answer))
     else:
         console.print_verdict(answer, "2 runs")
         if answer["verdict"] == "diverged" and not options.explain:
@@ -264,12 +279,12 @@ def _study(
     if verification["verdict"] == "diverged":
         _explain(project, verification)
     if options.json:
-        print(json.dumps(answer))
+        print(files.dumps(answer))
     else:
         console.print_study(answer)
     if answer["failed"] or verification["verdict"] == "failed":
         return FAILED
-    return STATUS[verification["verdict"]]
+    return STATUS[verification["verdict"]] or _fallen(answer["broken"])
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -287,7 +302,7 @@ def _report(options: argparse.Namespace) -> int:
         title, sections = report.of_runs(runs)
     folder = options.output or project.root / "reports" / title.replace(" ", "-")
     page = report.write(folder, title, sections)
-    print(json.dumps({"report": str(page)}) if options.json else f"report     {page}")
+    print(files.dumps({"report": str(page)}) if options.json else f"report     {page}")
     return IDENTICAL
 
 
@@ -297,7 +312,7 @@ def _image(options: argparse.Namespace) -> int:
     if options.device not in image.DEVICES:
         raise BadInput(f"image: expected {' or '.join(image.DEVICES)}, got {options.device!r}")
     answer = image.build(options.device, options.twice, options.passed)
-    print(json.dumps(answer) if options.json else "\n".join(image.lines(answer)))
+    print(files.dumps(answer) if options.json else "\n".join(image.lines(answer)))
     return STATUS[answer.get("verdict", "identical")]
 
 
@@ -307,7 +322,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     project = recipes.Project.find()
     found = doctor.examine(project, recipes.make(project, options.overrides))
-    print(json.dumps(found) if options.json else "\n".join(doctor.lines(found)))
+    print(files.dumps(found) if options.json else "\n".join(doctor.lines(found)))
     return DIFFERS if found["guarantee"]["broken"] else IDENTICAL
 
 
@@ -323,7 +338,7 @@ def _data(options: argparse.Namespace) -> int:
         else:
             act = datafiles.verify if options.action == "verify" else datafiles.fetch
             answer = act(root, options.paths, bar)
-    print(json.dumps(answer) if options.json else "\n".join(datafiles.lines(answer)))
+    print(files.dumps(answer) if options.json else "\n".join(datafiles.lines(answer)))
     return DIFFERS if answer.get("verdict") == "differs" else IDENTICAL
 
 

@@ -61,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
         "--update", action="store_true", help="record in results.lock what was found"
     )
     verify.add_argument(
+        "--base",
+        metavar="REF",
+        help="with --locked: also verify what results.lock had at this commit and has no longer "
+        "(default: HEAD)",
+    )
+    verify.add_argument(
         "--summary",
         type=Path,
         metavar="FOLDER",

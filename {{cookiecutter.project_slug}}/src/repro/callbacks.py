@@ -91,9 +91,7 @@ def best_weights(watchers: list[Any]) -> list[np.ndarray]:
     return next((w.best_weights for w in watchers if getattr(w, "best_weights", None)), [])
 
 
-def restore(
-    watchers: list[Any], saved: dict[str, dict[str, Any]], best: list[np.ndarray]
-) -> None:
+def restore(watchers: list[Any], saved: dict[str, dict[str, Any]], best: list[np.ndarray]) -> None:
     """Gives callbacks just made what was remembered of them; one that is new begins anew."""
     for watcher in watchers:
         vars(watcher).update(saved.get(_name(watcher), {}))

@@ -12,6 +12,7 @@ from . import BadInput, files, launcher, ledger
 from . import recipe as recipes
 from .launcher import Listener
 from .recipe import Project
+from .text import printable
 
 EXPLAINED = {
     "settings": "a setting of the guarantee was not the same in both processes",
@@ -252,7 +253,7 @@ def describe_tensor(found: dict[str, Any]) -> str:
             "something that changes from one start to the next"
         )
     place = f"epoch {found['epoch']}, step {found['step']}" if found["epoch"] else "the beginning"
-    text = f"first tensor to differ, at {place}: {found['kind']} {found['tensor']}"
+    text = f"first tensor to differ, at {place}: {found['kind']} {printable(found['tensor'])}"
     if found["index"] is not None:
         text += f"\n  at {found['index']}: {found['a']!r} and {found['b']!r}"
         if found["ulps"] is not None:
@@ -273,12 +274,12 @@ def describe(found: dict[str, Any]) -> str:
     more = f", and {others} more" if others > 0 else ""
     return (
         f"first difference: {place}\n"
-        f"  {found['what']}: {found['name']}{more}\n"
+        f"  {found['what']}: {printable(found['name'])}{more}\n"
         f"    {_short(found['a'])}\n    {_short(found['b'])}\n"
         f"  {found['means']}"
     )
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = printable(value)
     return text[:16] + "…" if len(text) == 64 else text

@@ -10,49 +10,67 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from .text import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from .results import Outcome
 
 
+FALLEN = "this is red: mend what is named, or ask for the guarantee that holds"
+
+
+def show(text: str) -> None:
+    """Prints text of one or several lines, in which nothing commands the terminal."""
+    print(printable(text, lines=True))
+
+
 def print_verdict(answer: dict[str, Any], what: str) -> None:
     from . import compare
 
     verdict = answer["verdict"]
-    print(f"{verdict.upper()}  {what}")
+    show(f"{verdict.upper()}  {printable(what)}")
     if verdict == "identical":
-        print(f"digest     {answer['digests'][0]}")
+        show(f"digest     {answer['digests'][0]}")
     elif verdict == "diverged":
-        print(compare.describe(answer["first_divergence"]))
+        show(compare.describe(answer["first_divergence"]))
         if answer.get("explanation"):
-            print(compare.describe_tensor(answer["explanation"]))
+            show(compare.describe_tensor(answer["explanation"]))
     else:
         for name, (one, other) in answer["not_comparable"].items():
-            print(f"  {name}: {one} in the first, {other} in the second")
+            show(printable(f"  {name}: {one} in the first, {other} in the second"))
 
 
 def print_gate(answer: dict[str, Any], what: str) -> None:
     from . import gate
 
     print_verdict(answer, what)
-    print("\n".join(gate.lines(answer)))
-    print(f"guarantee  {guarantee(answer)}")
+    show("\n".join(gate.lines(answer)))
+    show(f"guarantee  {printable(guarantee(answer))}")
+    if answer["guarantee"]["broken"]:
+        show(f"           {FALLEN}")
     for run in answer["runs"]:
-        print(f"run        {run}")
+        show(f"run        {printable(run)}")
 
 
 def print_outcomes(outcomes: Sequence[Outcome], runs: int, updated: bool) -> None:
     """What became of recipes that are, or should be, in `results.lock`."""
     for outcome in outcomes:
         if outcome.now is None:
-            print(f"FAILED  {outcome.name}\n  {outcome.answer['message']}")
-            continue
-        print_gate(outcome.answer, f"{outcome.name}, {runs} run{'s' if runs > 1 else ''}")
+            show(f"{outcome.answer['verdict'].upper()}  {printable(outcome.name)}")
+            show(f"  {outcome.answer['message']}")
+        else:
+            print_gate(outcome.answer, f"{outcome.name}, {runs} run{'s' if runs > 1 else ''}")
         for line in outcome.lines():
-            print(f"recorded   {line}")
-        if updated and outcome.answer["verdict"] == "identical":
-            print("recorded   anew: commit results.lock")
+            show(printable(f"recorded   {line}"))
+        if updated and outcome.can_be_recorded:
+            show("recorded   anew: commit results.lock")
+        elif updated and outcome.broken:
+            show(
+                "recorded   NOT: its guarantee does not hold; record what does: guarantee="
+                f"{outcome.answer['guarantee']['holds']}"
+            )
 
 
 def guarantee(content: dict[str, Any]) -> str:
@@ -61,6 +79,13 @@ def guarantee(content: dict[str, Any]) -> str:
         return str(found["holds"])
     holds, asked = found["holds"], found["asked"]
     return f"{holds}; {asked} does NOT hold: " + "; ".join(found["broken"])
+
+
+def _unmarked(name: str) -> str:
+    """A name as rich shows it, to which `[red]` would be a mark."""
+    from rich.markup import escape
+
+    return escape(printable(name))
 
 
 class Reporter:
@@ -161,6 +186,7 @@ class Reporter:
 
     def line(self, text: str) -> None:
         """A line of its own, above the bars."""
+        text = printable(text, lines=True)
         if self._bars:
             self._bars.console.print(text, markup=False, highlight=False)
         else:
@@ -178,7 +204,11 @@ class Reporter:
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task("", text="")
         self._bars.update(
-            self._tasks[name], description=description, text=text, completed=done, total=of
+            self._tasks[name],
+            description=_unmarked(description),
+            text=text,
+            completed=done,
+            total=of,
         )
 
 
@@ -211,7 +241,7 @@ class Bytes:
             self._bars.start()
         if self._task is None:
             self._task = self._bars.add_task("")
-        self._bars.update(self._task, description=path, completed=done, total=of or None)
+        self._bars.update(self._task, description=_unmarked(path), completed=done, total=of or None)
 
 
 def print_study(answer: dict[str, Any]) -> None:
@@ -223,25 +253,27 @@ def print_study(answer: dict[str, Any]) -> None:
     shown = Table(box=None, pad_edge=False)
     columns, rows = table.columns(answer)
     for column in columns:
-        shown.add_column(column, justify="right", no_wrap=True)
+        shown.add_column(printable(column), justify="right", no_wrap=True)
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(printable, row))
     # A table is not cut, neither in a file nor on a narrow terminal.
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     wide = max(console.width, console.measure(shown).maximum)
     console.print(shown, width=wide, crop=False, soft_wrap=True)
     best, verification = answer["best"], answer["verification"]
     if best is not None:
         values = "  ".join(f"{name}={value}" for name, value in best["values"].items())
-        print(f"best       by {answer['monitor']}: {values or best['run']}")
+        show(printable(f"best       by {answer['monitor']}: {values or best['run']}"))
     for line in answer["broken"]:
-        print(f"guarantee  does NOT hold: {line}")
-    print(f"table      {answer['digest']}")
-    print(f"study      {answer['study_dir']}")
+        show(printable(f"guarantee  does NOT hold: {line}"))
+    if answer["broken"]:
+        show(f"           {FALLEN}")
+    show(f"table      {answer['digest']}")
+    show(printable(f"study      {answer['study_dir']}"))
     for trial in answer["trials"]:
         if trial["failed"]:
-            print(f"failed     trial {trial['trial']}: {trial['failed']}")
+            show(f"failed     trial {trial['trial']}: {trial['failed']}")
     if verification is not None and verification["verdict"] == "failed":
-        print(f"failed     the best, trained once more: {verification['failed']}")
+        show(f"failed     the best, trained once more: {verification['failed']}")
     elif verification is not None:
         print_verdict(verification, f"{Path(verification['runs'][0]).name}, trained once more")

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from . import BadInput, datalock, files
 from .datalock import LOCK, Entry, Tell, silent
+from .text import printable
 
 LIMIT = 1_000_000
 """Bytes of a file in git itself, at most."""
@@ -314,4 +315,4 @@ def lines(answer: dict[str, Any]) -> list[str]:
         "`git add --renormalize FILE`"
         for name, size in answer.get("large", {}).items()
     ]
-    return text
+    return [printable(line) for line in text]

@@ -232,7 +232,7 @@ def guarantee(
 
     Args:
         found: what `in_effect` returned.
-        departures: packages installed in another version than the locked one.
+        departures: packages missing, or installed in another version than the locked one.
         unproved: what `portable.unproved` named in the graphs of the training.
     """
     asked = parameters["guarantee"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import BadInput, sha256, state
+from . import BadInput, files, sha256, state
 from .files import replacing
 
 
@@ -72,6 +72,7 @@ def load(run: Path, expected: str) -> Ending:
     best = state.take_best(tensors)
     try:
         content = json.loads((run / "ending.json").read_text(encoding="utf-8"))
+        content["history"] = files.numbers(content["history"])
         memory = Memory(**{field.name: content[field.name] for field in fields(Memory)})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{run / 'ending.json'}: not a readable ending: {error}") from None
@@ -82,4 +83,4 @@ def load(run: Path, expected: str) -> Ending:
 
 
 def _text(memory: Memory) -> str:
-    return json.dumps(asdict(memory), sort_keys=True)
+    return files.dumps(asdict(memory), sort_keys=True)

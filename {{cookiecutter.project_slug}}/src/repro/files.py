@@ -1,17 +1,25 @@
-"""Files: whole or not there; their digests; the fields in which the contents of two differ."""
+"""Files: whole or not there; their digests; JSON; arrays; in which fields two contents differ."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import io
+import json
+import math
 import os
 import re
 import secrets
 import tokenize
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from . import BadInput
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @contextlib.contextmanager
@@ -97,30 +105,125 @@ def _bare(text: str) -> str:
         ValueError: a string does not end, or is one that only Python 3.12 and later can read: an
             f-string that holds its own quotes or new lines.
     """
-    text = text.replace("\r", "\n")
-    cuts: list[tuple[int, int]] = []
-    held: set[int] = set()
-    """Where lines end inside a string."""
-    for found in _COMMENT_OR_STRING.finditer(text):
+    strings: list[str] = []
+
+    def stand_in(found: re.Match[str]) -> str:
         if found["comment"]:
-            cuts.append(found.span())
-            continue
-        braces = (found["string"] or "").replace("{{", "").replace("}}", "")
-        if found["open"] or (found["formatted"] and braces.count("{") != braces.count("}")):
+            return ""
+        if found["open"] or (found["formatted"] and not _closed(found["string"])):
             raise ValueError("no string that every version of Python reads alike")
-        held.update(end for end in range(*found.span()) if text[end] == "\n")
-    kept = [""]
-    start, comments = 0, dict(cuts)
-    for end in [*(found.start() for found in re.finditer("\n", text)), len(text)]:
-        line = text[start:end]
-        if end not in held:
-            cut = next((place for place in comments if start <= place < end), end)
-            line = text[start:cut].rstrip(" \t\f")
+        strings.append(found[0])
+        return "\0"
+
+    if "\0" in text:
+        raise ValueError("no text of Python's")
+    lines: list[str] = []
+    for line in _COMMENT_OR_STRING.sub(stand_in, text.replace("\r", "\n")).split("\n"):
+        line = line.rstrip(" \t\f")
         # An empty line that ends a continued one keeps the next line apart from it.
-        if line or start - 1 in held or end in held or kept[-1].endswith("\\"):
-            kept.append(line)
-        start = end + 1
-    return "\n".join(kept[1:])
+        if line or (lines and lines[-1].endswith("\\")):
+            lines.append(line)
+    kept = iter(strings)
+    return re.sub("\0", lambda _: next(kept), "\n".join(lines))
+
+
+def _closed(string: str) -> bool:
+    """Whether each brace of an f-string is closed in it; two of a kind can be one for itself."""
+    while (shorter := re.sub(r"\{[^{}]*\}", "", string)) != string:
+        string = shorter
+    return re.search("[{}]", re.sub(r"\{\{|\}\}", "", string)) is None
+
+
+ARRAYS_MOST = 1 << 30
+"""What a file of arrays may take in memory, in bytes: a few kilobytes of zip can say far more."""
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of an `.npz` file, by their names, once their sizes are known.
+
+    Nothing is unpickled, and nothing is unpacked before what the zip's directory and the arrays'
+    own headers declare was added up.
+
+    Raises:
+        BadInput: it is no such file, or would take more than `ARRAYS_MOST`.
+        FileNotFoundError: there is no such file.
+    """
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            total = sum(one.file_size for one in archive.infolist())
+            if total > ARRAYS_MOST:
+                raise BadInput(
+                    f"{path}: unpacks to {total:,} bytes; expected {ARRAYS_MOST:,} at most"
+                )
+            return {
+                one.filename.removesuffix(".npy"): _array(archive, one)
+                for one in archive.infolist()
+            }
+    except (BadInput, FileNotFoundError):
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own.
+        raise BadInput(f"{path}: not a readable file of arrays: {error}") from None
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """An array whose header claims no more than its member of the archive holds."""
+    from numpy.lib import format as npy
+
+    content = io.BytesIO(archive.read(member))
+    version = npy.read_magic(content)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, kind = read(content)
+    if (
+        kind.hasobject
+        or math.prod(shape) * kind.itemsize != len(content.getvalue()) - content.tell()
+    ):
+        raise ValueError(f"{member.filename} is not the array that its header describes")
+    content.seek(0)
+    found: np.ndarray = npy.read_array(content, allow_pickle=False)
+    return found
+
+
+def dumps(content: Any, **options: Any) -> str:
+    """Returns content as JSON, which has no word for a number that is not finite.
+
+    Such a number is written as the string `NaN`, `Infinity` or `-Infinity`; `numbers` takes it
+    back. The text of everything else is that of `json.dumps`, which also takes the options.
+    """
+    return json.dumps(_spelled(content), allow_nan=False, **options)
+
+
+def numbers(content: Any) -> Any:
+    """Takes back what `dumps` made of numbers, in content that has no other strings than these.
+
+    Such are results by their names, and lists of them; the keys of mappings stay as they are.
+    """
+    if isinstance(content, dict):
+        return {key: numbers(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [numbers(value) for value in content]
+    return float(content) if content in ("NaN", "Infinity", "-Infinity") else content
+
+
+def _spelled(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _spelled(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_spelled(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return "NaN" if math.isnan(content) else "Infinity" if content > 0 else "-Infinity"
+    return content
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two contents are equal, where a NaN is equal to a NaN."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
+        return math.isnan(other)
+    return bool(one == other)
 
 
 def changed(one: Any, other: Any, prefix: str = "") -> dict[str, list[Any]]:
@@ -130,6 +233,6 @@ def changed(one: Any, other: Any, prefix: str = "") -> dict[str, list[Any]]:
         left, right = one.get(key), other.get(key)
         if isinstance(left, dict) and isinstance(right, dict):
             found |= changed(left, right, f"{prefix}{key}.")
-        elif left != right:
+        elif not same(left, right):
             found[f"{prefix}{key}"] = [left, right]
     return found

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from . import BAD_INPUT, BadInput, RunFailed, datalock, determinism, image, surroundings
+from . import BAD_INPUT, BadInput, RunFailed, datalock, determinism, files, image, surroundings
 from . import recipe as recipes
 from .recipe import Project
 
@@ -117,7 +117,9 @@ def train(
         with around:
             while True:
                 recipes.write_manifest(directory, content)
-                said, status = _run(command, around.root, env, directory, locked, listener, on_start)
+                said, status = _run(
+                    command, around.root, env, directory, locked, listener, on_start
+                )
                 # In the variation `killed` the process ends itself once, and is started again.
                 if status == 0 or content["resumed"] or "killed" not in varied or said.over:
                     break
@@ -258,13 +260,18 @@ def _events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
     reader.start()
     while True:
         try:
-            yield json.loads(lines.get(timeout=0.1))
+            yield _event(lines.get(timeout=0.1))
         except queue.Empty:
             if process.poll() is not None:
                 reader.join(timeout=1)
                 break
     while not lines.empty():
-        yield json.loads(lines.get())
+        yield _event(lines.get())
+
+
+def _event(line: str) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads(line)
+    return event | files.numbers({k: event[k] for k in ("loss", "results") if k in event})
 
 
 def start(

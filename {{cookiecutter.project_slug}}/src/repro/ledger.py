@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from . import BadInput
-from .files import replacing
+from .files import dumps, replacing
 
 # What differs first in an entry is what stands first here: an order or a generator is a cause,
 # weights and metrics are effects.
@@ -79,9 +79,9 @@ class Ledger:
     ) -> None:
         """Writes one entry; `fields` are of `FIELDS`, each names with a digest or a value."""
         entry = {"stage": stage, "epoch": epoch, "step": step, **fields}
-        text = json.dumps(entry, sort_keys=True, allow_nan=True)
+        text = dumps(entry, sort_keys=True)
         self.head = hashlib.sha256((self.head + text).encode()).hexdigest()
-        self._file.write(json.dumps(entry | {"head": self.head}) + "\n")
+        self._file.write(dumps(entry | {"head": self.head}) + "\n")
         self._file.flush()
         self.entries += 1
 
@@ -128,7 +128,7 @@ def _chain(path: Path, lines: list[bytes], whole: bool = True) -> Iterator[dict[
             if not whole and number == len(lines):
                 return
             raise BadInput(f"{path}, line {number}: not an entry of a ledger") from None
-        text = json.dumps({k: v for k, v in entry.items() if k != "head"}, sort_keys=True)
+        text = dumps({k: v for k, v in entry.items() if k != "head"}, sort_keys=True)
         head = hashlib.sha256((head + text).encode()).hexdigest()
         if head != found:
             raise BadInput(f"{path}, line {number}: altered since it was written")

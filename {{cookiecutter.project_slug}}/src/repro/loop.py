@@ -266,9 +266,7 @@ def train(
     return Trained(here.history, final, ending)
 
 
-def go_on_from(
-    before: Ending, model: Any, watchers: list[Any], parameters: dict[str, Any]
-) -> None:
+def go_on_from(before: Ending, model: Any, watchers: list[Any], parameters: dict[str, Any]) -> None:
     """Gives callbacks and generators what they remembered when another training ended.
 
     The tensors are there already. A learning rate that the recipe has changed since is the

@@ -16,6 +16,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .text import printable
+
 INK = "#010203"
 """Stands for the colour of the page's text until the picture is written."""
 COLOURS = ("#3987e5", "#e0731d", "#1a9e6b", "#c2559d", "#b08900", "#7a6ff0", "#d8483f", "#5c8a00")
@@ -36,6 +38,8 @@ SETTINGS: Any = {
     "grid.color": "#808080",
     "grid.alpha": 0.25,
     "axes.grid": True,
+    # A name may hold a dollar sign; it is no formula.
+    "text.parse_math": False,
 }
 
 
@@ -45,7 +49,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _svg(figure: Figure, title: str) -> str:
     text = io.StringIO()
-    metadata = {"Date": None, "Creator": None, "Title": title}
+    metadata = {"Date": None, "Creator": None, "Title": printable(title)}
     figure.savefig(text, format="svg", transparent=True, metadata=metadata)
     svg = text.getvalue()
     return svg[svg.index("<svg") :].replace(INK, "currentColor")
@@ -61,7 +65,7 @@ def curves(runs: dict[str, list[dict[str, float]]], name: str, first: int = 1) -
     """
     with mpl.rc_context(SETTINGS):
         figure = _figure(6, 3.6)
-        axes = figure.add_subplot(xlabel="epoch", ylabel=name)
+        axes = figure.add_subplot(xlabel="epoch", ylabel=printable(name))
         for number, (run, history) in enumerate(runs.items()):
             colour = COLOURS[number % len(COLOURS)]
             # Thinner, one after the other: where curves lie on each other all of them are seen.
@@ -77,7 +81,7 @@ def curves(runs: dict[str, list[dict[str, float]]], name: str, first: int = 1) -
                         marker=marker,
                         color=colour,
                         linewidth=width,
-                        label=label,
+                        label=label and printable(label),
                     )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(runs) <= 8:
@@ -98,7 +102,7 @@ def against(
     """
     with mpl.rc_context(SETTINGS):
         figure = _figure(6, 3.6)
-        axes = figure.add_subplot(xlabel=parameter, ylabel=name)
+        axes = figure.add_subplot(xlabel=printable(parameter), ylabel=printable(name))
         positive = [value for value in values if value > 0]
         if len(positive) == len(values) and max(values) >= 4 * min(values):
             axes.set_xscale("log", base=2 if all(v == int(v) for v in values) else 10)

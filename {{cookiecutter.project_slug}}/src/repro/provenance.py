@@ -116,8 +116,13 @@ def code(root: Path) -> dict[str, str]:
         below = path.relative_to(source)
         if path.is_file() and not _made_by_tools(below):
             own = path.suffix == ".py" and below.parts[0] != "repro"
-            found[below.as_posix()] = files.code_digest(path) if own else files.sha256(path)
+            found[below.as_posix()] = files.code_digest(path) if own else _text_digest(path)
     return found
+
+
+def _text_digest(path: Path) -> str:
+    """Of a file as it is, but for the ends of its lines, which git may have changed."""
+    return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
 def _made_by_tools(path: Path) -> bool:

@@ -10,11 +10,10 @@ import subprocess
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import BadInput, files, provenance, resolve
+from . import BadInput, files, packages, provenance, resolve
 from .backends import BACKENDS
 
 
@@ -170,37 +169,21 @@ def _state_digest(project: Project, run: str, name: str) -> str:
 def lock(root: Path) -> dict[str, Any]:
     """Returns the installed lock: its file, its SHA-256, and where the environment departs.
 
-    `requirements/cuda.txt` where CUDA's libraries were installed, else `cpu.txt`.
+    Raises:
+        BadInput: there is no such lock.
     """
-    installed = {_canonical(d.metadata["Name"]): d.version for d in metadata.distributions()}
-    cuda = any(package.startswith("nvidia-") for package in installed)
-    name = "cuda" if cuda else "cpu"
+    there = packages.installed()
+    name = packages.locked(root / "requirements", there)
     file = root / "requirements" / f"{name}.txt"
     try:
         content = file.read_bytes()
     except FileNotFoundError:
         raise BadInput(f"{file}: no such lock; make it with `make lock`") from None
-    pins = re.findall(
-        r"^([A-Za-z0-9._-]+)(?:\[.*?\])?==([^\s;\\]+)", content.decode(), re.MULTILINE
-    )
-    # A package can have a pin for each system: PyTorch's are 2.13.0+cpu and 2.13.0.
-    locked: dict[str, list[str]] = {}
-    for package, version in pins:
-        locked.setdefault(_canonical(package), []).append(version)
-    departures = {
-        package: f"{' or '.join(versions)} locked, {installed[package]} installed"
-        for package, versions in locked.items()
-        if package in installed and installed[package] not in versions
-    }
     return {
         "file": f"requirements/{name}.txt",
         "sha256": hashlib.sha256(content).hexdigest(),
-        "departures": departures,
+        "departures": packages.departures(content.decode(), there),
     }
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def digest(recipe: dict[str, Any]) -> str:
@@ -216,7 +199,7 @@ FORMAT = 2
 def write_manifest(directory: Path, content: dict[str, Any]) -> None:
     """Replaces the manifest in one step, with a seal: the digest of all that it says."""
     # The seal is of what will be read: JSON has no tuples, for one.
-    said = json.loads(json.dumps({k: v for k, v in content.items() if k != "seal"}))
+    said = json.loads(files.dumps({k: v for k, v in content.items() if k != "seal"}))
     sealed = said | {"seal": digest(said)}
     with files.replacing(directory / "manifest.json") as file:
         file.write(json.dumps(sealed, indent=2, ensure_ascii=False).encode() + b"\n")
@@ -245,6 +228,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     seal = content.pop("seal", None)
     if seal != digest(content):
         raise BadInput(f"{path}: altered since it was written")
+    if "metrics" in content:
+        content["metrics"] = files.numbers(content["metrics"])
     return content
 
 

@@ -20,6 +20,7 @@ from . import BadInput, compare, files, gate, pictures, results, table
 from . import recipe as recipes
 from .recipe import Project
 from .results import Outcome
+from .text import file_name, markdown
 
 DRAWN = 8
 """Runs whose curves are drawn: more cannot be told apart."""
@@ -36,7 +37,7 @@ class Section:
     head: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     pictures: Sequence[tuple[str, str]] = ()
-    """Name of each, in a form that can name a file, and its SVG."""
+    """Name of each, as people see it, and its SVG."""
     folded: bool = False
 
 
@@ -46,8 +47,8 @@ def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
     for kind in ("html", "md"):
         with files.replacing(folder / f"report.{kind}") as file:
             file.write(render(kind, title, sections).encode())
-    for section in sections:
-        for name, svg in section.pictures:
+    for found in _drawn(sections):
+        for _, name, svg in found:
             (folder / f"{name}.svg").write_text(standing_alone(svg), encoding="utf-8")
     return folder / "report.html"
 
@@ -61,8 +62,24 @@ def render(kind: Literal["html", "md"], title: str, sections: Sequence[Section])
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    kinds.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
-    return kinds.get_template(f"report.{kind}").render(title=title, sections=sections)
+    kinds.filters["markdown"] = markdown
+    kinds.filters["paragraph"] = _paragraph
+    page = kinds.get_template(f"report.{kind}")
+    return page.render(title=title, parts=zip(sections, _drawn(sections), strict=True))
+
+
+def _paragraph(text: str) -> str:
+    """Text of several lines in Markdown, none of which begins something other than text."""
+    return "\n".join(markdown(line.strip()) for line in text.splitlines() if line.strip())
+
+
+def _drawn(sections: Sequence[Section]) -> list[list[tuple[str, str, str]]]:
+    """Of each section's pictures the name, the name of its file without `.svg`, and the SVG."""
+    taken: set[str] = set()
+    return [
+        [(name, file_name(name, taken), svg) for name, svg in section.pictures]
+        for section in sections
+    ]
 
 
 def standing_alone(svg: str) -> str:
@@ -77,10 +94,12 @@ def of_runs(runs: Sequence[Path]) -> tuple[str, list[Section]]:
     Raises:
         BadInput: one is no run, or has not finished.
     """
-    contents = {run.name: _manifest(run) for run in runs}
+    runs = list({run.resolve(): run for run in runs}.values())
+    names_of = _names(runs)
+    contents = {names_of[run]: _manifest(run) for run in runs}
     sections = []
     if len(runs) > 1:
-        sections.append(_comparison(runs))
+        sections.append(_comparison(runs, names_of))
     names = list(dict.fromkeys(n for content in contents.values() for n in content["metrics"]))
     sections.append(
         Section(
@@ -96,16 +115,30 @@ def of_runs(runs: Sequence[Path]) -> tuple[str, list[Section]]:
             ],
         )
     )
-    sections.append(_curves(runs))
+    sections.append(_curves(runs, names_of))
     distinct: dict[str, Path] = {}
     for run, content in zip(runs, contents.values(), strict=True):
         distinct.setdefault(content["digest"], run)
     for run in list(distinct.values())[:2]:
-        sections += _judgement(run, len(distinct) > 1)
-    sections.append(_split(contents[runs[0].name]))
-    sections += _provenance(list(contents.values()))
+        sections += _judgement(run, names_of[run] if len(distinct) > 1 else None)
+    sections.append(_split(contents[names_of[runs[0]]]))
+    sections += _provenance(contents)
     more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
     return runs[0].name + more, sections
+
+
+def _names(runs: Sequence[Path]) -> dict[Path, str]:
+    """What to call each run: its directory, with more of the path where two are called alike."""
+    found = {}
+    for run in runs:
+        parts = run.resolve().parts
+        alike = [other.resolve().parts for other in runs if other != run]
+        depth = next(
+            (n for n in range(1, len(parts)) if all(p[-n:] != parts[-n:] for p in alike)),
+            len(parts),
+        )
+        found[run] = "/".join(parts[-depth:])
+    return found
 
 
 def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
@@ -142,18 +175,18 @@ def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
         trial["run"]: table.describe(configurations[trial["configuration"]] | trial["repetition"])
         for trial in done
     }
-    sections.append(_curves([project.runs / run for run in drawn], labels))
+    named = {project.runs / run: labels[run] for run in drawn}
+    sections.append(_curves(list(named), named))
     if best is not None and (project.runs / best["run"]).is_dir():
         run = project.runs / best["run"]
         content = _manifest(run)
-        sections += [*_judgement(run, True), _split(content), *_provenance([content])]
+        sections += [*_judgement(run, run.name), _split(content), *_provenance({run.name: content})]
     return answer["study"], sections
 
 
 def write_gate(folder: Path, outcomes: Sequence[Outcome]) -> Path:
     """Writes a report on what the gate said of recipes, and its beginning alone, `summary.md`."""
-    good = results.status(outcomes) == 0
-    title = f"Training is {'reproducible, and as recorded' if good else 'NOT as it should be'}"
+    title = results.headline(outcomes)
     verdicts = [_outcome(outcome) for outcome in outcomes]
     more = []
     trained = [outcome for outcome in outcomes if outcome.now]
@@ -173,7 +206,7 @@ def _outcome(outcome: Outcome) -> Section:
     answer, before, now = outcome.answer, outcome.before, outcome.now
     title = f"{outcome.name}: {answer['verdict']}, {outcome.recorded}"
     if now is None:
-        return Section(title, [answer["message"]])
+        return Section(title, [answer["message"], *outcome.lines()])
     text = outcome.lines()
     if answer["verdict"] == "diverged":
         text.append(compare.describe(answer["first_divergence"]))
@@ -182,6 +215,8 @@ def _outcome(outcome: Outcome) -> Section:
     told = answer["guarantee"]
     text += [line.strip() for line in gate.lines(answer)]
     text.append(f"guarantee: {'; '.join([told['holds'], *told['broken']])}")
+    if told["broken"]:
+        text.append(f"{told['asked']} was asked for and does NOT hold, which is red")
     metrics = before.metrics if before else {}
     rows = [
         [name, table.number(metrics.get(name)), table.number(now.metrics.get(name))]
@@ -195,25 +230,26 @@ def _manifest(run: Path) -> dict[str, Any]:
     return recipes.finished(run)
 
 
-def _comparison(runs: Sequence[Path]) -> Section:
+def _comparison(runs: Sequence[Path], names: dict[Path, str]) -> Section:
     rows: list[list[str]] = []
     text: list[str] = []
     for other in runs[1:]:
         answer = compare.compare(runs[0], other)
-        rows.append([runs[0].name, other.name, answer["verdict"]])
+        first, second = names[runs[0]], names[other]
+        rows.append([first, second, answer["verdict"]])
         if answer["verdict"] == "diverged":
-            text.append(f"{other.name}: {compare.describe(answer['first_divergence']).strip()}")
+            text.append(f"{second}: {compare.describe(answer['first_divergence']).strip()}")
         for name, (one, two) in answer.get("not_comparable", {}).items():
-            text.append(f"{other.name}: {name} is {two}, and {one} in {runs[0].name}")
+            text.append(f"{second}: {name} is {two}, and {one} in {first}")
     return Section("Comparison", text, ["run", "with", "verdict"], rows)
 
 
-def _curves(runs: Sequence[Path], labels: dict[str, str] | None = None) -> Section:
+def _curves(runs: Sequence[Path], names_of: dict[Path, str]) -> Section:
     """Loss and metrics over the epochs, of the first runs that are still there."""
     histories, first = {}, 1
     for run in [run for run in runs if run.is_dir()][:DRAWN]:
-        history = json.loads((run / "history.json").read_text(encoding="utf-8"))
-        histories[(labels or {}).get(run.name) or run.name] = history
+        history = files.numbers(json.loads((run / "history.json").read_text(encoding="utf-8")))
+        histories[names_of[run] or run.name] = history
         first = recipes.read_manifest(run)["recipe"]["parameters"]["training"]["initial_epoch"] + 1
     names = dict.fromkeys(
         name.removeprefix("val_")
@@ -229,14 +265,19 @@ def _curves(runs: Sequence[Path], labels: dict[str, str] | None = None) -> Secti
     return Section("Curves", [text], pictures=drawn)
 
 
-def _judgement(run: Path, named: bool) -> list[Section]:
-    """What the test says of one run: classes confused, samples to look at."""
+def _judgement(run: Path, name: str | None) -> list[Section]:
+    """What the test says of one run: classes confused, samples to look at.
+
+    Args:
+        name: what to call the run where there is another one.
+    """
     try:
-        with np.load(run / "predictions.npz", allow_pickle=False) as file:
-            found = dict(file)
-    except OSError:
+        found = files.arrays(run / "predictions.npz")
+    except FileNotFoundError:
         return []
-    suffix, tail = (f" of {run.name}", f"-{run.name}") if named else ("", "")
+    # As numbers: whether a sample is of a class may have been told as true or false.
+    found = {key: one.astype(np.int64) if one.dtype == bool else one for key, one in found.items()}
+    suffix, tail = (f" of {name}", f"-{name}") if name else ("", "")
     produced = _produced(run, suffix, tail)
     if "targets" not in found:
         return produced
@@ -278,9 +319,8 @@ def _judgement(run: Path, named: bool) -> list[Section]:
 def _produced(run: Path, suffix: str, tail: str) -> list[Section]:
     """What the trained model made: texts to read, images or series to look at."""
     try:
-        with np.load(run / "produced.npz", allow_pickle=False) as file:
-            found = dict(file)
-    except OSError:
+        found = files.arrays(run / "produced.npz")
+    except FileNotFoundError:
         return []
     sections = []
     for name, array in found.items():
@@ -334,13 +374,13 @@ def _against(answer: dict[str, Any]) -> list[tuple[str, str]]:
     return drawn
 
 
-def _provenance(contents: Sequence[dict[str, Any]]) -> list[Section]:
+def _provenance(contents: dict[str, dict[str, Any]]) -> list[Section]:
     guarantees = []
-    for content in contents:
+    for name, content in contents.items():
         guarantee, around = content["guarantee"], content["surroundings"]["varied"]
         guarantees.append(
             [
-                content["run"],
+                name,
                 guarantee["asked"],
                 guarantee["holds"],
                 "; ".join(guarantee["broken"]) or "–",
@@ -348,13 +388,13 @@ def _provenance(contents: Sequence[dict[str, Any]]) -> list[Section]:
             ]
         )
     labels = ["run", "asked", "holds", "why not", "varied around it"]
-    first = contents[0]
+    run, first = next(iter(contents.items()))
     kept = ("recipe", "seed", "code", "versions", "machine", "in_effect", "interpreter", "seconds")
     told = _flat({name: first[name] for name in kept if name in first})
     rows = [[name, value] for name, value in told.items()]
     return [
         Section("Guarantee", head=labels, rows=guarantees),
-        Section(f"Manifest of {first['run']}", head=["field", "value"], rows=rows, folded=True),
+        Section(f"Manifest of {run}", head=["field", "value"], rows=rows, folded=True),
     ]
 
 
@@ -364,4 +404,4 @@ def _flat(content: Any, prefix: str = "") -> dict[str, str]:
         for key, value in content.items():
             found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
         return found
-    return {prefix: content if isinstance(content, str) else json.dumps(content)}
+    return {prefix: content if isinstance(content, str) else files.dumps(content)}

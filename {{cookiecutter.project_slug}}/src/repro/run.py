@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
-import json
 import os
 import shutil
 import sys
@@ -59,7 +58,7 @@ def main(directory: Path, lock: int | None = None) -> int:
 
     def send(**event: Any) -> None:
         with contextlib.suppress(OSError):  # Nobody may listen any more; the run goes on.
-            print(json.dumps(event), file=pipe, flush=True)
+            print(files.dumps(event), file=pipe, flush=True)
 
     start = time.monotonic()
     (directory / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
@@ -309,7 +308,7 @@ def _save(directory: Path, model: Any, trained: loop.Trained) -> str:
     digest = state.digest_of(final)
     trained.ending.save(directory, digest)
     with files.replacing(directory / "history.json") as file:
-        file.write((json.dumps(trained.history, indent=1) + "\n").encode())
+        file.write((files.dumps(trained.history, indent=1) + "\n").encode())
     try:
         model.save(directory / "model.keras")
     except NotImplementedError:  # The state holds all of it; only `load_model` needs more.

@@ -266,7 +266,7 @@ class Checkpoints:
             "host": host(),
             "sha256": files.sha256(tensors),
         }
-        text = json.dumps(rest)
+        text = files.dumps(rest)
         with replacing(self._directory / f"{name}.json") as file:
             file.write(json.dumps([_sha256(text.encode()), text]).encode())
         for path in sorted(self._directory.glob("*.json"))[:-CHECKPOINTS]:
@@ -297,7 +297,8 @@ class Checkpoints:
                 continue
             if content["recipe"] != self._recipe_digest:
                 raise BadInput(f"{path}: the checkpoint of another recipe")
-            position = Position(**content["position"])
+            kept = content["position"]
+            position = Position(**kept | {"history": files.numbers(kept["history"])})
             return Checkpoint(position, tensors, content["host"], refused)
         return None
 
@@ -332,4 +333,3 @@ def restore_host(found: dict[str, Any]) -> None:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-

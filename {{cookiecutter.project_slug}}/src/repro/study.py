@@ -267,7 +267,7 @@ class Study:
         self._write({"verification": self.verification})
 
     def _write(self, content: dict[str, Any]) -> None:
-        self._file.write(json.dumps(content) + "\n")
+        self._file.write(files.dumps(content) + "\n")
         self._file.flush()
 
     def _unfinished(self) -> Path | None:

@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from . import BadInput
+from . import BadInput, files
 from .search import Values
 
 
@@ -49,6 +49,8 @@ def read_results(directory: Path) -> tuple[dict[int, dict[str, Any]], dict[str, 
             if "verification" in content:
                 verification = content["verification"]
             elif "trial" in content:
+                if "metrics" in content:
+                    content["metrics"] = files.numbers(content["metrics"])
                 results[content["trial"]] = content
     return results, verification
 
