@@ -17,7 +17,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from . import Part, Parts, Probed, backends, callbacks, determinism, record, sha256, splits, state
+from . import (
+    Part,
+    Parts,
+    Probed,
+    backends,
+    callbacks,
+    determinism,
+    portable,
+    record,
+    sha256,
+    splits,
+    state,
+)
 from .ledger import Ledger
 from .state import Checkpoint, Checkpoints, Position
 
@@ -85,9 +97,9 @@ def evaluate(model: Any, steps: Any, batch_size: int) -> Results:
             steps(indices)
         found = results(model)
     if hasattr(model, "judge"):
-        found |= {
-            name: float(value) for name, value in model.judge(steps.part.x, steps.part.y).items()
-        }
+        with portable.watching("judge"):
+            judgement = model.judge(steps.part.x, steps.part.y)
+            found |= {name: float(value) for name, value in judgement.items()}
     return found
 
 
@@ -97,7 +109,8 @@ def ready(model: Any, part: Part) -> None:
     if not hasattr(model, "learn"):
         # As tensors, which is what a model's own loss is given in each step as well.
         sample = {n: keras.ops.convert_to_tensor(a[:1]) for n, a in part.arrays().items()}
-        model.test_on_batch(sample["x"], sample["y"], sample.get("weight"))
+        with portable.watching("initial weights"):
+            model.test_on_batch(sample["x"], sample["y"], sample.get("weight"))
     model.reset_metrics()
 
 
@@ -255,7 +268,8 @@ def predictions(model: Any, part: Part, batch_size: int) -> dict[str, np.ndarray
     """The outputs of the model on a part; none where a sample is not what the model sees."""
     if hasattr(model, "learn"):
         return {}
-    outputs = keras.tree.flatten(model.predict(part.x, batch_size=batch_size, verbose=0))
+    with portable.watching("predictions"):
+        outputs = keras.tree.flatten(model.predict(part.x, batch_size=batch_size, verbose=0))
     return {f"output {number}": np.asarray(one) for number, one in enumerate(outputs)}
 
 

@@ -122,12 +122,8 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
 
     determinism.reseed(seed, "training")
     steps_of = loop.compiled(model, samples, training)
-    unproved: list[str] = []
-    if parameters["guarantee"] == "portable":
-        layers = (layer.name for layer in model._flatten_layers(include_self=False))
-        unproved = portable.unproved((one.graph for one in steps_of.values()), layers)
     found = determinism.in_effect(parameters)
-    guarantee = determinism.guarantee(parameters, found, recipe["lock"]["departures"], unproved)
+    guarantee = _guarantee(model, steps_of, recipe, found)
     beginning = [
         ("environment", {"settings": {"seed": seed, **found}}),
         ("data", data.entry),
@@ -177,7 +173,8 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
     results = results | {f"test_{name}": value for name, value in tested.items()}
     outputs = loop.predictions(model, samples.test, batch_size)
     predictions = {name: sha256(array) for name, array in outputs.items()}
-    produced = model.produce() if hasattr(model, "produce") else {}
+    with portable.watching("produce"):
+        produced = model.produce() if hasattr(model, "produce") else {}
     made = {name: sha256(array) for name, array in produced.items()}
     ledger.append(
         "final", {"arrays": predictions, "produced": made, "results": loop.exact(results)}
@@ -198,7 +195,8 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         "recipe": recipe,
         "recipe_digest": recipes.digest(recipe),
         "split": data.split,
-        "guarantee": guarantee,
+        # Once more, now that `judge`, the predictions and `produce` were seen.
+        "guarantee": _guarantee(model, steps_of, recipe, found),
         "in_effect": found,
         "digest": state.digest(state.digests(model, *state.KEPT)),
         "transferred": transferred,
@@ -210,6 +208,25 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         "versions": doctor.versions(),
         "machine": doctor.machine(),
     }
+
+
+def _guarantee(
+    model: Any, steps_of: dict[str, Any], recipe: dict[str, Any], found: dict[str, Any]
+) -> dict[str, Any]:
+    """What `determinism.guarantee` returns, from the graphs and what was seen beside them so far.
+
+    Args:
+        found: what `determinism.in_effect` returned.
+    """
+    from . import portable
+
+    parameters, unproved = recipe["parameters"], set[str]()
+    if parameters["guarantee"] == "portable":
+        layers = [layer.name for layer in model._flatten_layers(include_self=False)]
+        unproved.update(portable.unproved((one.graph for one in steps_of.values()), layers))
+        unproved.update(portable.watched(layers))
+    departures = recipe["lock"]["departures"]
+    return determinism.guarantee(parameters, found, departures, sorted(unproved))
 
 
 @dataclass(frozen=True)
@@ -278,8 +295,11 @@ def _call(
     project: Project, module: str, function: str, arguments: dict[str, Any], *positional: Any
 ) -> Any:
     """Calls a function of the project's own package with its group of parameters."""
+    from . import portable
+
     target = getattr(importlib.import_module(f"{project.package}.{module}"), function)
-    return target(*positional, **{k: v for k, v in arguments.items() if k != "name"})
+    with portable.watching(function):
+        return target(*positional, **{k: v for k, v in arguments.items() if k != "name"})
 
 
 KERAS = {
