@@ -25,8 +25,8 @@ off. Each was found by running Keras's layers and functions on emulated processo
    processor. `environment` holds it to AVX, without which TensorFlow does not start.
 
 An operation that is not among those shown to agree (`PROVED`) is not promised: `unproved` names it,
-and the layer it is in, before the training starts, and the guarantee is then `machine`. What a model
-computes outside the graphs of the training (in `judge`, in `produce`, for the predictions) is known
+and the layer it is in, before the training starts, and the guarantee is then `machine`. What is
+computed outside the graphs of the training (in `judge`, in `produce`, for the predictions) is known
 only once it ran: `watching` notes it, and `watched` names it in the manifest.
 """
 
