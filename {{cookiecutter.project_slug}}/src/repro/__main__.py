@@ -1,25 +1,28 @@
 """The command `repro`. Exit status: 0 identical or done, 1 the runs differ, 2 bad input,
-3 not comparable, 4 the training itself failed."""
+3 not comparable, 4 the training itself failed, 70 a fault of the machinery; see `faults`."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import (
-    BAD_INPUT,
     DIFFERS,
     FAILED,
     IDENTICAL,
     NOT_COMPARABLE,
     BadInput,
-    RunFailed,
     arguments,
     console,
+    faults,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +33,11 @@ STATUS = {"identical": IDENTICAL, "diverged": DIFFERS, "not comparable": NOT_COM
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status."""
+    """Runs one command and returns its exit status, whatever happens."""
+    return faults.guarded(lambda: _main(command_line))
+
+
+def _main(command_line: Sequence[str] | None) -> int:
     parser = arguments.parser()
     given = list(sys.argv[1:] if command_line is None else command_line)
     # What stands behind `--` is for the program that the command calls.
@@ -43,18 +50,55 @@ def main(command_line: Sequence[str] | None = None) -> int:
     if rest and (not hasattr(options, "overrides") or any(r.startswith("-") for r in rest)):
         parser.error(f"unknown argument: {rest[0]}")
     options.overrides = [*getattr(options, "overrides", ()), *rest]
+    _end_in_order()
+    if command_line is None and (source := _other_machinery(options.command)):
+        return _run_with(source)
+    return COMMANDS[options.command](options)
+
+
+def _end_in_order() -> None:
+    """Has a signal that ends this process end what it started first, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_DFL:
+            signal.signal(getattr(signal, name), end)
+
+
+def _other_machinery(command: str) -> str | None:
+    """Where the machinery of the project around lies, if another one is running.
+
+    None where there is no project around, which the command itself will say.
+    """
+    from . import recipe as recipes
+
+    if command == "image":  # Needs no project around, and builds the one that it lies in.
+        return None
     try:
-        status = COMMANDS[options.command](options)
-    except BadInput as error:
-        print(f"repro: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except RunFailed as error:
-        print(f"repro: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("repro: interrupted", file=sys.stderr)
-        return 130
-    return status
+        project = recipes.Project.find()
+    except BadInput:
+        return None
+    return recipes.own_machinery(project)
+
+
+def _run_with(source: str) -> int:
+    """Runs this command by the machinery at `source`, and returns its exit status.
+
+    A recipe that another project's code were trained by would be recorded as this project's.
+    """
+    if os.environ.get("PYTHONPATH") == source:
+        raise BadInput(
+            f"{source}: this project's machinery does not start; {__file__} does instead"
+        )
+    command = (sys.executable, "-P", "-m", "repro", *sys.argv[1:])
+    environment = {**os.environ, "PYTHONPATH": source}
+    if os.name != "nt":
+        os.execve(sys.executable, command, environment)
+    return subprocess.run(command, env=environment).returncode
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -66,22 +110,17 @@ def _train(options: argparse.Namespace) -> int:
         raise BadInput(
             f"--checkpoint-seconds: expected 0 or more, got {options.checkpoint_seconds}"
         )
-    resume: Path | None
-    if options.resume:
-        resume = run = recipes.find_run(project, options.resume)
-        wanted = recipes.resumable(project, run, options.overrides)
-    else:
-        wanted = recipes.make(project, options.overrides)
-        resume = None if options.fresh else launcher.interrupted(project, wanted)
+    seconds, given = options.checkpoint_seconds, options.overrides
     with console.Reporter() as reporter:
-        directory = launcher.train(
-            project,
-            wanted,
-            reporter,
-            resume=resume,
-            checkpoint_seconds=options.checkpoint_seconds,
-            overrides=options.overrides,
-        )
+        if options.resume:
+            run = recipes.find_run(project, options.resume)
+            wanted = recipes.resumable(project, run, given)
+            directory = launcher.train(
+                project, wanted, reporter, resume=run, checkpoint_seconds=seconds
+            )
+        else:
+            wanted = recipes.make(project, given)
+            directory = launcher.start(project, wanted, reporter, options.fresh, seconds, given)
     content = recipes.read_manifest(directory)
     if options.json:
         answer = {key: content[key] for key in ("digest", "metrics", "guarantee", "recipe_digest")}

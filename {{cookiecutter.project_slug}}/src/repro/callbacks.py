@@ -47,8 +47,7 @@ def epoch_ended(watchers: list[Any], epoch: int, found: dict[str, float]) -> boo
 
 
 def _unknown(watcher: Any, found: dict[str, float]) -> str:
-    name = next(name for name, kind in _KINDS.items() if isinstance(watcher, kind))
-    return f"callbacks.{name}.monitor: expected one of {', '.join(found)}; got {watcher.monitor!r}"
+    return f"callbacks.{_name(watcher)}.monitor: expected one of {', '.join(found)}; got {watcher.monitor!r}"
 
 
 def training_ended(watchers: list[Any]) -> int | None:
@@ -61,12 +60,26 @@ def training_ended(watchers: list[Any]) -> int | None:
     return next((w.best_epoch for w in watchers if getattr(w, "best_weights", None)), None)
 
 
-def states(watchers: list[Any]) -> list[dict[str, Any]]:
-    """What has to be remembered of each callback, as plain numbers."""
-    return [
-        {name: _plain(value) for name, value in vars(watcher).items() if name in _STATE}
+def states(watchers: list[Any]) -> dict[str, dict[str, Any]]:
+    """What has to be remembered of each callback, as plain numbers, by its name in params.yaml."""
+    return {
+        _name(watcher): {k: _plain(v) for k, v in vars(watcher).items() if k in _STATE}
         for watcher in watchers
-    ]
+    }
+
+
+def _name(watcher: Any) -> str:
+    return next(name for name, kind in _KINDS.items() if isinstance(watcher, kind))
+
+
+def exhausted(watchers: list[Any]) -> bool:
+    """Whether one of them has waited as long as it may, and would stop the training at once."""
+    return any(
+        isinstance(watcher, keras.callbacks.EarlyStopping)
+        and watcher.stopped_epoch > 0
+        and watcher.wait >= watcher.patience
+        for watcher in watchers
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -78,9 +91,11 @@ def best_weights(watchers: list[Any]) -> list[np.ndarray]:
     return next((w.best_weights for w in watchers if getattr(w, "best_weights", None)), [])
 
 
-def restore(watchers: list[Any], saved: list[dict[str, Any]], best: list[np.ndarray]) -> None:
-    """Gives callbacks just made what was remembered of them."""
-    for watcher, values in zip(watchers, saved, strict=True):
-        vars(watcher).update(values)
+def restore(
+    watchers: list[Any], saved: dict[str, dict[str, Any]], best: list[np.ndarray]
+) -> None:
+    """Gives callbacks just made what was remembered of them; one that is new begins anew."""
+    for watcher in watchers:
+        vars(watcher).update(saved.get(_name(watcher), {}))
         if best and hasattr(watcher, "best_weights"):
             watcher.best_weights = best

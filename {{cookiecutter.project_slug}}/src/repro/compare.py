@@ -24,6 +24,7 @@ EXPLAINED = {
     "generators": "a random generator was in another state",
     "weights": "the weights were not the same",
     "optimizer": "the optimizer's state was not the same",
+    "outside": "what the code keeps outside of the model was not the same",
     "metrics": "loss or metrics were not the same over these steps, so the weights or what the "
     "layers computed were not either",
     "produced": "what the trained model made was not the same",

@@ -169,12 +169,15 @@ def reseed(recipe_seed: int, *purpose: str | int) -> None:
 
 
 def generators() -> dict[str, str]:
-    """Digests of the generators outside the model: Python's, NumPy's, and the backend's own."""
+    """Digests of the generators outside the model: Python's, NumPy's, the backend's and those
+    that the project's own code made."""
     import numpy as np
+
+    from . import outside
 
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     numpy_state = f"{kind}{position}{has_gauss}{gauss}".encode() + np.asarray(keys).tobytes()
-    own = backends.current().generators()
+    own = backends.current().generators() | outside.generators()
     return {
         "python": hashlib.sha256(repr(random.getstate()).encode()).hexdigest(),
         "numpy": hashlib.sha256(numpy_state).hexdigest(),

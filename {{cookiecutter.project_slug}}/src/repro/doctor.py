@@ -38,7 +38,7 @@ def examine(project: Project, recipe: dict[str, Any]) -> dict[str, Any]:
         capture_output=True,
         text=True,
         cwd=project.root,
-        env=launcher.environment(parameters),
+        env=launcher.environment(project.root, parameters),
     )
     if done.returncode != 0:
         raise RunFailed(f"the libraries do not start:\n{done.stderr[-2000:]}")

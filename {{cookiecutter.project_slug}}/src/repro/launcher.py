@@ -11,17 +11,31 @@ import functools
 import itertools
 import json
 import os
+import queue
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from . import BAD_INPUT, BadInput, RunFailed, datalock, determinism, image, surroundings
+from . import (
+    BAD_INPUT,
+    INTERNAL,
+    BadInput,
+    MachineryFailed,
+    RunFailed,
+    datalock,
+    determinism,
+    image,
+    surroundings,
+)
 from . import recipe as recipes
 from .recipe import Project
 
@@ -30,13 +44,14 @@ Listener = Callable[[Path, dict[str, Any]], None]
 
 
 ENDING = 3.0
-"""Seconds for a process that was just killed to be gone: until then it holds its log locked."""
+"""Seconds for a process that was just killed to be gone: until then it holds its run locked."""
 
 
-def environment(parameters: dict[str, Any], gpu: str | None = None) -> dict[str, str]:
+def environment(root: Path, parameters: dict[str, Any], gpu: str | None = None) -> dict[str, str]:
     """The whole environment of a run's process: the caller's, with what decides results fixed.
 
-    `portable` hides all GPUs, also the given one.
+    `portable` hides all GPUs, also the given one. Machinery and package are those of the project at
+    `root`, also where neither is installed.
     """
     inherited = {
         name: value
@@ -45,8 +60,7 @@ def environment(parameters: dict[str, Any], gpu: str | None = None) -> dict[str,
     }
     seen = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
     fixed = determinism.environment(parameters)
-    # The machinery and the project's package, found also where the project is not installed.
-    return inherited | seen | fixed | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    return inherited | seen | fixed | {"PYTHONPATH": str(root / "src")}
 
 
 def train(
@@ -67,7 +81,7 @@ def train(
 
     Args:
         varied: which of `surroundings.VARIATIONS` to change; `index` tells runs of a gate apart.
-        on_start: called with the process, so that the caller can end it.
+        on_start: called with each process, so that the caller can end it.
         resume: an interrupted run of this recipe, to go on with in its directory.
         overrides: what the recipe was made from beside `params.yaml`, to check it again later.
         probe: what to look at; see `loop.train`. The run is only for that.
@@ -79,87 +93,215 @@ def train(
         BadInput: a data file is not what `data.lock` says, or what only the process can see is
             wrong (no data, say). Of a new run nothing is left behind; of one that went on nothing
             is lost.
+        Busy: another process is at the run to go on with.
         RunFailed: the run directory stays, with the log.
     """
-    parameters = recipe["parameters"]
-    interpreter = os.environ.get("REPRO_PYTHON") or sys.executable
-    if shutil.which(interpreter) is None:
-        raise BadInput(
-            f"REPRO_PYTHON: {interpreter} cannot be run; "
-            "name a Python, or a program that starts one"
-        )
+    interpreter = _interpreter()
     image.current()  # A wrong one is refused before there is a run.
     datalock.check(project.root)
     directory = resume or _new_directory(project, recipe, name)
-    content: dict[str, Any] = {
-        "format": 1,
+    with _locked(directory) as locked:
+        if resume is None:
+            content = _begun(project, recipe, directory, overrides, name is not None)
+            content["surroundings"] = {"varied": list(varied), "index": index}
+        else:
+            content = recipes.read_manifest(directory)
+            content["resumed"].append(_now())
+        around = surroundings.Around(project.root, **content["surroundings"])
+        env = environment(project.root, recipe["parameters"], gpu) | around.environment
+        content |= {
+            "status": "running",
+            "checkpoint_seconds": checkpoint_seconds,
+            "probe": probe,
+            "code": recipes.code(project.root),
+            "interpreter": interpreter,
+            "environment": {
+                name: value
+                for name, value in env.items()
+                if name.startswith(determinism.CLEARED)
+                or name in determinism.environment(recipe["parameters"])
+            },
+        }
+        command = (*around.command, interpreter, "-P", "-m", "repro.run", str(directory))
+        before = (directory / "manifest.json").read_bytes() if resume else b""
+        with around:
+            while True:
+                recipes.write_manifest(directory, content)
+                said, status = _run(
+                    command, around.root, env, directory, locked, listener, on_start
+                )
+                # In the variation `killed` the process ends itself once, and is started again.
+                if status == 0 or content["resumed"] or "killed" not in varied or said.over:
+                    break
+                content = recipes.read_manifest(directory)
+                content["resumed"].append(_now())
+    if said.refused is not None and status == BAD_INPUT:
+        if resume is None:
+            shutil.rmtree(directory)
+        else:
+            (directory / "manifest.json").write_bytes(before)
+        raise BadInput(said.refused)
+    if status != 0:
+        recipes.write_manifest(directory, recipes.read_manifest(directory) | {"status": "failed"})
+        kind = MachineryFailed if status == INTERNAL else RunFailed
+        raise kind(said.failed or _failure(directory, status))
+    return directory
+
+
+class Busy(BadInput):
+    """Another process is at the run that was to go on."""
+
+
+def _interpreter() -> str:
+    named = os.environ.get("REPRO_PYTHON") or sys.executable
+    if shutil.which(named) is None:
+        raise BadInput(
+            f"REPRO_PYTHON: {named} cannot be run; name a Python, or a program that starts one"
+        )
+    return named
+
+
+def _begun(
+    project: Project,
+    recipe: dict[str, Any],
+    directory: Path,
+    overrides: Sequence[str],
+    trial: bool,
+) -> dict[str, Any]:
+    """How the manifest of a new run begins."""
+    seed = recipe["parameters"]["seed"]
+    return {
+        "format": recipes.FORMAT,
         "run": directory.name,
         "recipe": recipe,
         "project": {"package": project.package},
-        "surroundings": {"varied": list(varied), "index": index},
         # Without a seed every run draws its own; written down, even such a run can be repeated.
-        "seed": secrets.randbits(32) if parameters["seed"] is None else parameters["seed"],
+        "seed": secrets.randbits(32) if seed is None else seed,
         "overrides": list(overrides),
-        "trial": name is not None,
+        "trial": trial,
         "started": _now(),
         "resumed": [],
     }
-    if resume is not None:
-        content = recipes.read_manifest(directory)
-        content["resumed"].append(_now())
-    around = surroundings.Around(project.root, **content["surroundings"])
-    env = environment(parameters, gpu) | around.environment
-    content |= {
-        "status": "running",
-        "checkpoint_seconds": checkpoint_seconds,
-        "probe": probe,
-        "code": recipes.code(project.root),
-        "interpreter": interpreter,
-        "environment": {
-            name: value
-            for name, value in env.items()
-            if name.startswith(determinism.CLEARED) or name in determinism.environment(parameters)
-        },
-    }
-    with around, (directory / "log.txt").open("a", encoding="utf-8") as log:
-        if not lock(log, ENDING):
-            raise BadInput(f"{directory}: this run is still going on, in another process")
-        recipes.write_manifest(directory, content)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[TextIO]:
+    """Holds a run locked; the process that trains inherits the lock, and keeps it if it outlives
+    this one."""
+    with (directory / "lock").open("a", encoding="utf-8") as file:
+        if not lock(file, ENDING):
+            raise Busy(f"{directory}: this run is still going on, in another process")
+        yield file
+
+
+@dataclass
+class _Said:
+    """What a training's process said of its end."""
+
+    refused: str | None = None
+    failed: str | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.refused is not None or self.failed is not None
+
+
+def _run(
+    command: Sequence[str],
+    root: Path,
+    env: dict[str, str],
+    directory: Path,
+    locked: TextIO,
+    listener: Listener,
+    on_start: Callable[[subprocess.Popen[str]], None],
+) -> tuple[_Said, int]:
+    """Runs one process to its end, and returns what it said of it and its exit status.
+
+    What it leaves running is ended with it: a process that a data function forked, say.
+    """
+    posix = os.name != "nt"
+    with (directory / "log.txt").open("a", encoding="utf-8") as log:
         process = subprocess.Popen(
-            (*around.command, interpreter, "-P", "-m", "repro.run", str(directory)),
-            cwd=around.root,
+            (*command, *([str(locked.fileno())] if posix else ())),
+            cwd=root,
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
             encoding="utf-8",
+            pass_fds=(locked.fileno(),) if posix else (),
+            start_new_session=posix,
         )
-        on_start(process)
-        refused = failed = None
+    on_start(process)
+    said = _Said()
+    try:
+        for event in _events(process):
+            if event["event"] == "refused":
+                said.refused = event["message"]
+            elif event["event"] == "failed":
+                said.failed = event["message"]
+            else:
+                listener(directory, event)
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        status = process.wait()
+        if posix:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return said, status
+
+
+def _events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    """Yields what a process says, until it has ended.
+
+    Not until its pipe is closed: a process that it forked may hold that open for ever.
+    """
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    assert process.stdout is not None
+    out = process.stdout
+
+    def read() -> None:
+        for line in out:
+            lines.put(line)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    while True:
         try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                event = json.loads(line)
-                if event["event"] == "refused":
-                    refused = event["message"]
-                elif event["event"] == "failed":
-                    failed = event["message"]
-                else:
-                    listener(directory, event)
-        except BaseException:
-            process.terminate()
-            raise
-        finally:
-            status = process.wait()
-    if status == BAD_INPUT and refused is not None:
-        if resume is None:
-            shutil.rmtree(directory)
-        raise BadInput(refused)
-    if status != 0:
-        recipes.write_manifest(directory, recipes.read_manifest(directory) | {"status": "failed"})
-        raise RunFailed(failed or _failure(directory, status))
-    return directory
+            yield json.loads(lines.get(timeout=0.1))
+        except queue.Empty:
+            if process.poll() is not None:
+                reader.join(timeout=1)
+                break
+    while not lines.empty():
+        yield json.loads(lines.get())
+
+
+def start(
+    project: Project,
+    recipe: dict[str, Any],
+    listener: Listener,
+    fresh: bool = False,
+    checkpoint_seconds: float = 60,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Runs a recipe: goes on with a run of it that was interrupted, or begins one; see `train`."""
+    found = None if fresh else interrupted(project, recipe)
+    if found is not None:
+        with contextlib.suppress(Busy):  # Somebody else has gone on with it a moment ago.
+            return train(
+                project, recipe, listener, resume=found, checkpoint_seconds=checkpoint_seconds
+            )
+    return train(
+        project,
+        recipe,
+        listener,
+        checkpoint_seconds=checkpoint_seconds,
+        overrides=overrides,
+    )
 
 
 def interrupted(project: Project, recipe: dict[str, Any]) -> Path | None:
@@ -186,9 +328,9 @@ def can_go_on(run: Path, content: dict[str, Any], recipe: dict[str, Any]) -> boo
 
 
 def idle(run: Path) -> bool:
-    """Whether no process is at a run, which holds its log locked."""
-    with (run / "log.txt").open("a") as log:
-        return lock(log, ENDING)
+    """Whether no process is at a run, which it would hold locked."""
+    with (run / "lock").open("a") as file:
+        return lock(file, ENDING)
 
 
 def lock(file: TextIO, patience: float = 0) -> bool:

@@ -39,6 +39,7 @@ FIELDS = (
     "generators",
     "weights",
     "optimizer",
+    "outside",
     "metrics",
     "produced",
     "results",
@@ -52,13 +53,24 @@ class Ledger:
     is written anew. An entry a kill left half written is behind them too.
     """
 
-    def __init__(self, path: Path, keep: int = 0) -> None:
+    def __init__(self, path: Path, keep: int = 0, head: str = "") -> None:
+        """`head` is that of the last entry to keep.
+
+        Raises:
+            BadInput: the entries to keep are not all there, or were altered; all stays as it is.
+        """
         lines = path.read_bytes().splitlines(keepends=True)[:keep] if keep else []
+        found = [entry["head"] for entry in _chain(path, lines, whole=False)]
+        if len(found) != keep or (found and found[-1] != head):
+            raise BadInput(
+                f"{path}: not the ledger that the checkpoint was written with, it was cut or "
+                "altered; a new run is needed: repro train --fresh"
+            )
         with replacing(path) as file:
             file.write(b"".join(lines))
         self._file = path.open("a", encoding="utf-8")
         self.entries = len(lines)
-        self.head = json.loads(lines[-1])["head"] if lines else ""
+        self.head = head
         self.seconds = 0.0
         """Spent on the entries made in a `timed` block."""
 
@@ -85,6 +97,8 @@ class Ledger:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Closes the file, all of which is on the disk then."""
+        self.sync()
         self._file.close()
 
 
@@ -94,20 +108,27 @@ def read(path: Path, whole: bool = True) -> Iterator[dict[str, Any]]:
     Raises:
         BadInput: the file is not there, torn or altered.
     """
-    head = ""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = path.read_bytes().splitlines()
+    except OSError:
         raise BadInput(f"{path}: no readable ledger") from None
+    for entry in _chain(path, lines, whole):
+        del entry["head"]
+        yield entry
+
+
+def _chain(path: Path, lines: list[bytes], whole: bool = True) -> Iterator[dict[str, Any]]:
+    """Yields the entries that lines hold, each with its head; see `read`."""
+    head = ""
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            found = entry.pop("head")
-        except (ValueError, KeyError, AttributeError):
+            found = entry["head"]
+        except (ValueError, KeyError, TypeError):
             if not whole and number == len(lines):
                 return
             raise BadInput(f"{path}, line {number}: not an entry of a ledger") from None
-        text = json.dumps(entry, sort_keys=True, allow_nan=True)
+        text = json.dumps({k: v for k, v in entry.items() if k != "head"}, sort_keys=True)
         head = hashlib.sha256((head + text).encode()).hexdigest()
         if head != found:
             raise BadInput(f"{path}, line {number}: altered since it was written")

@@ -9,8 +9,10 @@ progress shown. Keras's callbacks see the results of an epoch.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,20 @@ import keras
 import numpy as np
 
 from . import (
+    BadInput,
     Part,
     Parts,
     Probed,
     backends,
     callbacks,
     determinism,
-    portable,
+    faults,
     record,
     sha256,
     splits,
     state,
 )
+from .ending import Ending, Memory
 from .ledger import Ledger
 from .state import Checkpoint, Checkpoints, Position
 
@@ -76,7 +80,8 @@ class OwnSteps:
 
     def __call__(self, indices: np.ndarray) -> None:
         for rows in indices:
-            self._model.learn(*(array[rows] for array in self.part.arrays().values()))
+            with faults.calling("learn", watch=False):
+                self._model.learn(*(array[rows] for array in self.part.arrays().values()))
 
 
 def results(model: Any) -> Results:
@@ -97,7 +102,7 @@ def evaluate(model: Any, steps: Any, batch_size: int) -> Results:
             steps(indices)
         found = results(model)
     if hasattr(model, "judge"):
-        with portable.watching("judge"):
+        with faults.calling("judge"):
             judgement = model.judge(steps.part.x, steps.part.y)
             found |= {name: float(value) for name, value in judgement.items()}
     return found
@@ -109,7 +114,7 @@ def ready(model: Any, part: Part) -> None:
     if not hasattr(model, "learn"):
         # As tensors, which is what a model's own loss is given in each step as well.
         sample = {n: keras.ops.convert_to_tensor(a[:1]) for n, a in part.arrays().items()}
-        with portable.watching("initial weights"):
+        with faults.calling("the model"):
             model.test_on_batch(sample["x"], sample["y"], sample.get("weight"))
     model.reset_metrics()
 
@@ -126,6 +131,17 @@ def compiled(model: Any, samples: Parts, training: dict[str, Any]) -> dict[str, 
     }
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training."""
+
+    history: list[Results]
+    """The results of each epoch."""
+    results: Results
+    """Those of the model as it is at the end, which need not be the last ones."""
+    ending: Ending
+
+
 def train(
     model: Any,
     steps_of: dict[str, Any],
@@ -134,20 +150,21 @@ def train(
     ledger: Ledger,
     checkpoints: Checkpoints,
     checkpoint: Checkpoint | None,
+    before: Ending | None,
     listener: Callable[..., None],
     probe: dict[str, Any] | None = None,
     found_here: Path = Path("probe.npz"),
-) -> tuple[list[Results], Results]:
+    killed: bool = False,
+) -> Trained:
     """Trains a compiled model whose variables exist.
-
-    Returns the results of each epoch, and those of the model as it is at the end, which need not
-    be the last ones.
 
     Args:
         steps_of: see `compiled`.
         parameters: the resolved parameters of the recipe.
         seed: what the data order is keyed by.
         checkpoint: where to go on; None to begin.
+        before: how the training ended that this one goes on from, or None.
+        killed: whether this process is to end itself in the middle; see `killing_place`.
         listener: called with the keywords of an event, after each chunk and each epoch.
         probe: an `epoch`, of which the steps after `after` get whole entries in the ledger, one
             each; and a step to `record` into the file `found_here`, or None.
@@ -163,6 +180,8 @@ def train(
     size = len(part.x)
     watchers = callbacks.watch(parameters["callbacks"], model)
     here = Position(training["initial_epoch"] + 1)
+    if before is not None:
+        go_on_from(before, model, watchers, parameters)
     if checkpoint is not None:
         # Only now, after the graphs were traced: what that drew from Python's or NumPy's
         # generators, it drew before the first step of the run that was interrupted as well.
@@ -175,7 +194,9 @@ def train(
         """A boundary: everything is at rest, and a checkpoint may be written."""
         nonlocal here
         ended = place["step"] == 0
-        if checkpoints.due(ended):
+        last = ended and (here.stopped or place["epoch"] > epochs)
+        dies = killed and (last or (place["epoch"], place["step"]) == killing_place(*of))
+        if checkpoints.due(ended, wanted=dies):
             here = replace(
                 here,
                 **place,
@@ -185,6 +206,8 @@ def train(
             )
             ledger.sync()
             checkpoints.write(model, here, callbacks.best_weights(watchers))
+        if dies:
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
     for epoch in range(begin.epoch, epochs + 1):
         if here.stopped:
@@ -197,6 +220,7 @@ def train(
         if training["steps_per_epoch"]:
             order = order[: training["steps_per_epoch"] * batch_size]
         steps, step = -(-len(order) // batch_size), 0
+        of = (training["initial_epoch"], epochs, len(order), batch_size)
         if not done:
             model.reset_metrics()
         fine = probe is not None and probe["epoch"] == epoch
@@ -232,16 +256,71 @@ def train(
         here = replace(here, stopped=stopped, history=[*here.history, found])
         listener(event="epoch", epoch=epoch, epochs=epochs, results=found)
         rest(epoch=epoch + 1, step=0)
+    ending = Ending(
+        Memory(
+            epochs=training["initial_epoch"] + len(here.history),
+            learning_rate=parameters["optimizer"]["learning_rate"],
+            callbacks=callbacks.states(watchers),
+            history=[*(before.memory.history if before else ()), *here.history],
+            host=state.host(),
+        ),
+        state.arrays(model, state.KEPT),
+        callbacks.best_weights(watchers),
+    )
     # As at the end of `fit`: with `use_ema` the averaged weights take the place of the last ones;
     # then a callback may bring back those of its best epoch.
     model.optimizer.finalize_variable_values(model.trainable_weights)
     best = callbacks.training_ended(watchers)
+    final = here.history[-1]
     if best is not None:
-        return here.history, here.history[best - training["initial_epoch"]]
-    if parameters["optimizer"]["use_ema"]:
+        final = ending.memory.history[best - ending.memory.epochs]
+    elif parameters["optimizer"]["use_ema"]:
         validated = evaluate(model, steps_of["validation"], validation_batch)
-        return here.history, here.history[-1] | {f"val_{k}": v for k, v in validated.items()}
-    return here.history, here.history[-1]
+        final = final | {f"val_{k}": v for k, v in validated.items()}
+    return Trained(here.history, final, ending)
+
+
+def go_on_from(before: Ending, model: Any, watchers: list[Any], parameters: dict[str, Any]) -> None:
+    """Gives callbacks and generators what they remembered when another training ended.
+
+    The tensors are there already. A learning rate that the recipe has changed since is the
+    recipe's; else it stays what the other training had, which a callback may have reduced.
+
+    Raises:
+        BadInput: callbacks remember epochs, and the recipe counts them otherwise; or early
+            stopping has nothing to wait for any more.
+    """
+    memory, training = before.memory, parameters["training"]
+    if memory.callbacks and watchers and training["initial_epoch"] != memory.epochs:
+        raise BadInput(
+            f"training.initial_epoch: expected {memory.epochs}, the epochs that the run of "
+            "training.initial_state has made, since callbacks remember them; "
+            f"got {training['initial_epoch']}"
+        )
+    callbacks.restore(watchers, memory.callbacks, before.best)
+    if callbacks.exhausted(watchers):
+        raise BadInput(
+            "training.initial_state: that run was stopped early, and early stopping would stop this "
+            "one as well; raise callbacks.early_stopping.patience, or take training.initial_weights"
+        )
+    state.restore_host(memory.host)
+    rate = parameters["optimizer"]["learning_rate"]
+    if rate != memory.learning_rate and not parameters["optimizer"]["schedule"]:
+        model.optimizer.learning_rate = rate
+
+
+def killing_place(begun: int, epochs: int, size: int, batch_size: int) -> tuple[int, int]:
+    """The epoch and the step in the middle of a training, at the end of a chunk.
+
+    Args:
+        begun: epochs made before.
+        size: samples in an epoch.
+    """
+    steps, whole = -(-size // batch_size), size // batch_size
+    half = -(-(epochs - begun) * steps // 2)
+    epoch, step = divmod(half - 1, steps)
+    ends = min(step // CHUNK * CHUNK + CHUNK, whole) if step < whole else steps
+    return begun + 1 + epoch, ends
 
 
 def _with_host(entry: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
@@ -268,7 +347,7 @@ def predictions(model: Any, part: Part, batch_size: int) -> dict[str, np.ndarray
     """The outputs of the model on a part; none where a sample is not what the model sees."""
     if hasattr(model, "learn"):
         return {}
-    with portable.watching("predictions"):
+    with faults.calling("predictions"):
         outputs = keras.tree.flatten(model.predict(part.x, batch_size=batch_size, verbose=0))
     return {f"output {number}": np.asarray(one) for number, one in enumerate(outputs)}
 

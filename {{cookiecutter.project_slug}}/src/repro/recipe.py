@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import BadInput, files, resolve
+from . import BadInput, files, provenance, resolve
 from .backends import BACKENDS
 
 
@@ -133,6 +133,8 @@ def resumable(project: Project, run: Path, overrides: Sequence[str]) -> dict[str
 
 BEGINNINGS = ("initial_state", "initial_weights")
 """The parameters of `training` that name a run to start from; at most one of them does."""
+NAMED_BY = {"initial_state": "ending", "initial_weights": "digest"}
+"""What of that run a recipe names: what a next step starts from, or the final state."""
 
 
 def beginning(project: Project, recipe: dict[str, Any]) -> tuple[str, Path] | None:
@@ -148,8 +150,8 @@ def beginning(project: Project, recipe: dict[str, Any]) -> tuple[str, Path] | No
     digest = training[name]
     for path in sorted(project.runs.glob("*/manifest.json")):
         try:
-            found = json.loads(path.read_text(encoding="utf-8")).get("digest")
-        except (OSError, ValueError):
+            found = read_manifest(path.parent).get(NAMED_BY[name])
+        except BadInput:
             continue
         if found == digest and (path.parent / "state.npz").is_file():
             return name, path.parent
@@ -159,10 +161,10 @@ def beginning(project: Project, recipe: dict[str, Any]) -> tuple[str, Path] | No
 def _state_digest(project: Project, run: str, name: str) -> str:
     if re.fullmatch(r"[0-9a-f]{64}", run):
         return run
-    digest = read_manifest(find_run(project, run)).get("digest")
-    if not isinstance(digest, str):
+    found = read_manifest(find_run(project, run))
+    if found["status"] != "finished":
         raise BadInput(f"training.{name}: the run {run} has not finished")
-    return digest
+    return str(found[NAMED_BY[name]])
 
 
 def lock(root: Path) -> dict[str, Any]:
@@ -207,17 +209,24 @@ def digest(recipe: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+FORMAT = 2
+"""Of manifests. One of another format was written by another version, and is not read."""
+
+
 def write_manifest(directory: Path, content: dict[str, Any]) -> None:
-    """Replaces the manifest in one step."""
+    """Replaces the manifest in one step, with a seal: the digest of all that it says."""
+    # The seal is of what will be read: JSON has no tuples, for one.
+    said = json.loads(json.dumps({k: v for k, v in content.items() if k != "seal"}))
+    sealed = said | {"seal": digest(said)}
     with files.replacing(directory / "manifest.json") as file:
-        file.write(json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
+        file.write(json.dumps(sealed, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Returns the manifest of a run directory.
+    """Returns the manifest of a run directory, without its seal.
 
     Raises:
-        BadInput: there is none, or it is no manifest.
+        BadInput: there is none, or it is no manifest, or says something else than was written.
     """
     path = directory / "manifest.json"
     try:
@@ -228,7 +237,42 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: not valid JSON") from None
     if not isinstance(content, dict) or not isinstance(content.get("recipe"), dict):
         raise BadInput(f"{path}: not the manifest of a run, it has no recipe")
+    if content.get("format") != FORMAT:
+        raise BadInput(
+            f"{path}: of the format {content.get('format')}, which another version of the machinery "
+            f"wrote; expected {FORMAT}: train it again"
+        )
+    seal = content.pop("seal", None)
+    if seal != digest(content):
+        raise BadInput(f"{path}: altered since it was written")
     return content
+
+
+def finished(directory: Path) -> dict[str, Any]:
+    """Returns the manifest of a finished run whose files are those that it wrote.
+
+    A file that is gone is not one that was altered: whoever needs it says that it is not there.
+
+    Raises:
+        BadInput: it is no run, it has not finished, or a file is not the one that it wrote.
+    """
+    content = read_manifest(directory)
+    if content["status"] != "finished":
+        raise BadInput(f"{directory}: the run has not finished, it is {content['status']!r}")
+    for name, expected in content["files"].items():
+        path = directory / name
+        if path.is_file() and files.sha256(path) != expected:
+            raise BadInput(f"{path}: altered or replaced since the run wrote it; train it again")
+    return content
+
+
+def digests_of_files(directory: Path) -> dict[str, str]:
+    """The SHA-256 of each file that a run leaves, which is on the disk then."""
+    return {
+        path.name: files.sha256(path, settle=True)
+        for path in sorted(directory.iterdir())
+        if path.is_file() and path.name not in ("manifest.json", "log.txt", "lock")
+    }
 
 
 def find_run(project: Project, name: str) -> Path:
@@ -259,12 +303,15 @@ def find_directory(folder: Path, file: str, name: str, what: tuple[str, str]) ->
 
 
 def code_digest(project: Project) -> str:
-    """The SHA-256 of the project's Python files, machinery included, and their names."""
-    return files.digest(project.root, (project.root / "src").rglob("*.py"))
+    """One digest over all code of a project, the machinery included."""
+    return provenance.digest(provenance.code(project.root))
 
 
 def code(root: Path) -> dict[str, Any]:
-    """The commit of the project's code, and whether the files differed from it."""
+    """The commit of the project's code, and whether the files differed from it.
+
+    Nothing is known where git does not keep the project: it may lie in another one's repository.
+    """
 
     def git(*arguments: str) -> str | None:
         try:
@@ -275,5 +322,22 @@ def code(root: Path) -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    if git("ls-files", "--error-unmatch", "--", "pyproject.toml") is None:
+        return {"commit": None, "dirty": None}
+    commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ".")
     return {"commit": commit, "dirty": None if status is None else bool(status)}
+
+
+def own_machinery(project: Project) -> str | None:
+    """Where the machinery of a project lies, if it is not the one that is running; else None.
+
+    The environment of one project may run in the folder of another: a worktree, or a copy.
+
+    Raises:
+        BadInput: the project has none.
+    """
+    source = project.root / "src"
+    if not (source / "repro" / "__main__.py").is_file():
+        raise BadInput(f"{source / 'repro'}: the machinery of this project is not there")
+    running = Path(__file__).resolve().parent
+    return None if (source / "repro").resolve() == running else str(source)

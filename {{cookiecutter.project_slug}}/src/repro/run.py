@@ -7,20 +7,22 @@ own code prints goes to the log. Nothing numerical is imported before the settin
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import json
 import os
 import shutil
 import sys
 import time
+import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import (
     BAD_INPUT,
     FAILED,
+    INTERNAL,
     BadInput,
     Dataset,
     Parts,
@@ -28,6 +30,10 @@ from . import (
     backends,
     determinism,
     doctor,
+    faults,
+    files,
+    provenance,
+    reads,
     resolve,
     sha256,
     surroundings,
@@ -35,45 +41,56 @@ from . import (
 from . import recipe as recipes
 from .recipe import Project
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What a write fails with where the disk, the quota or the largest size of a file is reached."""
+if TYPE_CHECKING:
+    from . import loop
+    from .ending import Ending
 
 
-def main(directory: Path) -> int:
-    """Returns the exit status; `BAD_INPUT` comes with an event `refused`."""
+def main(directory: Path, lock: int | None = None) -> int:
+    """Returns the exit status; `BAD_INPUT` comes with an event `refused`.
+
+    Args:
+        lock: the descriptor of the file whose lock says that this run is going on.
+    """
     # The events keep the pipe to the launcher; what is printed from here on goes to the log.
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    _keep_from_children(pipe.fileno(), lock)
 
     def send(**event: Any) -> None:
         with contextlib.suppress(OSError):  # Nobody may listen any more; the run goes on.
             print(json.dumps(event), file=pipe, flush=True)
 
     start = time.monotonic()
+    (directory / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
     content = recipes.read_manifest(directory)
+    project = Project(Path.cwd(), content["project"]["package"])
     surroundings.enter(**content["surroundings"])
     try:
-        outcome = train(
-            Project(Path.cwd(), content["project"]["package"]), directory, content, send
-        )
+        _begin(project, directory, content)
+        outcome = train(project, directory, content, send)
     except BadInput as error:
         send(event="refused", message=str(error))
         return BAD_INPUT
     except Probed:
         recipes.write_manifest(directory, content | {"status": "probed"})
         return 0
-    except OSError as error:
-        if error.errno not in FULL:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in faults.FULL:
+            send(
+                event="failed",
+                message=f"{error.strerror}: {error.filename or directory} cannot be written; "
+                "make room and start the same training again, it goes on from its last checkpoint",
+            )
+            return FAILED
+        if not faults.of_machinery(error):
             raise
-        send(
-            event="failed",
-            message=f"{error.strerror}: {error.filename or directory} cannot be written; "
-            "make room and start the same training again, it goes on from its last checkpoint",
-        )
-        return FAILED
+        traceback.print_exc()
+        return INTERNAL
     content |= outcome
     content |= {
         "status": "finished",
+        "files": recipes.digests_of_files(directory),
         "duration_seconds": round(time.monotonic() - start, 3),
         "peak_memory_bytes": doctor.peak_memory(),
     }
@@ -82,10 +99,46 @@ def main(directory: Path) -> int:
     return 0
 
 
+def _keep_from_children(*descriptors: int | None) -> None:
+    """Has processes that the project's code forks close these files.
+
+    Such a process may outlive the training. Holding the pipe and the lock, it would look as if the
+    training was still going on.
+    """
+
+    def close() -> None:
+        for descriptor in descriptors:
+            if descriptor is not None:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=close)
+
+
+def _begin(project: Project, directory: Path, content: dict[str, Any]) -> None:
+    """Writes into the manifest what this run is made of, before anything heavy is imported.
+
+    Raises:
+        BadInput: a part of the run is done already, and was made of something else; or this
+            process would run the code of another project.
+    """
+    source = project.root / "src"
+    if Path(__file__).resolve().parent != (source / "repro").resolve():
+        raise BadInput(f"{source}: the machinery there is not what was started, {__file__}")
+    made_of = provenance.Provenance.of_this_process(project.root)
+    if any(directory.glob("checkpoints/*.json")):
+        provenance.same_as_when_it_began(made_of, content)
+    content["made_of"] = made_of.as_dict()
+    content["code"] |= {"digest": provenance.digest(made_of.code)}
+    recipes.write_manifest(directory, content)
+
+
 def train(project: Project, directory: Path, content: dict[str, Any], send: Any) -> dict[str, Any]:
     """Trains as the manifest's recipe says, and returns what the manifest is to be told."""
     recipe = content["recipe"]
     parameters = recipe["parameters"]
+    training = parameters["training"]
     seed = determinism.fold_seed(content["seed"], parameters["split"])
     if "REPRO_PYTHON" in os.environ and recipes.lock(project.root) != recipe["lock"]:
         raise BadInput(
@@ -96,114 +149,112 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
 
     import numpy as np
 
-    from . import loop, portable, record, state
+    from . import loop, outside, record, state
     from .ledger import Ledger
     from .state import Checkpoints
 
-    data = _data(project, directory, content)
-    samples = data.parts
-
-    determinism.reseed(seed, "model")
-    model_parameters = parameters["model"]
-    shape = samples.train.x.shape[1:]
-    name = f"models.{model_parameters['name']}"
-    model = _call(project, name, "build", model_parameters, shape, data.classes)
-    _compile(model, parameters)
-    loop.ready(model, samples.train)
-    training = parameters["training"]
-    transferred: list[str] = []
-    first = recipes.beginning(project, recipe)
-    if first is not None:
-        name, run = first
-        if name == "initial_state":
-            state.load(run / "state.npz", model, training[name])
+    outside.watch()
+    with reads.recorded(project.root, project.source) as read:
+        data = _data(project, directory, content)
+        model = _model(project, seed, parameters, data)
+        if provenance.code(project.root) != content["made_of"]["code"]:
+            raise BadInput("the project's code was changed while this run started; start it again")
+        samples = data.parts
+        determinism.reseed(seed, "training")
+        steps_of = loop.compiled(model, samples, training)
+        graphs = [steps.graph for steps in steps_of.values() if steps.graph is not None]
+        known = [v for kind in state.variables(model).values() for v in kind.values()]
+        outside.settle(known, graphs, project.package, model)
+        before, transferred = _begin_from(project, recipe, model)
+        unkept = outside.unkept(graphs) if parameters["backend"] == "tensorflow" else []
+        found = determinism.in_effect(parameters)
+        guarantee = _guarantee(model, graphs, recipe, found)
+        beginning = [
+            ("environment", {"settings": {"seed": seed, **found}}),
+            ("data", data.entry),
+            ("initial", state.digests(model, *state.KEPT)),
+        ]
+        checkpoints = Checkpoints(
+            directory / "checkpoints",
+            content["checkpoint_seconds"],
+            recipes.digest(recipe),
+            sum(array.nbytes for array in state.arrays(model, state.KINDS).values()),
+            enough=not unkept,
+        )
+        checkpoint = checkpoints.newest()
+        path = directory / "ledger.jsonl"
+        if checkpoint is None:
+            ledger = Ledger(path)
+            for stage, fields in beginning:
+                ledger.append(stage, fields)
         else:
-            transferred = state.transfer(run / "state.npz", model, training[name])
+            _same_beginning(path, beginning)
+            ledger = Ledger(path, keep=checkpoint.position.entries, head=checkpoint.position.head)
+        send(
+            event="start",
+            guarantee=guarantee,
+            refused=checkpoint.refused if checkpoint else [],
+            epoch=checkpoint.position.epoch if checkpoint else 0,
+            step=checkpoint.position.step if checkpoint else 0,
+        )
 
-    determinism.reseed(seed, "training")
-    steps_of = loop.compiled(model, samples, training)
-    found = determinism.in_effect(parameters)
-    guarantee = _guarantee(model, steps_of, recipe, found)
-    beginning = [
-        ("environment", {"settings": {"seed": seed, **found}}),
-        ("data", data.entry),
-        ("initial", state.digests(model, *state.KEPT)),
-    ]
-    checkpoints = Checkpoints(
-        directory / "checkpoints",
-        content["checkpoint_seconds"],
-        recipes.digest(recipe),
-        sum(array.nbytes for array in state.arrays(model, state.KINDS).values()),
-    )
-    checkpoint = checkpoints.newest()
-    path = directory / "ledger.jsonl"
-    if checkpoint is None:
-        ledger = Ledger(path)
-        for stage, fields in beginning:
-            ledger.append(stage, fields)
-    else:
-        _same_beginning(path, beginning)
-        ledger = Ledger(path, keep=checkpoint.position.entries)
-        if ledger.head != checkpoint.position.head:
-            raise BadInput(f"{path}: altered since the checkpoint was written")
-    send(
-        event="start",
-        guarantee=guarantee,
-        refused=checkpoint.refused if checkpoint else [],
-        epoch=checkpoint.position.epoch if checkpoint else 0,
-        step=checkpoint.position.step if checkpoint else 0,
-    )
-
-    probe, found_here = content.get("probe"), directory / "probe.npz"
-    if probe is not None and probe["stage"] == "initial":
-        np.savez(found_here, allow_pickle=False, **record.initial(model))
-        raise Probed
-    begun = time.monotonic()
-    history, results = loop.train(
-        model, steps_of, parameters, seed, ledger, checkpoints, checkpoint, send, probe, found_here
-    )
-    seconds = {
-        "training": time.monotonic() - begun,
-        "ledger": ledger.seconds,
-        "checkpoints": checkpoints.seconds,
-    }
-
-    batch_size = training["validation_batch_size"] or training["batch_size"]
-    tested = loop.evaluate(model, steps_of["test"], batch_size)
-    results = results | {f"test_{name}": value for name, value in tested.items()}
-    outputs = loop.predictions(model, samples.test, batch_size)
-    predictions = {name: sha256(array) for name, array in outputs.items()}
-    with portable.watching("produce"):
-        produced = model.produce() if hasattr(model, "produce") else {}
-    made = {name: sha256(array) for name, array in produced.items()}
+        probe, found_here = content.get("probe"), directory / "probe.npz"
+        if probe is not None and probe["stage"] == "initial":
+            np.savez(found_here, allow_pickle=False, **record.initial(model))
+            raise Probed
+        begun = time.monotonic()
+        trained = loop.train(
+            model,
+            steps_of,
+            parameters,
+            seed,
+            ledger,
+            checkpoints,
+            checkpoint,
+            before,
+            send,
+            probe,
+            found_here,
+            killed="killed" in content["surroundings"]["varied"] and not content["resumed"],
+        )
+        seconds = {
+            "training": time.monotonic() - begun,
+            "ledger": ledger.seconds,
+            "checkpoints": checkpoints.seconds,
+        }
+        # What took long is on the disk before anything else is tried with it.
+        digest = _save(directory, model, trained)
+        judged = _judge(directory, model, samples, parameters, steps_of["test"])
+    results = trained.results | judged.results
     ledger.append(
-        "final", {"arrays": predictions, "produced": made, "results": loop.exact(results)}
+        "final",
+        {
+            "arrays": judged.predictions,
+            "produced": judged.produced,
+            "results": loop.exact(results),
+        },
     )
     ledger.close()
-    try:
-        model.save(directory / "model.keras")
-    except NotImplementedError:  # The state holds all of it; only `load_model` needs more.
-        name = type(model).__name__
-        print(f"no model.keras: Keras cannot describe {name}, which has no get_config()")
-    state.save(directory / "state.npz", model)
-    judged = loop.judged(samples.test, outputs) if training["loss"] else {}
-    np.savez(directory / "predictions.npz", allow_pickle=False, **judged)
-    if produced:
-        np.savez(directory / "produced.npz", allow_pickle=False, **produced)
-    (directory / "history.json").write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
     return {
         "recipe": recipe,
         "recipe_digest": recipes.digest(recipe),
         "split": data.split,
         # Once more, now that `judge`, the predictions and `produce` were seen.
-        "guarantee": _guarantee(model, steps_of, recipe, found),
+        "guarantee": _guarantee(model, graphs, recipe, found),
         "in_effect": found,
-        "digest": state.digest(state.digests(model, *state.KEPT)),
+        "digest": digest,
+        "ending": trained.ending.digest(),
         "transferred": transferred,
-        "predictions": predictions,
-        "produced": made,
+        "predictions": judged.predictions,
+        "produced": judged.produced,
         "metrics": results,
         "ledger_head": ledger.head,
+        "reads": read.as_dict(),
+        "notes": [
+            *(f"{one} keeps a state that no checkpoint has: {NO_CHECKPOINTS}" for one in unkept),
+            *read.lines({}),
+            *judged.notes,
+        ],
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
         "versions": doctor.versions(),
         "machine": doctor.machine(),
@@ -211,11 +262,12 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
 
 
 def _guarantee(
-    model: Any, steps_of: dict[str, Any], recipe: dict[str, Any], found: dict[str, Any]
+    model: Any, graphs: Sequence[Any], recipe: dict[str, Any], found: dict[str, Any]
 ) -> dict[str, Any]:
     """What `determinism.guarantee` returns, from the graphs and what was seen beside them so far.
 
     Args:
+        graphs: of the steps; none for a model that makes them on the host.
         found: what `determinism.in_effect` returned.
     """
     from . import portable
@@ -223,10 +275,103 @@ def _guarantee(
     parameters, unproved = recipe["parameters"], set[str]()
     if parameters["guarantee"] == "portable":
         layers = [layer.name for layer in model._flatten_layers(include_self=False)]
-        unproved.update(portable.unproved((one.graph for one in steps_of.values()), layers))
-        unproved.update(portable.watched(layers))
+        unproved.update(portable.unproved(graphs or [None], layers), portable.watched(layers))
     departures = recipe["lock"]["departures"]
     return determinism.guarantee(parameters, found, departures, sorted(unproved))
+
+
+NO_CHECKPOINTS = "this run writes none, and begins anew where it is interrupted"
+
+
+def _model(project: Project, seed: int, parameters: dict[str, Any], data: _Data) -> Any:
+    """Builds and compiles the model of a recipe."""
+    from . import loop
+
+    determinism.reseed(seed, "model")
+    group, part = parameters["model"], data.parts.train
+    name = f"models.{group['name']}"
+    model = _call(project, name, "build", group, part.x.shape[1:], data.classes)
+    _compile(model, parameters)
+    loop.ready(model, part)
+    return model
+
+
+def _begin_from(
+    project: Project, recipe: dict[str, Any], model: Any
+) -> tuple[Ending | None, list[str]]:
+    """Gives the model the state, or the weights, that the recipe begins with.
+
+    Returns how the other training ended, where this one goes on from it, and the names of the
+    weights that were taken, where it takes weights.
+    """
+    from . import ending, state
+
+    first = recipes.beginning(project, recipe)
+    if first is None:
+        return None, []
+    name, run = first
+    digest = recipe["parameters"]["training"][name]
+    if name == "initial_weights":
+        return None, state.transfer(run / "state.npz", model, digest)
+    before = ending.load(run, digest)
+    state.assign(run / "state.npz", model, before.tensors, state.KEPT)
+    return before, []
+
+
+def _save(directory: Path, model: Any, trained: loop.Trained) -> str:
+    """Writes the state that a training ended with, its ending and its history; returns the digest
+    of the state."""
+    from . import state
+
+    final = state.arrays(model, state.KEPT)
+    state.save(directory / "state.npz", final)
+    digest = state.digest_of(final)
+    trained.ending.save(directory, digest)
+    with files.replacing(directory / "history.json") as file:
+        file.write((json.dumps(trained.history, indent=1) + "\n").encode())
+    try:
+        model.save(directory / "model.keras")
+    except NotImplementedError:  # The state holds all of it; only `load_model` needs more.
+        name = type(model).__name__
+        print(f"no model.keras: Keras cannot describe {name}, which has no get_config()")
+    return digest
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What the trained model was found to do; digests by the names of arrays."""
+
+    results: dict[str, float]
+    predictions: dict[str, str]
+    produced: dict[str, str]
+    notes: list[str]
+
+
+def _judge(
+    directory: Path, model: Any, samples: Parts, parameters: dict[str, Any], steps: Any
+) -> _Judged:
+    """Evaluates the trained model on the test, and keeps what it predicts and produces."""
+    from . import loop, state
+
+    training = parameters["training"]
+    before = state.digests(model, "weights", "optimizer")
+    batch_size = training["validation_batch_size"] or training["batch_size"]
+    tested = loop.evaluate(model, steps, batch_size)
+    outputs = loop.predictions(model, samples.test, batch_size)
+    with faults.calling("produce"):
+        produced = model.produce() if hasattr(model, "produce") else {}
+    after = state.digests(model, "weights", "optimizer")
+    changed = files.changed(before, after)
+    judged = loop.judged(samples.test, outputs) if training["loss"] else {}
+    state.save(directory / "predictions.npz", judged)
+    if produced:
+        state.save(directory / "produced.npz", produced)
+    return _Judged(
+        {f"test_{name}": value for name, value in tested.items()},
+        {name: sha256(array) for name, array in outputs.items()},
+        {name: sha256(array) for name, array in produced.items()},
+        [f"judging the trained model changed {name}; the state before is kept" for name in changed],
+    )
 
 
 @dataclass(frozen=True)
@@ -295,10 +440,11 @@ def _call(
     project: Project, module: str, function: str, arguments: dict[str, Any], *positional: Any
 ) -> Any:
     """Calls a function of the project's own package with its group of parameters."""
-    from . import portable
-
-    target = getattr(importlib.import_module(f"{project.package}.{module}"), function)
-    with portable.watching(function):
+    found = importlib.import_module(f"{project.package}.{module}")
+    if not Path(str(found.__file__)).resolve().is_relative_to(project.source.resolve()):
+        raise BadInput(f"{found.__file__}: expected the project's own code, in {project.source}")
+    target = getattr(found, function)
+    with faults.calling(function):
         return target(*positional, **{k: v for k, v in arguments.items() if k != "name"})
 
 
@@ -354,4 +500,4 @@ def _compile(model: Any, parameters: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), *map(int, sys.argv[2:])))

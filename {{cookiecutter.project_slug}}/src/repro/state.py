@@ -21,12 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from . import BadInput, backends, sha256
+from . import BadInput, backends, files, outside, sha256
 from .files import replacing
 
-KINDS = ("generators", "weights", "optimizer", "metrics")
-KEPT = KINDS[:3]
-"""What a training goes on from; metrics begin anew in each epoch."""
+KEPT = ("generators", "weights", "optimizer", "outside")
+"""What a training goes on from. `outside` is what neither the model nor its optimizer holds, and
+is empty for most; see `outside.py`."""
+KINDS = (*KEPT, "metrics")
+"""With the metrics, which begin anew in each epoch."""
 
 
 def variables(model: Any) -> dict[str, dict[str, Any]]:
@@ -46,26 +48,33 @@ def variables(model: Any) -> dict[str, dict[str, Any]]:
     }
     named = {kind: _named(members) for kind, members in kinds.items()}
     named["generators"]["keras"] = global_seed_generator().state
+    named["outside"] = _named(outside.variables())
     return named
 
 
 def _named(members: list[Any]) -> dict[str, Any]:
     named: dict[str, Any] = {}
     for variable in members:
-        path, copy = variable.path, 1
+        # TensorFlow's own variables, which are outside the model, have a name alone.
+        first = path = getattr(variable, "path", None) or variable.name
+        copy = 1
         while path in named:  # Layers that share a name, in models nested in each other.
             copy += 1
-            path = f"{variable.path}#{copy}"
+            path = f"{first}#{copy}"
         named[path] = variable
     return named
 
 
 def digests(model: Any, *kinds: str) -> dict[str, dict[str, str]]:
-    """The SHA-256 of type, shape and content of each variable of these kinds."""
+    """The SHA-256 of type, shape and content of each variable of these kinds.
+
+    What is outside the model has a place only where there is something.
+    """
     named = variables(model)
     return {
         kind: {path: sha256(np.asarray(variable)) for path, variable in named[kind].items()}
         for kind in kinds
+        if named[kind] or kind != "outside"
     }
 
 
@@ -81,9 +90,10 @@ def arrays(model: Any, kinds: Sequence[str]) -> dict[str, np.ndarray]:
     return {f"{kind}/{p}": np.asarray(v) for kind in kinds for p, v in named[kind].items()}
 
 
-def save(path: Path, model: Any) -> None:
-    """Writes generators, weights and optimizer as an `.npz` of plain arrays."""
-    np.savez(path, allow_pickle=False, **arrays(model, KEPT))
+def save(path: Path, content: dict[str, np.ndarray]) -> None:
+    """Writes an `.npz` of plain arrays, which has its name only when it is whole on the disk."""
+    with replacing(path) as file:
+        np.savez(file, allow_pickle=False, **content)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -99,23 +109,23 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise BadInput(f"{path}: not a readable state: {error}") from None
 
 
-def load(path: Path, model: Any, expected_digest: str) -> None:
-    """Gives a compiled, built model the state in `path`.
-
-    Raises:
-        BadInput: the file holds another state than `expected_digest` or is damaged, or belongs
-            to another model.
-    """
-    assign(path, model, _checked(path, expected_digest), KEPT)
-
-
-def _checked(path: Path, expected_digest: str) -> dict[str, np.ndarray]:
-    found = read(path)
+def digest_of(found: dict[str, np.ndarray]) -> str:
+    """The digest of a state from what `arrays` returned of it, or `read`."""
     kinds = {
         kind: {k.partition("/")[2]: sha256(a) for k, a in found.items() if k.startswith(f"{kind}/")}
         for kind in KEPT
     }
-    if digest(kinds) != expected_digest:
+    return digest(kinds)
+
+
+def checked(path: Path, expected_digest: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of a saved state.
+
+    Raises:
+        BadInput: the file holds another state than `expected_digest`, or is damaged.
+    """
+    found = read(path)
+    if digest_of(found) != expected_digest:
         raise BadInput(f"{path}: its content is not the state {expected_digest}")
     return found
 
@@ -148,7 +158,7 @@ def transfer(path: Path, model: Any, expected_digest: str) -> list[str]:
         BadInput: the file holds another state than `expected_digest` or is damaged, or has no
             weight in common with the model.
     """
-    found = _checked(path, expected_digest)
+    found = checked(path, expected_digest)
     taken = []
     for name, variable in variables(model)["weights"].items():
         value = found.get(f"weights/{name}")
@@ -179,7 +189,7 @@ class Position:
     step: int = 0
     stopped: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
-    callbacks: list[dict[str, Any]] = field(default_factory=list)
+    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     entries: int = 0
     head: str = ""
 
@@ -202,24 +212,26 @@ class Checkpoint:
             BadInput: the model's code has changed, it has other variables.
         """
         found = read(self.tensors)
-        best = [found.pop(f"best/{n}") for n in range(sum(k.startswith("best/") for k in found))]
+        best = take_best(found)
         own = {k.partition("/")[2]: found.pop(k) for k in [*found] if k.startswith("backend/")}
         assign(self.tensors, model, found, KINDS)
         backends.current().restore(own)
-        python, numpy = self.host["python"], self.host["numpy"]
-        random.setstate((python[0], tuple(python[1]), python[2]))
-        np.random.set_state((numpy[0], np.array(numpy[1], dtype=np.uint32), *numpy[2:]))
+        restore_host(self.host)
         return best
 
 
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, directory: Path, interval: float, recipe_digest: str, size: int) -> None:
+    def __init__(
+        self, directory: Path, interval: float, recipe_digest: str, size: int, enough: bool = True
+    ) -> None:
         """`interval` seconds between two at most; more where that would cost more than `SHARE`.
 
-        `size` is the state's, in bytes.
+        `size` is the state's, in bytes. Where the state is not `enough` to go on from, none is
+        written.
         """
+        self._enough = enough
         self._directory = directory
         self._interval = interval
         self._recipe_digest = recipe_digest
@@ -227,8 +239,11 @@ class Checkpoints:
         self._cost = size / SPEED
         self.seconds = 0.0
 
-    def due(self, epoch_ended: bool) -> bool:
-        """Whether one is to be written: the time has come, or an epoch ended and it is cheap."""
+    def due(self, epoch_ended: bool, wanted: bool = False) -> bool:
+        """Whether one is to be written: the time has come, or an epoch ended and it is cheap; or
+        it is `wanted` in any case."""
+        if wanted or not self._enough:
+            return self._enough
         since = time.monotonic() - self._last
         affordable = since >= self._cost / SHARE
         return self._interval == 0 or (affordable and (epoch_ended or since >= self._interval))
@@ -240,18 +255,16 @@ class Checkpoints:
         for torn in self._directory.glob("*.new"):  # What a kill during a write left.
             torn.unlink()
         name = f"{position.epoch:06}-{position.step:09}"
-        content = arrays(model, KINDS)
-        content |= {f"best/{number}": array for number, array in enumerate(best)}
+        content = with_best(arrays(model, KINDS), best)
         own = backends.current().generators()
         content |= {f"backend/{name}": array for name, array in own.items()}
         tensors = self._directory / f"{name}.npz"
-        with replacing(tensors) as file:
-            np.savez(file, allow_pickle=False, **content)
+        save(tensors, content)
         rest = {
             "recipe": self._recipe_digest,
             "position": asdict(position),
-            "host": _host_generators(),
-            "sha256": _file_digest(tensors),
+            "host": host(),
+            "sha256": files.sha256(tensors),
         }
         text = json.dumps(rest)
         with replacing(self._directory / f"{name}.json") as file:
@@ -276,7 +289,7 @@ class Checkpoints:
                 content = json.loads(text)
                 whole = digest == _sha256(text.encode())
                 tensors = path.with_suffix(".npz")
-                whole = whole and content["sha256"] == _file_digest(tensors)
+                whole = whole and content["sha256"] == files.sha256(tensors)
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 whole = False
             if not whole:
@@ -289,15 +302,34 @@ class Checkpoints:
         return None
 
 
-def _host_generators() -> dict[str, Any]:
+def with_best(content: dict[str, np.ndarray], best: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Adds the weights that a callback remembers; see `take_best`."""
+    return content | {f"best/{number}": array for number, array in enumerate(best)}
+
+
+def take_best(found: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Takes the weights that a callback remembers out of what was read."""
+    return [found.pop(f"best/{n}") for n in range(sum(k.startswith("best/") for k in found))]
+
+
+def host() -> dict[str, Any]:
+    """The generators of Python and NumPy, and those of the project's own, as plain numbers."""
     kind, keys, *rest = np.random.get_state(legacy=True)
-    return {"python": random.getstate(), "numpy": [kind, np.asarray(keys).tolist(), *rest]}
+    return {
+        "python": random.getstate(),
+        "numpy": [kind, np.asarray(keys).tolist(), *rest],
+        "project": outside.states(),
+    }
+
+
+def restore_host(found: dict[str, Any]) -> None:
+    """Gives these generators what `host` returned."""
+    python, numpy = found["python"], found["numpy"]
+    random.setstate((python[0], tuple(python[1]), python[2]))
+    np.random.set_state((numpy[0], np.array(numpy[1], dtype=np.uint32), *numpy[2:]))
+    outside.restore(found["project"])
 
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

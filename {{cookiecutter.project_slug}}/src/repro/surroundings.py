@@ -417,6 +417,10 @@ VARIATIONS = {
         enter=_one_core,
         impossible=_no_second_core,
     ),
+    "killed": Variation(
+        "the run is killed in the middle, and goes on from its checkpoint",
+        "keep what a step depends on in variables of Keras, or in the model: a checkpoint has those",
+    ),
     "caches": Variation(
         "cold caches: of byte code, of kernels, of fonts",
         "make what is cached a function of its key alone",
