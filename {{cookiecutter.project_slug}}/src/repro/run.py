@@ -193,7 +193,7 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         send(
             event="start",
             guarantee=guarantee,
-            refused=checkpoint.refused if checkpoint else [],
+            refused=checkpoints.refused,
             epoch=checkpoint.position.epoch if checkpoint else 0,
             step=checkpoint.position.step if checkpoint else 0,
         )
