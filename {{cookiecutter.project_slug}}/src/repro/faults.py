@@ -104,8 +104,8 @@ def outside(error: BaseException) -> str | None:
     ours = error.filename is not None and HERE in Path(os.fsdecode(error.filename)).parents
     if ours or (error.filename is None and error.errno not in _AROUND):
         return None
-    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-    return where + (error.strerror or str(error)) + _advice(error.errno)
+    where = "a file or the output" if error.filename is None else os.fsdecode(error.filename)
+    return f"{where}: " + (error.strerror or str(error)) + _advice(error.errno)
 
 
 def _advice(number: int | None) -> str:
