@@ -191,13 +191,53 @@ def test_what_differs_by_processor_is_named_and_lowers_the_guarantee(
     assert (answer["verdict"], answer["guarantee"]["holds"]) == ("identical", "machine")
 
 
-def test_convolutions_of_grey_images_have_tensorflows_bits(models: Generated) -> None:
+def test_what_is_computed_beside_the_training_is_looked_at_as_well(models: Generated) -> None:
+    done = models.run("repro", "train", "model.name=judging", *PORTABLE, "--fresh", "--json")
+    answer = json.loads(done.stdout)
+    broken = [
+        "judge: Atan is not known to be portable",
+        "produce: Erfinv is not known to be portable",
+    ]
+    assert answer["guarantee"] == {"asked": "portable", "holds": "machine", "broken": broken}
+    manifest = Path(answer["run_dir"], "manifest.json").read_text(encoding="utf-8")
+    assert json.loads(manifest)["guarantee"] == answer["guarantee"]
+    done = models.run("repro", "verify", "model.name=judging", *PORTABLE)
+    assert f"guarantee  machine; portable does NOT hold: {'; '.join(broken)}" in done.stdout
+    # The models of the template judge, draw and predict by what is known to be portable.
+    for preset in ("gan", "vae"):
+        content = models.repro("train", f"preset={preset}", *PORTABLE, "--fresh")
+        assert content["guarantee"]["holds"] == "portable"
+
+
+def script(models: Generated, name: str) -> str:
+    """What a script of this folder prints, run with the settings of `portable`."""
     asked = {"guarantee": "portable", "backend": "tensorflow", "threads": 1}
     code = f"import json, repro.determinism as d; print(json.dumps(d.environment({asked})))"
     environment = {**os.environ, "PYTHONPATH": str(models.root / "src")}
     needed = json.loads(subprocess.check_output([models.python, "-c", code], env=environment))
-    script = Path(__file__).with_name("convolutions.py")
-    subprocess.run([models.python, script], env=environment | needed, check=True)
+    file = Path(__file__).with_name(name)
+    return subprocess.check_output([models.python, file], env=environment | needed, text=True)
+
+
+def test_watching_sees_every_way_to_compute_and_changes_no_bit(models: Generated) -> None:
+    seen = json.loads(script(models, "watching.py"))
+    assert seen == {
+        "by itself": ["by itself: Atan"],
+        "in a function": ["in a function: Atan"],
+        "in a function of a function": ["in a function of a function: Atan"],
+        "in a pipeline": ["in a pipeline: Atan"],
+        "in a gradient": ["in a gradient: Atan"],
+        "compiled by XLA": ["compiled by XLA: XLA"],
+        "in double precision": ["in double precision: Exp:float64"],
+        "in a layer": ["bend: Atan"],
+        "in no way": [],
+        "in no prediction": [],
+        "in no call": [],
+    }
+
+
+def test_convolutions_of_grey_images_have_tensorflows_bits(models: Generated) -> None:
+    script(models, "convolutions.py")
 
 
 @pytest.mark.skipif(not FULL, reason="make proof tries it")

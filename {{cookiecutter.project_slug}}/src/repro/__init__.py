@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 IDENTICAL, DIFFERS, BAD_INPUT, NOT_COMPARABLE, FAILED = range(5)
 """Exit statuses of `repro`. FAILED: the training itself raised; its traceback is in the log."""
+INTERNAL = 70
+"""The machinery is at fault, neither an input nor the project (`EX_SOFTWARE` of sysexits.h)."""
+ISSUES = "https://github.com/org/repro-dl/issues"
+"""Where such a fault is to be reported."""
 
 
 class BadInput(Exception):
@@ -27,6 +31,10 @@ class BadInput(Exception):
 
 class RunFailed(Exception):
     """The training raised, or its process was ended. The message names the log."""
+
+
+class MachineryFailed(RunFailed):
+    """The machinery itself raised in the process that trains, not the project's code."""
 
 
 class Probed(Exception):

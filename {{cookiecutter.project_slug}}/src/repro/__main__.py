@@ -1,5 +1,5 @@
 """The command `repro`. Exit status: 0 identical or done, 1 the runs differ, 2 bad input,
-3 not comparable, 4 the training itself failed."""
+3 not comparable, 4 the training itself failed, 70 a fault of the machinery; see `faults`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import (
-    BAD_INPUT,
     DIFFERS,
     FAILED,
     IDENTICAL,
     NOT_COMPARABLE,
     BadInput,
-    RunFailed,
     arguments,
     console,
     files,
+    faults,
 )
-from .text import printable
 
 if TYPE_CHECKING:
     from .recipe import Project
@@ -36,7 +34,11 @@ STATUS = {"identical": IDENTICAL, "diverged": DIFFERS, "not comparable": NOT_COM
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status."""
+    """Runs one command and returns its exit status, whatever happens."""
+    return faults.guarded(lambda: _main(command_line))
+
+
+def _main(command_line: Sequence[str] | None) -> int:
     parser = arguments.parser()
     given = list(sys.argv[1:] if command_line is None else command_line)
     # What stands behind `--` is for the program that the command calls.
@@ -50,20 +52,9 @@ def main(command_line: Sequence[str] | None = None) -> int:
         parser.error(f"unknown argument: {rest[0]}")
     options.overrides = [*getattr(options, "overrides", ()), *rest]
     _end_in_order()
-    try:
-        if command_line is None and (source := _other_machinery(options.command)):
-            return _run_with(source)
-        status = COMMANDS[options.command](options)
-    except BadInput as error:
-        print(f"repro: {printable(error)}", file=sys.stderr)
-        return BAD_INPUT
-    except RunFailed as error:
-        print(f"repro: {printable(error, lines=True)}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("repro: interrupted", file=sys.stderr)
-        return 130
-    return status
+    if command_line is None and (source := _other_machinery(options.command)):
+        return _run_with(source)
+    return COMMANDS[options.command](options)
 
 
 def _end_in_order() -> None:

@@ -18,15 +18,26 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from . import BAD_INPUT, BadInput, RunFailed, datalock, determinism, files, image, surroundings
+from . import (
+    BAD_INPUT,
+    INTERNAL,
+    BadInput,
+    MachineryFailed,
+    RunFailed,
+    datalock,
+    determinism,
+    files,
+    image,
+    surroundings,
+)
 from . import recipe as recipes
+from .locks import lock as lock
 from .recipe import Project
 
 Listener = Callable[[Path, dict[str, Any]], None]
@@ -133,7 +144,8 @@ def train(
         raise BadInput(said.refused)
     if status != 0:
         recipes.write_manifest(directory, recipes.read_manifest(directory) | {"status": "failed"})
-        raise RunFailed(said.failed or _failure(directory, status))
+        kind = MachineryFailed if status == INTERNAL else RunFailed
+        raise kind(said.failed or _failure(directory, status))
     return directory
 
 
@@ -325,27 +337,6 @@ def idle(run: Path) -> bool:
     """Whether no process is at a run, which it would hold locked."""
     with (run / "lock").open("a") as file:
         return lock(file, ENDING)
-
-
-def lock(file: TextIO, patience: float = 0) -> bool:
-    """Locks a file until the last process that has it open ends.
-
-    Returns False where another has it, and still has it after `patience` seconds.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows lets nobody else write into an open log in the first place.
-        return True
-    last = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if time.monotonic() >= last:
-                return False
-            time.sleep(0.05)
-        else:
-            return True
 
 
 def _now() -> str:

@@ -46,6 +46,10 @@ FIELDS = (
 )
 
 
+FRESH = "; a new run is needed: repro train --fresh"
+"""What to do where a run cannot go on with its ledger."""
+
+
 class Ledger:
     """Appends entries to a file.
 
@@ -64,7 +68,7 @@ class Ledger:
         if len(found) != keep or (found and found[-1] != head):
             raise BadInput(
                 f"{path}: not the ledger that the checkpoint was written with, it was cut or "
-                "altered; a new run is needed: repro train --fresh"
+                f"altered{FRESH}"
             )
         with replacing(path) as file:
             file.write(b"".join(lines))
@@ -105,13 +109,20 @@ class Ledger:
 def read(path: Path, whole: bool = True) -> Iterator[dict[str, Any]]:
     """Yields the entries, checking the chain; of an interrupted run the last may be torn.
 
+    Args:
+        whole: whether the run has finished; else somebody wants to go on with it, and is told how
+            to begin anew where that cannot be.
+
     Raises:
-        BadInput: the file is not there, torn or altered.
+        BadInput: the file is not there, empty, torn or altered.
     """
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
-        raise BadInput(f"{path}: no readable ledger") from None
+        raise BadInput(f"{path}: no readable ledger{'' if whole else FRESH}") from None
+    if not lines:
+        told = "it is empty, and was not when the run wrote it"
+        raise BadInput(f"{path}: {told}{'' if whole else FRESH}")
     for entry in _chain(path, lines, whole):
         del entry["head"]
         yield entry
@@ -127,11 +138,13 @@ def _chain(path: Path, lines: list[bytes], whole: bool = True) -> Iterator[dict[
         except (ValueError, KeyError, TypeError):
             if not whole and number == len(lines):
                 return
-            raise BadInput(f"{path}, line {number}: not an entry of a ledger") from None
+            advice = "" if whole else FRESH
+            raise BadInput(f"{path}, line {number}: not an entry of a ledger{advice}") from None
         text = dumps({k: v for k, v in entry.items() if k != "head"}, sort_keys=True)
         head = hashlib.sha256((head + text).encode()).hexdigest()
         if head != found:
-            raise BadInput(f"{path}, line {number}: altered since it was written")
+            advice = "" if whole else FRESH
+            raise BadInput(f"{path}, line {number}: altered since it was written{advice}")
         yield entry
 
 

@@ -19,8 +19,20 @@ from typing import Any
 import keras
 import numpy as np
 
-from . import BadInput, Part, Parts, Probed, backends, callbacks, determinism, record, sha256
-from . import splits, state
+from . import (
+    BadInput,
+    Part,
+    Parts,
+    Probed,
+    backends,
+    callbacks,
+    determinism,
+    faults,
+    record,
+    sha256,
+    splits,
+    state,
+)
 from .ending import Ending, Memory
 from .ledger import Ledger
 from .state import Checkpoint, Checkpoints, Position
@@ -68,7 +80,8 @@ class OwnSteps:
 
     def __call__(self, indices: np.ndarray) -> None:
         for rows in indices:
-            self._model.learn(*(array[rows] for array in self.part.arrays().values()))
+            with faults.calling("learn", watch=False):
+                self._model.learn(*(array[rows] for array in self.part.arrays().values()))
 
 
 def results(model: Any) -> Results:
@@ -89,9 +102,9 @@ def evaluate(model: Any, steps: Any, batch_size: int) -> Results:
             steps(indices)
         found = results(model)
     if hasattr(model, "judge"):
-        found |= {
-            name: float(value) for name, value in model.judge(steps.part.x, steps.part.y).items()
-        }
+        with faults.calling("judge"):
+            judgement = model.judge(steps.part.x, steps.part.y)
+            found |= {name: float(value) for name, value in judgement.items()}
     return found
 
 
@@ -101,7 +114,8 @@ def ready(model: Any, part: Part) -> None:
     if not hasattr(model, "learn"):
         # As tensors, which is what a model's own loss is given in each step as well.
         sample = {n: keras.ops.convert_to_tensor(a[:1]) for n, a in part.arrays().items()}
-        model.test_on_batch(sample["x"], sample["y"], sample.get("weight"))
+        with faults.calling("the model"):
+            model.test_on_batch(sample["x"], sample["y"], sample.get("weight"))
     model.reset_metrics()
 
 
@@ -333,7 +347,8 @@ def predictions(model: Any, part: Part, batch_size: int) -> dict[str, np.ndarray
     """The outputs of the model on a part; none where a sample is not what the model sees."""
     if hasattr(model, "learn"):
         return {}
-    outputs = keras.tree.flatten(model.predict(part.x, batch_size=batch_size, verbose=0))
+    with faults.calling("predictions"):
+        outputs = keras.tree.flatten(model.predict(part.x, batch_size=batch_size, verbose=0))
     return {f"output {number}": np.asarray(one) for number, one in enumerate(outputs)}
 
 

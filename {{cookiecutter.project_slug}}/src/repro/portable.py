@@ -25,22 +25,29 @@ off. Each was found by running Keras's layers and functions on emulated processo
    processor. `environment` holds it to AVX, without which TensorFlow does not start.
 
 An operation that is not among those shown to agree (`PROVED`) is not promised: `unproved` names it,
-and the layer it is in, before the training starts, and the guarantee is then `machine`.
+and the layer it is in, before the training starts, and the guarantee is then `machine`. What is
+computed outside the graphs of the training (in `judge`, in `produce`, for the predictions) is known
+only once it ran: `watching` notes it, and `watched` names it in the manifest.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+from . import convolutions
 
 CACHES = (32 * 1024, 512 * 1024, 8 * 1024 * 1024)
 """Bytes of first, second and third level that Eigen is told, whatever the processor has."""
 
 _sizes: Any = None  # where Eigen keeps them, once found
+_seen: dict[str, set[tuple[str, str]]] | None = None  # by `watching`, once `apply` was called
 
 _FUNCTIONS = "exp log pow sin cos tan atan sinh cosh tanh erf expm1 log1p exp2 log2"
 _COMPUTED = {"45ea54768ae05895": "plain", "ccec133b5f8a2196": "fma"}  # glibc 2.36
@@ -84,8 +91,15 @@ _PROVED = """
 """
 PROVED = frozenset(_PROVED.split())
 """Kinds of operations (see `_kind`) whose results agreed on every processor tried."""
-NUMBERLESS = ("Assert", "PartitionedCall", "StatefulPartitionedCall")
-"""What gives no numbers itself: it checks, or calls operations that are looked at as well."""
+_NUMBERLESS = """
+    AnonymousIteratorV3 Assert BatchDatasetV2 ConcatenateDataset DatasetCardinality FlatMapDataset
+    IteratorGetNext MakeIterator MapDataset OptionsDataset ParallelMapDatasetV2 PartitionedCall
+    PrefetchDataset RangeDataset RepeatDataset SkipDataset StatefulPartitionedCall TakeDataset
+    TensorDataset TensorSliceDataset VarHandleOp VarIsInitializedOp ZipDataset
+"""
+NUMBERLESS = frozenset(_NUMBERLESS.split())
+"""What computes no numbers itself: it checks, hands data or variables over, or calls operations
+that are looked at as well."""
 
 
 def environment() -> dict[str, str]:
@@ -189,7 +203,11 @@ def _triples(start: int, end: int) -> list[int]:
 
 
 def apply() -> None:
-    """Replaces what differs by processor, once the threads are set and before a model is built."""
+    """Replaces what differs by processor, once the threads are set and before a model is built.
+
+    From here on `watching` takes notes.
+    """
+    global _seen
     import tensorflow as tf
     from tensorflow.python.ops import gen_math_ops, gen_nn_ops, math_ops
 
@@ -225,72 +243,10 @@ def apply() -> None:
     gen_math_ops.rsqrt = rsqrt
     gen_math_ops.reciprocal = math_ops.reciprocal = tf.math.reciprocal = reciprocal
     gen_nn_ops.softmax = softmax
-    gen_nn_ops.conv2d = _convolution(gen_nn_ops.conv2d)
+    gen_nn_ops.conv2d = convolutions.of_grey_images(gen_nn_ops.conv2d)
     tf.nn.gelu = gelu
     _fix_cache_sizes()
-
-
-def _convolution(original: Any) -> Any:
-    """TensorFlow's convolution, faster for images of one channel, with the same bits.
-
-    Without oneDNN, Eigen gathers the pixels of such images one by one. Cut out by whole rows and
-    laid side by side, they are multiplied by the kernel in a third of the time.
-    """
-    import tensorflow as tf
-    from tensorflow.python.ops import gen_nn_ops
-
-    def conv2d(input: Any, filter: Any, strides: Any, padding: str, **options: Any) -> Any:
-        images, kernel = tf.convert_to_tensor(input), tf.convert_to_tensor(filter)
-        steps = {*strides, *(options.get("dilations") or [1])}
-        layout = options.get("data_format") or "NHWC"
-        served = steps == {1} and layout == "NHWC" and padding in ("SAME", "VALID")
-        if not served or images.dtype != tf.float32 or not _is_grey(images.shape, kernel.shape):
-            return original(input, filter, strides, padding, **options)
-
-        @tf.custom_gradient  # type: ignore[untyped-decorator]
-        def product(images: Any, kernel: Any) -> Any:
-            pixels, size = _pixels(images, kernel.shape, padding)
-            filters = kernel.shape[-1]
-            found = tf.matmul(pixels, tf.reshape(kernel, (-1, filters)), transpose_a=True)
-
-            def gradient(upstream: Any) -> Any:
-                of_images = gen_nn_ops.conv2d_backprop_input(
-                    tf.shape(images), kernel, upstream, strides, padding
-                )
-                of_kernel = tf.matmul(pixels, tf.reshape(upstream, (-1, filters)))
-                return of_images, tf.reshape(of_kernel, kernel.shape)
-
-            return tf.reshape(found, (-1, *size, filters)), gradient
-
-        with tf.name_scope(options.get("name") or "Conv2D"):
-            found = product(images, kernel)
-            found.set_shape((images.shape[0], None, None, None))
-            return found
-
-    return conv2d
-
-
-def _is_grey(images: Any, kernel: Any) -> bool:
-    """Whether images have one channel, and what is cut out of one takes a megabyte at most."""
-    if images.rank != 4 or None in images[1:] or kernel.rank != 4 or None in kernel:
-        return False
-    (height, width, channels), (rows, columns) = map(int, images[1:]), map(int, kernel[:2])
-    fits = height >= rows and width >= columns and 4 * height * width * rows * columns <= 2**20
-    return fits and channels == 1 and rows * columns > 1
-
-
-def _pixels(images: Any, kernel: Any, padding: str) -> tuple[Any, tuple[int, int]]:
-    """What each place of the kernel meets, (its places, the result's), and the result's size."""
-    import tensorflow as tf
-
-    rows, columns, _, _ = kernel
-    images = images[..., 0]
-    if padding == "SAME":
-        images = tf.pad(images, [(0, 0), *(((n - 1) // 2, n // 2) for n in (rows, columns))])
-    height, width = images.shape[1] - rows + 1, images.shape[2] - columns + 1
-    found = tf.stack([images[..., place : place + width] for place in range(columns)])
-    found = tf.stack([found[..., place : place + height, :] for place in range(rows)])
-    return tf.reshape(found, (rows * columns, -1)), (height, width)
+    _seen = {}
 
 
 def unproved(graphs: Iterable[Any], layers: Iterable[str] = ()) -> list[str]:
@@ -308,9 +264,110 @@ def unproved(graphs: Iterable[Any], layers: Iterable[str] = ()) -> list[str]:
         for graph in graphs
         if graph is not None
         for node in _nodes(graph)
-        if (kind := _kind(node)) not in PROVED and kind not in NUMBERLESS
+        if not _agrees(kind := _kind(node))
     }
     return sorted(found)
+
+
+@contextlib.contextmanager
+def watching(place: str) -> Iterator[None]:
+    """Notes what TensorFlow computes in a block outside the graphs that `unproved` looks through.
+
+    Each operation that is run by itself is noted, and each one in the functions that are called;
+    `watched` names them with the `place`, such as `judge`. Nothing is done where `portable` was not
+    asked for. No result changes: TensorFlow calls `note` after each operation, in this thread alone
+    (`tensorflow.python.framework.op_callbacks`).
+    """
+    if _seen is None:
+        yield
+        return
+    from tensorflow.python.framework import op_callbacks
+
+    noted = _seen.setdefault(place, set())
+
+    def note(
+        operation: str | bytes,
+        inputs: Sequence[Any],
+        attributes: Sequence[Any],
+        outputs: Sequence[Any],
+        op_name: str | None = None,
+        graph: Any = None,
+    ) -> None:
+        if graph is None:  # Else it is only being put into a graph; it counts once that is run.
+            noted.update(_run(_text(operation), (*inputs, *outputs), attributes))
+
+    op_callbacks.add_op_callback(note)
+    try:
+        yield
+    finally:
+        op_callbacks.remove_op_callback(note)
+
+
+def watched(layers: Iterable[str] = ()) -> list[str]:
+    """Names the operations seen by `watching` that are not known to be portable, as `unproved`
+    does: `layer: operation`, or `place: operation` outside the layers."""
+    names = set(layers)
+    return sorted(
+        {
+            f"{_layer(name, names, place)}: {kind}"
+            for place, noted in (_seen or {}).items()
+            for name, kind in noted
+            if not _agrees(kind)
+        }
+    )
+
+
+def _agrees(kind: str) -> bool:
+    return kind in PROVED or kind.partition(":")[0] in NUMBERLESS
+
+
+def _run(operation: str, tensors: Iterable[Any], attributes: Sequence[Any]) -> set[tuple[str, str]]:
+    """Name and kind of an operation that was run, and of each one in the functions it calls.
+
+    Args:
+        operation: its type, or the name of a function.
+        tensors: what went in and what came out.
+        attributes: names and values, one after the other; functions are among the values.
+    """
+    from tensorflow.python.eager import context
+
+    if context.context().has_function(operation):
+        return set(_within(operation))
+    found = {("", _with_types(operation, (tensor.dtype for tensor in tensors)))}
+    for value in attributes[1::2]:
+        for part in value if isinstance(value, list | tuple) else (value,):
+            if hasattr(part, "function_def"):
+                found |= _within(_text(part.name))
+    return found
+
+
+@functools.cache
+def _within(function: str) -> frozenset[tuple[str, str]]:
+    """Name and kind of each operation in a function that TensorFlow has, and in those it calls."""
+    from tensorflow.python.eager import context
+
+    found: set[tuple[str, str]] = set()
+    todo, met = [function], set()
+    while todo:
+        name = todo.pop()
+        if name in met:
+            continue
+        met.add(name)
+        definition = context.context().get_function_def(name)
+        if "_XlaMustCompile" in definition.attr and definition.attr["_XlaMustCompile"].b:
+            found.add(("", "XLA"))
+        for node in definition.node_def:
+            if context.context().has_function(node.op):
+                todo.append(node.op)
+            else:
+                found.add((node.name, _kind(node)))
+            for value in node.attr.values():
+                todo += [one.name for one in (value.func, *value.list.func) if one.name]
+    return frozenset(found)
+
+
+def _text(name: str | bytes) -> str:
+    return name if isinstance(name, str) else name.decode()
 
 
 def kinds(graph: Any) -> set[str]:
@@ -336,13 +393,16 @@ def _kind(node: Any) -> str:
     if any(name in node.attr and node.attr[name].b for name in ("_XlaMustCompile", "_XlaCompile")):
         return "XLA"
     numbers = [value.type for value in node.attr.values() if value.WhichOneof("value") == "type"]
-    dtypes = {tf.dtypes.as_dtype(number % 100) for number in numbers if number}
-    others = {x.name for x in dtypes if (x.is_floating or x.is_complex) and x != tf.float32}
-    return ":".join([node.op, *sorted(others)])
+    return _with_types(node.op, (tf.dtypes.as_dtype(number % 100) for number in numbers if number))
 
 
-def _layer(name: str, layers: set[str]) -> str:
-    """The layer that an operation belongs to, from the scopes in its name.
+def _with_types(operation: str, types: Iterable[Any]) -> str:
+    others = {x.name for x in types if (x.is_floating or x.is_complex) and x.name != "float32"}
+    return ":".join([operation, *sorted(others)])
+
+
+def _layer(name: str, layers: set[str], place: str | None = None) -> str:
+    """The layer that an operation belongs to, from the scopes in its name; else the place.
 
     `gradient_tape/while/lenet5_1/c1_1/convolution/Conv2DBackpropFilter` is of layer `c1`.
     """
@@ -351,4 +411,4 @@ def _layer(name: str, layers: set[str]) -> str:
         for candidate in (scope, re.sub(r"_\d+$", "", scope)):
             if candidate in layers:
                 return candidate
-    return "/".join(scopes) or "training step"
+    return place or "/".join(scopes) or "training step"

@@ -45,9 +45,11 @@ class Project:
             if file.is_file():
                 try:
                     tool = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {})
-                except tomllib.TOMLDecodeError as error:
+                except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                     raise BadInput(f"{file}: not valid TOML: {error}") from None
                 if "repro" in tool:
+                    if not isinstance(tool["repro"].get("package"), str):
+                        raise BadInput(f"{file}: tool.repro: expected package, its name")
                     return cls(folder, tool["repro"]["package"])
         raise BadInput(f"{here}: not inside a project; go to the folder that has params.yaml")
 

@@ -7,12 +7,13 @@ own code prints goes to the log. Nothing numerical is imported before the settin
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import os
 import shutil
 import sys
 import time
+import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from . import (
     BAD_INPUT,
     FAILED,
+    INTERNAL,
     BadInput,
     Dataset,
     Parts,
@@ -27,6 +29,7 @@ from . import (
     backends,
     determinism,
     doctor,
+    faults,
     files,
     provenance,
     reads,
@@ -40,9 +43,6 @@ from .recipe import Project
 if TYPE_CHECKING:
     from . import loop
     from .ending import Ending
-
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What a write fails with where the disk, the quota or the largest size of a file is reached."""
 
 
 def main(directory: Path, lock: int | None = None) -> int:
@@ -74,15 +74,18 @@ def main(directory: Path, lock: int | None = None) -> int:
     except Probed:
         recipes.write_manifest(directory, content | {"status": "probed"})
         return 0
-    except OSError as error:
-        if error.errno not in FULL:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in faults.FULL:
+            send(
+                event="failed",
+                message=f"{error.strerror}: {error.filename or directory} cannot be written; "
+                "make room and start the same training again, it goes on from its last checkpoint",
+            )
+            return FAILED
+        if not faults.of_machinery(error):
             raise
-        send(
-            event="failed",
-            message=f"{error.strerror}: {error.filename or directory} cannot be written; "
-            "make room and start the same training again, it goes on from its last checkpoint",
-        )
-        return FAILED
+        traceback.print_exc()
+        return INTERNAL
     content |= outcome
     content |= {
         "status": "finished",
@@ -145,7 +148,7 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
 
     import numpy as np
 
-    from . import loop, outside, portable, record, state
+    from . import loop, outside, record, state
     from .ledger import Ledger
     from .state import Checkpoints
 
@@ -162,13 +165,9 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         known = [v for kind in state.variables(model).values() for v in kind.values()]
         outside.settle(known, graphs, project.package, model)
         before, transferred = _begin_from(project, recipe, model)
-        unproved: list[str] = []
-        if parameters["guarantee"] == "portable":
-            layers = (layer.name for layer in model._flatten_layers(include_self=False))
-            unproved = portable.unproved((one.graph for one in steps_of.values()), layers)
         unkept = outside.unkept(graphs) if parameters["backend"] == "tensorflow" else []
         found = determinism.in_effect(parameters)
-        guarantee = determinism.guarantee(parameters, found, recipe["lock"]["departures"], unproved)
+        guarantee = _guarantee(model, graphs, recipe, found)
         beginning = [
             ("environment", {"settings": {"seed": seed, **found}}),
             ("data", data.entry),
@@ -193,7 +192,7 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         send(
             event="start",
             guarantee=guarantee,
-            refused=checkpoint.refused if checkpoint else [],
+            refused=checkpoints.refused,
             epoch=checkpoint.position.epoch if checkpoint else 0,
             step=checkpoint.position.step if checkpoint else 0,
         )
@@ -239,7 +238,8 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         "recipe": recipe,
         "recipe_digest": recipes.digest(recipe),
         "split": data.split,
-        "guarantee": guarantee,
+        # Once more, now that `judge`, the predictions and `produce` were seen.
+        "guarantee": _guarantee(model, graphs, recipe, found),
         "in_effect": found,
         "digest": digest,
         "ending": trained.ending.digest(),
@@ -258,6 +258,25 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         "versions": doctor.versions(),
         "machine": doctor.machine(),
     }
+
+
+def _guarantee(
+    model: Any, graphs: Sequence[Any], recipe: dict[str, Any], found: dict[str, Any]
+) -> dict[str, Any]:
+    """What `determinism.guarantee` returns, from the graphs and what was seen beside them so far.
+
+    Args:
+        graphs: of the steps; none for a model that makes them on the host.
+        found: what `determinism.in_effect` returned.
+    """
+    from . import portable
+
+    parameters, unproved = recipe["parameters"], set[str]()
+    if parameters["guarantee"] == "portable":
+        layers = [layer.name for layer in model._flatten_layers(include_self=False)]
+        unproved.update(portable.unproved(graphs or [None], layers), portable.watched(layers))
+    departures = recipe["lock"]["departures"]
+    return determinism.guarantee(parameters, found, departures, sorted(unproved))
 
 
 NO_CHECKPOINTS = "this run writes none, and begins anew where it is interrupted"
@@ -338,7 +357,8 @@ def _judge(
     batch_size = training["validation_batch_size"] or training["batch_size"]
     tested = loop.evaluate(model, steps, batch_size)
     outputs = loop.predictions(model, samples.test, batch_size)
-    produced = model.produce() if hasattr(model, "produce") else {}
+    with faults.calling("produce"):
+        produced = model.produce() if hasattr(model, "produce") else {}
     after = state.digests(model, "weights", "optimizer")
     changed = files.changed(before, after)
     judged = loop.judged(samples.test, outputs) if training["loss"] else {}
@@ -423,7 +443,8 @@ def _call(
     if not Path(str(found.__file__)).resolve().is_relative_to(project.source.resolve()):
         raise BadInput(f"{found.__file__}: expected the project's own code, in {project.source}")
     target = getattr(found, function)
-    return target(*positional, **{k: v for k, v in arguments.items() if k != "name"})
+    with faults.calling(function):
+        return target(*positional, **{k: v for k, v in arguments.items() if k != "name"})
 
 
 KERAS = {

@@ -238,6 +238,8 @@ class Checkpoints:
         self._last = time.monotonic()
         self._cost = size / SPEED
         self.seconds = 0.0
+        self.refused: list[str] = []
+        """What `newest` says of those that are not whole."""
 
     def due(self, epoch_ended: bool, wanted: bool = False) -> bool:
         """Whether one is to be written: the time has come, or an epoch ended and it is cheap; or
@@ -282,7 +284,7 @@ class Checkpoints:
         Raises:
             BadInput: it belongs to another recipe.
         """
-        refused = []
+        refused = self.refused = list[str]()
         for path in sorted(self._directory.glob("*.json"), reverse=True):
             try:
                 digest, text = json.loads(path.read_bytes())
@@ -300,6 +302,8 @@ class Checkpoints:
             kept = content["position"]
             position = Position(**kept | {"history": files.numbers(kept["history"])})
             return Checkpoint(position, tensors, content["host"], refused)
+        if refused:
+            refused.append("no checkpoint is whole, so this run begins again at its beginning")
         return None
 
 
