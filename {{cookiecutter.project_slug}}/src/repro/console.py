@@ -25,8 +25,8 @@ def print_verdict(answer: dict[str, Any], what: str) -> None:
         print(f"digest     {answer['digests'][0]}")
     elif verdict == "diverged":
         print(compare.describe(answer["first_divergence"]))
-        if answer.get("explanation"):
-            print(compare.describe_tensor(answer["explanation"]))
+    elif verdict == "failed":
+        print(f"  {answer['message']}")
     else:
         for name, (one, other) in answer["not_comparable"].items():
             print(f"  {name}: {one} in the first, {other} in the second")

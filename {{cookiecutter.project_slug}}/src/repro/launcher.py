@@ -14,19 +14,21 @@ import os
 import secrets
 import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from . import BAD_INPUT, BadInput, RunFailed, datalock, determinism, image, surroundings
+from . import BAD_INPUT, BadInput, RunFailed, datalock, determinism, failure, image, surroundings
 from . import recipe as recipes
 from .recipe import Project
 
 Listener = Callable[[Path, dict[str, Any]], None]
 """Called with the run directory and each event: `epoch`, `step`, …, as `run.py` sends them."""
+
+OnStart = Callable[[subprocess.Popen[str]], None]
+"""Called with the process of a run, so that it can be ended."""
 
 
 ENDING = 3.0
@@ -82,7 +84,7 @@ def train(
         RunFailed: the run directory stays, with the log.
     """
     parameters = recipe["parameters"]
-    interpreter = os.environ.get("REPRO_PYTHON") or sys.executable
+    interpreter = surroundings.interpreter()
     if shutil.which(interpreter) is None:
         raise BadInput(
             f"REPRO_PYTHON: {interpreter} cannot be run; "
@@ -108,7 +110,7 @@ def train(
         content = recipes.read_manifest(directory)
         content["resumed"].append(_now())
     around = surroundings.Around(project.root, **content["surroundings"])
-    env = environment(parameters, gpu) | around.environment
+    env = around.variables(environment(parameters, gpu))
     content |= {
         "status": "running",
         "checkpoint_seconds": checkpoint_seconds,
@@ -158,8 +160,27 @@ def train(
         raise BadInput(refused)
     if status != 0:
         recipes.write_manifest(directory, recipes.read_manifest(directory) | {"status": "failed"})
-        raise RunFailed(failed or _failure(directory, status))
+        raise RunFailed(failed) if failed else failure.of(directory, status)
     return directory
+
+
+@contextlib.contextmanager
+def made_to_look(on_start: OnStart = lambda process: None) -> Iterator[OnStart]:
+    """A block whose runs are gone after it, however it ends; `train` is to be given its value.
+
+    `on_start` is called as well.
+    """
+    runs: list[Path] = []
+
+    def started(process: subprocess.Popen[str]) -> None:
+        runs.append(Path(process.args[-1]))  # type: ignore[index,arg-type]  # Its directory.
+        on_start(process)
+
+    try:
+        yield started
+    finally:
+        for run in runs:
+            shutil.rmtree(run, ignore_errors=True)
 
 
 def interrupted(project: Project, recipe: dict[str, Any]) -> Path | None:
@@ -273,10 +294,3 @@ def new_directory(folder: Path, name: str, what: str) -> Path:
             raise BadInput(f"{folder}: cannot hold {what}: {error.strerror}") from None
         return directory
     raise AssertionError("numbers do not end")
-
-
-def _failure(directory: Path, status: int) -> str:
-    log = directory / "log.txt"
-    lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
-    how = f"ended by signal {-status}" if status < 0 else f"failed with status {status}"
-    return f"the training {how}; its log, {log}, ends so:\n" + "\n".join(lines[-15:])

@@ -207,7 +207,7 @@ def verify(
         tell(f"recipe {name}")
         before = expected.get(name)
         try:
-            answer = gate.verify(project, recipe, runs, listener, vary, tell)
+            answer = gate.verify(project, recipe, runs, listener, vary)
         except RunFailed as error:
             outcomes.append(Outcome(name, {"verdict": "failed", "message": str(error)}, before))
         else:

@@ -7,6 +7,9 @@ each further one has these changed, and must give the same bits.
 A variation acts in up to three places: on the variables of the process that trains, on the command
 that starts it, and inside it, before anything of the project is imported. What it needs on disk,
 such as another home, lies in a folder that is removed when the process has ended.
+
+`python -m repro.surroundings INDEX NAME…` enters surroundings and reads the project's files: what
+ends well can be trained in.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import BadInput
+from . import BadInput, variables
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Variation:
     """What to do when a result depends on it."""
     environment: Callable[[int, Path], dict[str, str]] = lambda index, folder: {}
     """Variables to set; the folder is there for this run alone."""
+    drops: Callable[[str], bool] = lambda name: False
+    """Whether to take away the variable of this name."""
     command: tuple[str, ...] = ()
     """What starts the interpreter in its stead."""
     enter: Callable[[int], None] = lambda index: None
@@ -47,6 +52,8 @@ class Variation:
     """Why it cannot be done on this machine, or nothing."""
     dear: str = ""
     """Why it is left out unless it is asked for."""
+    whole: bool = False
+    """Whether a run has to be made to its end to show what it does."""
 
 
 class Around:
@@ -54,7 +61,8 @@ class Around:
 
     def __init__(self, root: Path, varied: Sequence[str], index: int) -> None:
         self.root = root
-        self.environment: dict[str, str] = {}
+        self.environment = _located(root)
+        self.varied = [*varied]
         self.command: list[str] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if not varied:
@@ -70,6 +78,12 @@ class Around:
             if Path(__file__).parents[1] == root / "src":
                 self.environment["PYTHONPATH"] = str(self.root / "src")
 
+    def variables(self, ordinary: dict[str, str]) -> dict[str, str]:
+        """The variables of the process, of those that it would have without variations."""
+        drops = [VARIATIONS[name].drops for name in self.varied]
+        kept = {k: v for k, v in ordinary.items() if not any(drop(k) for drop in drops)}
+        return kept | self.environment
+
     def __enter__(self) -> Around:
         return self
 
@@ -82,6 +96,74 @@ def enter(varied: list[str], index: int) -> None:
     """Changes this process's surroundings, before anything of the project is imported."""
     for name in varied:
         VARIATIONS[name].enter(index)
+
+
+def interpreter() -> str:
+    """The program that trainings are started with; a path to it holds from every folder."""
+    named = os.environ.get("REPRO_PYTHON") or sys.executable
+    return os.path.abspath(named) if os.path.dirname(named) else named
+
+
+def _located(root: Path) -> dict[str, str]:
+    """Folders that variables name from the project's root on, as they are named from elsewhere."""
+    data = os.environ.get("REPRO_DATA")
+    return {"REPRO_DATA": str(root / data)} if data else {}
+
+
+def possible(
+    root: Path, varied: Sequence[str], ordinary: dict[str, str]
+) -> tuple[list[str], dict[str, str]]:
+    """Tries surroundings with a short process.
+
+    Args:
+        ordinary: the variables that a training has without variations.
+
+    Returns:
+        Those that can be had together, and why each other one cannot. Where a process does not
+        even start in ordinary surroundings, none is at fault: the training will tell why.
+    """
+    if not varied or not _problem(root, varied, ordinary) or _problem(root, (), ordinary):
+        return [*varied], {}
+    kept: list[str] = []
+    others = {}
+    for name in varied:
+        if problem := _problem(root, [*kept, name], ordinary):
+            others[name] = problem
+        else:
+            kept.append(name)
+    return kept, others
+
+
+def _problem(root: Path, varied: Sequence[str], ordinary: dict[str, str]) -> str:
+    """Why a process does not get on in these surroundings, or nothing."""
+    try:
+        with Around(root, varied, 1) as around:
+            done = subprocess.run(
+                (*around.command, interpreter(), "-P", "-m", "repro.surroundings", "1", *varied),
+                cwd=around.root,
+                env=around.variables(ordinary),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                timeout=STARTING,
+            )
+    except subprocess.TimeoutExpired:
+        return f"a process that was started so had not ended after {STARTING} s"
+    except OSError as error:
+        return str(error)
+    if done.returncode == 0:
+        return ""
+    said = done.stderr.decode(errors="replace").strip().splitlines()
+    return said[-1] if said else f"a process that was started so ended with {done.returncode}"
+
+
+def _read_all() -> None:
+    """Opens what a training reads of the project; the working directory is its root."""
+    root = Path.cwd()
+    for path in (*root.iterdir(), *root.glob("src/**/*.py")):
+        if path.is_file():
+            with path.open("rb") as file:
+                file.read(1)
 
 
 def choose(wanted: str | None) -> tuple[list[str], dict[str, str]]:
@@ -181,15 +263,6 @@ def _other_locale() -> str:
     return next(name for name in (*found, "C.UTF-8", "C") if plain(name) != plain(now))
 
 
-def _noise(index: int, folder: Path) -> dict[str, str]:
-    """What shells, terminals and continuous integration leave in the environment."""
-    unknown = {f"REPRO_NOISE_{number}": "x" * 97 * number for number in range(index, index + 20)}
-    known = {"COLUMNS": str(60 + index), "LINES": "7", "EDITOR": "noise", "PAGER": "noise"}
-    known |= {"TERM": "dumb", "SHLVL": str(20 + index), "NO_COLOR": "1", "CI": "noise"}
-    path = os.pathsep.join((os.environ.get("PATH", os.defpath), f"{os.sep}noise-{index}"))
-    return unknown | known | {"PATH": path}
-
-
 class _Builtin:
     """A function that, like one written in C, is no method where a class holds it.
 
@@ -203,12 +276,20 @@ class _Builtin:
         return self._function(*given)
 
 
+def clock_shift(index: int) -> int:
+    """The seconds by which the clock of a gate's run is moved; no two of 500 million are alike."""
+    year_and_35_days, span = 34_567_891, 560_000_003
+    return year_and_35_days + (index - 1) * year_and_35_days % span
+
+
 def _shift_clock(index: int) -> None:
     """Moves what Python says of the date; the system's clock and `time.monotonic` stay.
 
-    By more than a year, and neither whole weeks nor whole days: every field of the date changes.
+    By a year and 35 days in the first run, neither whole weeks nor whole days: every field of the
+    date changes. Further runs have other dates, but none more than twenty years on, since archives
+    hold no date after 2107.
     """
-    seconds = index * 34_567_891
+    seconds = clock_shift(index)
 
     realtime = (getattr(time, "CLOCK_REALTIME", None),)
 
@@ -284,7 +365,29 @@ def _one_core(index: int) -> None:
     if sys.platform == "linux":
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[index % len(cores)]})
-    os.cpu_count = _Builtin(lambda: 1)  # Affinity does not change it; another machine would.
+    # Affinity changes none of these; another machine would.
+    os.cpu_count = _Builtin(lambda: 1)
+    if hasattr(os, "process_cpu_count"):
+        os.process_cpu_count = _Builtin(lambda: 1)
+    _change_sysconf(("SC_NPROCESSORS_ONLN", "SC_NPROCESSORS_CONF"), lambda number: 1)
+
+
+def _less_memory(index: int) -> None:
+    _change_sysconf(
+        ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"), lambda pages: max(1, pages // 2 - index % 1000)
+    )
+
+
+def _change_sysconf(names: Sequence[str], change: Callable[[int], int]) -> None:
+    """Changes what Python says of the system's limits; libraries in C ask the system itself."""
+    original = os.sysconf
+    changed = {*names, *(os.sysconf_names[name] for name in names if name in os.sysconf_names)}
+
+    def sysconf(name: str | int) -> int:
+        found = original(name)
+        return change(found) if name in changed else found
+
+    os.sysconf = _Builtin(sysconf)
 
 
 def _rename_host(index: int) -> None:
@@ -335,6 +438,8 @@ def _windows() -> str:
     return "not on Windows" if os.name == "nt" else ""
 
 
+STARTING = 60
+"""Seconds for a process that only tries surroundings; an emulated one takes some."""
 SAME_LAYOUT = ("setarch", "--addr-no-randomize")
 LOCAL = "take it from params.yaml or from a file named there, not from the machine"
 VARIATIONS = {
@@ -401,9 +506,11 @@ VARIATIONS = {
         impossible=_windows,
     ),
     "environment": Variation(
-        "variables that have nothing to do with the training",
-        LOCAL,
-        environment=_noise,
+        "variables: unknown ones are set, and those that locate nothing are taken away",
+        f"{LOCAL}; what locates data may stand in a variable, such as REPRO_DATA or one whose "
+        "name ends in _DIR",
+        environment=lambda index, folder: variables.noise(index),
+        drops=variables.dropped,
     ),
     "address-space": Variation(
         "the layout of memory, which is random in ordinary runs",
@@ -417,6 +524,12 @@ VARIATIONS = {
         enter=_one_core,
         impossible=_no_second_core,
     ),
+    "memory": Variation(
+        "the size of the machine's memory, as Python says it: half",
+        "take sizes of buffers and parts from params.yaml, not from the machine",
+        enter=_less_memory,
+        impossible=_windows,
+    ),
     "caches": Variation(
         "cold caches: of byte code, of kernels, of fonts",
         "make what is cached a function of its key alone",
@@ -424,3 +537,7 @@ VARIATIONS = {
         dear="every library's byte code is compiled anew, some 10 s",
     ),
 }
+
+if __name__ == "__main__":
+    enter(sys.argv[2:], int(sys.argv[1]))
+    _read_all()
