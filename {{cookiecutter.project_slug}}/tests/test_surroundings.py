@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from repro import BadInput, RunEnded, RunFailed, gate, launcher, surroundings, variables
+from repro import BadInput, RunEnded, RunFailed, changes, gate, launcher, surroundings
 from repro.recipe import Project
 
 PROJECT = Project.find(Path(__file__).parent)
@@ -158,7 +158,7 @@ def test_variations_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_locates_nothing_is_taken_away(name: str, stays: bool) -> None:
-    assert variables.dropped(name) != stays
+    assert changes.dropped(name) != stays
     with surroundings.Around(PROJECT.root, ["environment"], 1) as around:
         assert (name in around.variables({name: "x"})) == stays
     with surroundings.Around(PROJECT.root, [], 0) as around:
@@ -166,7 +166,7 @@ def test_what_locates_nothing_is_taken_away(name: str, stays: bool) -> None:
 
 
 def test_the_clock_stays_near_and_differs_between_runs() -> None:
-    shifts = [surroundings.clock_shift(index) for index in range(1, 10_000)]
+    shifts = [changes.clock_shift(index) for index in range(1, 10_000)]
     assert shifts[0] == 34_567_891
     assert len(set(shifts)) == len(shifts)
     year = 365.25 * 24 * 3600

@@ -313,7 +313,7 @@ def _explain(
         gated: whether the answer is that of `gate.verify`, whose variations are looked at too.
         of: the recipe that is explained, where there are several.
     """
-    from . import explanation
+    from . import gate
 
     tensor = answer["verdict"] == "diverged" and not getattr(options, "no_explain", False)
     # Where the first run failed, or that of a study, there is nothing to look for.
@@ -321,7 +321,7 @@ def _explain(
     if not (tensor or variation):
         return False
     with console.Reporter() as reporter:
-        lines = explanation.add(project, answer, reporter, reporter.line, variation, tensor)
+        lines = gate.explain(project, answer, reporter, reporter.line, variation, tensor)
     if not options.json:
         print("\n".join([f"why        {of}"] * bool(of) + lines))
     return True

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import jinja2
 import numpy as np
 
-from . import BadInput, compare, explanation, files, gate, pictures, results, table
+from . import BadInput, compare, files, gate, pictures, results, table
 from . import recipe as recipes
 from .recipe import Project
 from .results import Outcome
@@ -179,7 +179,7 @@ def _outcome(outcome: Outcome) -> Section:
         text.append(compare.describe(answer["first_divergence"]))
     elif answer["verdict"] == "failed":
         text.append(answer["message"])
-    text += [line.strip() for line in explanation.lines(answer)]
+    text += [line.strip() for line in gate.why(answer)]
     told = answer["guarantee"]
     text += [line.strip() for line in gate.lines(answer)]
     text.append(f"guarantee: {'; '.join([told['holds'], *told['broken']])}")

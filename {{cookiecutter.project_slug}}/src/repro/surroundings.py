@@ -15,22 +15,17 @@ ends well can be trained in.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import datetime
-import gc
 import os
 import shutil
 import site
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from . import BadInput, variables
+from . import BadInput, changes
 
 
 @dataclass(frozen=True)
@@ -263,150 +258,6 @@ def _other_locale() -> str:
     return next(name for name in (*found, "C.UTF-8", "C") if plain(name) != plain(now))
 
 
-class _Builtin:
-    """A function that, like one written in C, is no method where a class holds it.
-
-    `logging.Formatter` holds `time.localtime`.
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-
-    def __call__(self, *given: Any) -> Any:
-        return self._function(*given)
-
-
-def clock_shift(index: int) -> int:
-    """The seconds by which the clock of a gate's run is moved; no two of 500 million are alike."""
-    year_and_35_days, span = 34_567_891, 560_000_003
-    return year_and_35_days + (index - 1) * year_and_35_days % span
-
-
-def _shift_clock(index: int) -> None:
-    """Moves what Python says of the date; the system's clock and `time.monotonic` stay.
-
-    By a year and 35 days in the first run, neither whole weeks nor whole days: every field of the
-    date changes. Further runs have other dates, but none more than twenty years on, since archives
-    hold no date after 2107.
-    """
-    seconds = clock_shift(index)
-
-    realtime = (getattr(time, "CLOCK_REALTIME", None),)
-
-    def later(clock: Callable[..., Any], shift: int) -> Callable[..., Any]:
-        return lambda *which: clock(*which) + shift * (which in ((), realtime))
-
-    def told(
-        function: Callable[..., Any], now: Callable[[], Any], position: int = 0
-    ) -> Callable[..., Any]:
-        def called(*given: Any) -> Any:
-            if given[position:] in ((), (None,)):
-                given = (*given[:position], now())
-            return function(*given)
-
-        return called
-
-    def changed(name: str, change: Callable[..., Any], *how: Any) -> None:
-        if hasattr(time, name):
-            setattr(time, name, _Builtin(change(getattr(time, name), *how)))
-
-    for name in ("time", "clock_gettime"):
-        changed(name, later, seconds)
-        changed(f"{name}_ns", later, seconds * 10**9)
-    for name in ("localtime", "gmtime", "ctime"):
-        changed(name, told, time.time)
-    changed("asctime", told, time.localtime)
-    changed("strftime", told, time.localtime, 1)
-
-    # `datetime.today` and `date.today` ask `time.time`; these two ask the system. A subclass in
-    # their place would not be the type that C code makes and checks for, so the type itself is
-    # changed, through the dictionary behind its read-only view.
-    (methods,) = gc.get_referents(datetime.datetime.__dict__)
-    methods["now"] = classmethod(lambda cls, tz=None: cls.fromtimestamp(time.time(), tz))
-    methods["utcnow"] = classmethod(lambda cls: cls.utcfromtimestamp(time.time()))
-    ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime.datetime))
-
-
-def _change_umask(index: int) -> None:
-    now = os.umask(0o077)
-    os.umask(next(mask for mask in (now | 0o027, 0o077, 0o027) if mask != now))
-
-
-def _reverse_directories(index: int) -> None:
-    listdir, scandir = os.listdir, os.scandir
-
-    class Reversed:
-        """What `os.scandir` returns, from the last entry to the first."""
-
-        def __init__(self, *path: Any) -> None:
-            with scandir(*path) as entries:
-                self._entries = iter(list(entries)[::-1])
-
-        def __iter__(self) -> Iterator[os.DirEntry[Any]]:
-            return self
-
-        def __next__(self) -> os.DirEntry[Any]:
-            return next(self._entries)
-
-        def __enter__(self) -> Reversed:
-            return self
-
-        def __exit__(self, *exception: object) -> None:
-            self.close()
-
-        def close(self) -> None:
-            self._entries = iter([])
-
-    os.listdir = _Builtin(lambda *path: listdir(*path)[::-1])  # type: ignore[assignment]
-    os.scandir = Reversed  # type: ignore[assignment]
-
-
-def _one_core(index: int) -> None:
-    if sys.platform == "linux":
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[index % len(cores)]})
-    # Affinity changes none of these; another machine would.
-    os.cpu_count = _Builtin(lambda: 1)
-    if hasattr(os, "process_cpu_count"):
-        os.process_cpu_count = _Builtin(lambda: 1)
-    _change_sysconf(("SC_NPROCESSORS_ONLN", "SC_NPROCESSORS_CONF"), lambda number: 1)
-
-
-def _less_memory(index: int) -> None:
-    _change_sysconf(
-        ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"), lambda pages: max(1, pages // 2 - index % 1000)
-    )
-
-
-def _change_sysconf(names: Sequence[str], change: Callable[[int], int]) -> None:
-    """Changes what Python says of the system's limits; libraries in C ask the system itself."""
-    original = os.sysconf
-    changed = {*names, *(os.sysconf_names[name] for name in names if name in os.sysconf_names)}
-
-    def sysconf(name: str | int) -> int:
-        found = original(name)
-        return change(found) if name in changed else found
-
-    os.sysconf = _Builtin(sysconf)
-
-
-def _rename_host(index: int) -> None:
-    """Gives this process, alone, another host name."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    new_user, new_names = 0x10000000, 0x04000000  # CLONE_NEWUSER, CLONE_NEWUTS
-    user, group = os.getuid(), os.getgid()
-    if libc.unshare(new_names) != 0:
-        # Without privileges: in a user namespace of its own, with the same user in it.
-        if libc.unshare(new_user | new_names) != 0:
-            raise OSError(ctypes.get_errno(), "unshare")
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-    name = f"varied-{index}".encode()
-    if libc.sethostname(name, len(name)) != 0:
-        raise OSError(ctypes.get_errno(), "sethostname")
-
-
 def _no_second_core() -> str:
     if sys.platform != "linux":
         return "only Linux lets a process choose its cores"
@@ -416,7 +267,7 @@ def _no_second_core() -> str:
 def _no_host_name() -> str:
     if sys.platform != "linux":
         return "only Linux has host names for a process alone"
-    code = "from repro import surroundings; surroundings._rename_host(1)"
+    code = "from repro import changes; changes.rename_host(1)"
     return _refused((sys.executable, "-P", "-c", code))
 
 
@@ -451,12 +302,12 @@ VARIATIONS = {
     "directory-order": Variation(
         "the order in which folders list their files",
         "sort what os.listdir, os.scandir, glob and iterdir list",
-        enter=_reverse_directories,
+        enter=changes.reverse_directories,
     ),
     "clock": Variation(
         "date and time of day, by more than a year",
         "seed no generator from the time, and keep dates out of the data",
-        enter=_shift_clock,
+        enter=changes.shift_clock,
     ),
     "path": Variation(
         "working directory and path of the checkout",
@@ -484,7 +335,7 @@ VARIATIONS = {
         "the machine's name",
         LOCAL,
         environment=lambda index, folder: {"HOSTNAME": f"varied-{index}"},
-        enter=_rename_host,
+        enter=changes.rename_host,
         impossible=_no_host_name,
     ),
     "locale": Variation(
@@ -502,15 +353,15 @@ VARIATIONS = {
     "umask": Variation(
         "the permissions of new files",
         "keep permissions out of the data, or set them with os.chmod",
-        enter=_change_umask,
+        enter=changes.change_umask,
         impossible=_windows,
     ),
     "environment": Variation(
         "variables: unknown ones are set, and those that locate nothing are taken away",
         f"{LOCAL}; what locates data may stand in a variable, such as REPRO_DATA or one whose "
         "name ends in _DIR",
-        environment=lambda index, folder: variables.noise(index),
-        drops=variables.dropped,
+        environment=lambda index, folder: changes.noise(index),
+        drops=changes.dropped,
     ),
     "address-space": Variation(
         "the layout of memory, which is random in ordinary runs",
@@ -521,13 +372,13 @@ VARIATIONS = {
     "cores": Variation(
         "the number of processors visible: one (`threads` stays)",
         "take the number of workers and parts from params.yaml, not from the machine",
-        enter=_one_core,
+        enter=changes.one_core,
         impossible=_no_second_core,
     ),
     "memory": Variation(
         "the size of the machine's memory, as Python says it: half",
         "take sizes of buffers and parts from params.yaml, not from the machine",
-        enter=_less_memory,
+        enter=changes.less_memory,
         impossible=_windows,
     ),
     "caches": Variation(
