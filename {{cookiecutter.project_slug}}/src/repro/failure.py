@@ -10,6 +10,8 @@ from . import RunEnded, RunFailed
 
 SHOWN = 15
 """Lines of the log that a message shows."""
+LONG = 400
+"""Characters of an exception that one line shows."""
 
 CHATTER = re.compile(
     "|".join(
@@ -29,6 +31,13 @@ CHATTER = re.compile(
     )
 )
 """Lines that a training writes which goes well."""
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""What Keras writes around a message to make it bold."""
+RAISED = re.compile(r"^[\w.]*(Error|Exception|Exit|Interrupt|Refused)\b.*$", re.MULTILINE)
+"""The first line of an exception, below its traceback."""
+ARGUMENTS = re.compile(r"\s*\nArguments received by .*", re.DOTALL)
+"""What Keras adds to the exception of a layer."""
 
 OUTSIDE = "somebody or something else ended it"
 CRASHED = "code outside Python crashed"
@@ -70,8 +79,20 @@ def of(directory: Path, status: int) -> RunFailed:
 def _end_of_log(directory: Path) -> str:
     """The last lines of the log that say something."""
     path = directory / "log.txt"
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = COLOURS.sub("", path.read_text(encoding="utf-8", errors="replace"))
     lines = [line for line in text.splitlines() if line.strip() and not CHATTER.search(line)]
     if not lines:
         return f"; its log, {path}, says nothing of it"
     return f"; its log, {path}, ends so:\n" + "\n".join(lines[-SHOWN:])
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line: of a training that raised, its exception."""
+    if isinstance(error, RunEnded):
+        return error.what
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, RunFailed):
+        raised = list(RAISED.finditer(text))
+        text = text[raised[-1].start() :] if raised else text
+    text = " ".join(ARGUMENTS.sub("", text).split())
+    return text if len(text) <= LONG else f"{text[:LONG]}…"

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import BadInput, RunEnded, RunFailed, cause, compare, launcher, surroundings
+from . import BadInput, RunEnded, RunFailed, cause, compare, failure, launcher, surroundings
 from . import recipe as recipes
 from .launcher import Listener, OnStart
 from .recipe import Project
@@ -220,7 +220,7 @@ def explain(
         try:
             action()
         except Exception as error:  # Whatever it is, the verdict is not lost for it.
-            answer["unexplained"].append(f"{what} was not found: {_reason(error)}")
+            answer["unexplained"].append(f"{what} was not found: {failure.reason(error)}")
 
     if variation:
         attempt("the variation", lambda: find_cause(project, answer, listener, tell))
@@ -237,14 +237,6 @@ def _find_tensor(
     if compare.can_be_explained(found):
         tell("the runs differ; running the steps again to see where")
         answer["explanation"] = compare.explain(project, one, other, found, listener)
-
-
-def _reason(error: Exception) -> str:
-    """One line on an error; the log of a run made to look is gone, its last line says most."""
-    if isinstance(error, RunEnded):
-        return error.what
-    said = str(error).strip().splitlines()
-    return said[-1] if said else type(error).__name__
 
 
 def find_cause(
