@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -60,7 +59,9 @@ def test_a_run_that_was_killed_is_told_as_such(project: Generated, tmp_path: Pat
         ("train", {"KILL": "1"}, "the same command started again begins anew"),
     ):
         before = len(list(faulty.root.glob("runs/*")))
-        done = faulty.run("repro", command, *SHORT, **env)
+        # Another recipe, or the training would go on with the first run of the gate.
+        seed = "seed=7" if command == "train" else "seed=8"
+        done = faulty.run("repro", command, *SHORT, seed, **env)
         assert done.returncode == 4
         assert f"{what}{then}" in done.stderr
         assert "oneDNN" not in done.stderr and "Tried" not in done.stderr
@@ -91,4 +92,3 @@ def test_the_verdict_stands_where_its_explanation_fails(project: Generated, tmp_
     told = (summary / "summary.md").read_text(encoding="utf-8")
     assert "the tensor was not found" in told and "order: indices" in told
     assert len(list(faulty.root.glob("runs/*"))) == 2
-    assert os.listdir(summary)

@@ -119,7 +119,7 @@ class _Search:
     def _made(self, sets: list[Names]) -> list[bool]:
         tried = ", ".join(sets[0]) or "none"
         times = f", {len(sets)} times" if len(sets) > 1 else ""
-        self._tell(f"the runs differ; which variation does it? Tried: {tried}{times}")
+        self._tell(f"which variation does it? Tried: {tried}{times}")
         # Copies, since a list that changed later would stand for another answer.
         found = self._look([[*names] for names in sets])
         self._probes += [([*names], differs) for names, differs in zip(sets, found, strict=True)]
