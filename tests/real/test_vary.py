@@ -18,7 +18,8 @@ pytestmark = pytest.mark.real
 
 EACH = (
     *("hash-seed", "directory-order", "clock", "path", "home", "temporary-folder", "user", "host"),
-    *("locale", "time-zone", "umask", "environment", "address-space", "cores", "caches"),
+    *("locale", "time-zone", "umask", "environment", "address-space", "cores", "memory"),
+    "caches",
 )
 SHORT = ("training.epochs=1", "training.steps_per_epoch=2")
 
@@ -54,6 +55,7 @@ FAULTS = {
     "umask": "(open(mine, 'w').close(), os.stat(mine).st_mode)",
     "environment": "os.environ.get('TERM')",
     "cores": "os.cpu_count()",
+    "memory": "os.sysconf('SC_PHYS_PAGES')",
     "user+host": "os.environ.get('USER') == 'somebody-1' and socket.gethostname() == 'varied-1'",
     # Random in every run; there is nothing to vary.
     "": "id(object())",
@@ -81,8 +83,11 @@ def test_what_a_result_depends_on_is_named(fault: str, project: Generated, tmp_p
     # Nothing is left of the runs made to look.
     assert len(list(faulty.root.glob("runs/*"))) == 2
     assert cause["variation"] == needed, cause
-    assert len(cause["probes"]) <= 1 + 6 * max(1, len(needed))
+    # Five without and five with it; of several together five without each one.
+    repeats = 5 * (2 + (len(needed) if len(needed) > 1 else 0))
+    assert len(cause["probes"]) <= repeats + 6 * max(1, len(needed))
     assert ("also without" in cause["means"]) == (fault == "")
+    assert cause["sure"] == bool(needed)
 
 
 def test_a_training_that_fails_under_a_variation_names_it(
@@ -96,8 +101,10 @@ def test_a_training_that_fails_under_a_variation_names_it(
     command = ("repro", "verify", "--vary", "home,umask", *SHORT)
     done = faulty.run(*command, HOME=str(home))
     assert done.returncode == 4, done.stderr
-    assert "repro: with home varied, and not without: the training failed" in done.stderr
-    assert "FileNotFoundError" in done.stderr
+    verdict, why = done.stdout.split("varied     home, umask")
+    assert verdict.startswith("FAILED  2 runs\n  the training failed with status 1; its log, ")
+    assert "FileNotFoundError" in verdict
+    assert "cause      home (an empty home directory): 5 of 5 runs differ with it, 0 of 5" in why
 
 
 def test_a_wrong_name_is_refused_in_one_line(project: Generated) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 from repro import (
     BadInput,
     Dataset,
+    RunEnded,
     backends,
     compare,
     determinism,
+    failure,
     ledger,
     sha256,
     state,
@@ -229,3 +232,165 @@ def test_a_run_that_was_just_killed_is_waited_for(
     monkeypatch.setattr(launcher, "ENDING", 60)
     threading.Timer(0.3, ending.close).start()
     assert launcher.idle(tmp_path)
+
+
+CHATTER = """\
+2026-11-26 18:37:30.360305: I tensorflow/core/util/port.cc:153] oneDNN custom operations are on. \
+You may see slightly different numerical results due to floating-point round-off errors
+2026-11-26 18:37:30.360305: I tensorflow/core/platform/cpu_feature_guard.cc:210] This TensorFlow \
+binary is optimized to use available CPU instructions in performance-critical operations.
+To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow with the \
+appropriate compiler flags.
+WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
+I0000 00:00:1795718250.360305    5428 port.cc:153] oneDNN custom operations are on.
+E0000 00:00:1795718264.820854    5428 node_def_util.cc:682] NodeDef mentions attribute \
+use_unbounded_threadpool which is not in the op definition: Op<name=MapDataset>
+INFO:absl:something
+
+"""
+
+
+@pytest.fixture
+def logged(tmp_path: Path) -> Path:
+    (tmp_path / "log.txt").write_text(CHATTER, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("status", [-9, 137], ids=["signal", "as-a-shell-has-it"])
+def test_a_process_that_was_ended_is_told_as_such(status: int, logged: Path) -> None:
+    error = failure.of(logged, status)
+    assert isinstance(error, RunEnded)
+    what = "the training was ended by signal 9 (SIGKILL): the memory may be full, or somebody "
+    what += "ended it"
+    nothing = f"; its log, {logged / 'log.txt'}, says nothing of it"
+    assert str(error) == (
+        f"{what}; the same command started again begins anew, there is no checkpoint yet{nothing}"
+    )
+    (logged / "checkpoints").mkdir()
+    (logged / "checkpoints" / "1-0.json").touch()
+    error = failure.of(logged, status)
+    assert isinstance(error, RunEnded)
+    assert str(error) == (
+        f"{what}; the same command started again goes on from the last checkpoint{nothing}"
+    )
+    assert str(error.advised("nothing was compared")) == f"{what}; nothing was compared{nothing}"
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (-15, "signal 15 (SIGTERM): somebody or something else ended it"),
+        (-11, "signal 11 (SIGSEGV): code outside Python crashed"),
+        (134, "signal 6 (SIGABRT): a library found something wrong and stopped"),
+    ],
+)
+def test_each_signal_has_its_reason(status: int, told: str, logged: Path) -> None:
+    assert told in str(failure.of(logged, status))
+
+
+def test_a_log_is_shown_where_it_says_something(logged: Path) -> None:
+    lines = [f"line {number}" for number in range(30)]
+    text = CHATTER + "\n".join([*lines, "I am no chatter", "ValueError: wrong"]) + "\n" + CHATTER
+    (logged / "log.txt").write_text(text, encoding="utf-8")
+    error = failure.of(logged, 1)
+    assert not isinstance(error, RunEnded)
+    first, *rest = str(error).splitlines()
+    assert first == f"the training failed with status 1; its log, {logged / 'log.txt'}, ends so:"
+    assert rest == [*lines[-13:], "I am no chatter", "ValueError: wrong"]
+    for status in (1, 70, 128, 255):
+        assert f"failed with status {status};" in str(failure.of(logged, status))
+
+
+def test_an_exception_is_told_in_one_line(logged: Path) -> None:
+    text = (
+        "Traceback (most recent call last):\n  File x\nKeyError: 'first'\n\nDuring the handling:\n"
+    )
+    text += "AttributeError: Exception encountered when calling Inner.call().\n\n"
+    text += "\x1b[1mTensor.graph is undefined when eager execution is enabled.\x1b[0m\n\n"
+    text += "Arguments received by Inner.call():\n  • x=tf.Tensor(shape=(16, 784))\n"
+    (logged / "log.txt").write_text(text, encoding="utf-8")
+    error = failure.of(logged, 1)
+    assert "\x1b" not in str(error)
+    assert failure.reason(error) == (
+        "AttributeError: Exception encountered when calling Inner.call(). Tensor.graph is "
+        "undefined when eager execution is enabled."
+    )
+    assert failure.reason(failure.of(logged, -9)).endswith("or somebody ended it")
+    assert failure.reason(ValueError("a\nb")) == "a b"
+    assert failure.reason(ValueError()) == "ValueError"
+
+
+def record_of(folder: Path, name: str, **arrays: Any) -> Path:
+    np.savez(folder / f"{name}.npz", **{f"activation/{key}": a for key, a in arrays.items()})
+    return folder / f"{name}.npz"
+
+
+def nan(bits: int) -> np.ndarray:
+    return np.array([1, bits], np.uint32).view(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told", "ulps"),
+    [
+        (
+            np.array([1, 0, 2], np.float32),
+            np.array([1, -0.0, 2], np.float32),
+            "at [1]: 0.0 and -0.0; 1 of 3",
+            None,
+        ),
+        (
+            nan(0x7FC00000),
+            nan(0x7FC00001),
+            "at [1]: nan (0x7fc00000) and nan (0x7fc00001); 1 of 2 elements differ",
+            None,
+        ),
+        (
+            np.array([[0.5, np.inf]], np.float64),
+            np.array([[0.5, -np.inf]], np.float64),
+            "at [0, 1]: inf and -inf",
+            2 * 0x7FF0000000000000,
+        ),
+        (np.array([3, 4], np.int64), np.array([3, 5], np.int64), "at [1]: 4 and 5; 1 of 2", None),
+        (np.array([True], np.bool_), np.array([False], np.bool_), "at [0]: True and False", None),
+        (np.array([1j], np.complex64), np.array([2j], np.complex64), "at [0]: 1j and 2j", None),
+        (np.float32(1), np.nextafter(np.float32(1), np.float32(2)), "1 units in the last", 1),
+        (
+            np.array([3], np.int32),
+            np.array([3], np.int64),
+            "is of int32 in the first and of int64 in the second",
+            0,
+        ),
+        (
+            np.array([3], np.int32),
+            np.array([3, 3], np.int32),
+            "of (1,) in the first and of (2,) in the second",
+            0,
+        ),
+    ],
+)
+def test_elements_are_told_apart_by_their_bits(
+    one: np.ndarray, other: np.ndarray, told: str, ulps: int | None, tmp_path: Path
+) -> None:
+    records = {"a": one, "b": other}
+    files = [record_of(tmp_path, name, first=np.ones(3), x=x) for name, x in records.items()]
+    found = compare._first_tensor(*files)
+    assert found is not None and (found["kind"], found["tensor"]) == ("activation", "x")
+    text = compare.describe_tensor(found | {"again": True, "epoch": 0, "step": 0, "cause": "any"})
+    assert told in text
+    assert found.get("ulps", 0) == ulps
+    json.loads(json.dumps(found), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert compare._first_tensor(files[0], files[0]) is None
+
+
+def test_what_only_the_results_show_is_not_run_again(tmp_path: Path) -> None:
+    entry = {"weights": {"w": "1"}, "metrics": {"m": "2"}}
+    for name in "ab":
+        made = ledger.Ledger(tmp_path / name)
+        made.append("epoch", entry | {"results": {"val_luck": name}}, 1, 3)
+        made.close()
+    found = ledger.first_difference(tmp_path / "a", tmp_path / "b")
+    assert found is not None and found["what"] == "results"
+    assert not compare.can_be_explained(found)
+    nobody = recipes.Project(tmp_path, "any")
+    assert compare.explain(nobody, tmp_path, tmp_path, found, lambda run, event: None) is None
+    assert "judges itself by" in compare._means(found) and "race" not in compare._means(found)

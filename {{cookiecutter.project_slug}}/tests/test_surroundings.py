@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from repro import BadInput, gate, launcher, surroundings
+from repro import BadInput, RunEnded, RunFailed, changes, gate, launcher, surroundings
 from repro.recipe import Project
 
 PROJECT = Project.find(Path(__file__).parent)
@@ -29,7 +28,7 @@ surroundings.enter(varied, index)
 
 mask = os.umask(0)
 os.umask(mask)
-folder = pathlib.Path(os.environ["FOLDER"])
+folder = pathlib.Path(os.environ["REPRO_FOLDER"])
 with os.scandir(folder) as entries:
     scanned = [entry.name for entry in entries]
 now = datetime.datetime.now
@@ -57,10 +56,14 @@ print(json.dumps({
     "locale": [os.environ.get("LC_ALL"), locale.setlocale(locale.LC_ALL, "")],
     "time-zone": [time.timezone, time.tzname],
     "umask": [mask],
-    "environment": [os.environ.get(name) for name in ("REPRO_NOISE_1", "COLUMNS", "TERM", "PATH")],
+    "environment": [
+        os.environ.get(name) for name in ("REPRO_NOISE_1", "COLUMNS", "TERM", "PATH", "AUGMENT")
+    ],
     "address-space": [personality.read_text() if personality.exists() else ""],
     "cores": [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
-              os.cpu_count()],
+              os.cpu_count(), os.sysconf("SC_NPROCESSORS_ONLN"),
+              os.sysconf(os.sysconf_names["SC_NPROCESSORS_CONF"])],
+    "memory": [os.sysconf("SC_PHYS_PAGES"), os.sysconf(os.sysconf_names["SC_PHYS_PAGES"])],
     "caches": [sys.pycache_prefix],
 }))
 """
@@ -71,12 +74,13 @@ def look(folder: Path, *varied: str, index: int = 1) -> dict[str, list[Any]]:
         (folder / name).touch()
     with surroundings.Around(PROJECT.root, varied, index) as around:
         plain = {"PYTHONHASHSEED": "0", "PYTHONPATH": str(PROJECT.root / "src")}
+        plain |= {"REPRO_FOLDER": str(folder), "AUGMENT": "0.25"}
         done = subprocess.run(
             [*around.command, sys.executable, "-P", "-c", SEEN, str(index), *varied],
             capture_output=True,
             text=True,
             cwd=around.root,
-            env={**os.environ, **plain, "FOLDER": str(folder), **around.environment},
+            env=around.variables({**os.environ, **plain}),
         )
     assert done.returncode == 0, done.stderr
     found: dict[str, list[Any]] = json.loads(done.stdout)
@@ -142,31 +146,114 @@ def test_variations_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         surroundings.choose("host")
 
 
-NAMES = [str(number) for number in range(14)]
+@pytest.mark.parametrize(
+    ("name", "stays"),
+    [
+        *((name, True) for name in ("PATH", "HOME", "TMPDIR", "LC_ALL", "LD_LIBRARY_PATH", "TZ")),
+        *((name, True) for name in ("CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "https_proxy")),
+        *((name, True) for name in ("REPRO_DATA", "SSL_CERT_FILE", "SystemRoot", "HF_HOME")),
+        # Fixed by the machinery, or cleared by it before.
+        *((name, True) for name in ("PYTHONPATH", "TF_DETERMINISTIC_OPS", "OMP_NUM_THREADS")),
+        *((name, False) for name in ("AUGMENT", "LEARNING_RATE", "DEBUG", "PWD", "SLURM_NTASKS")),
+    ],
+)
+def test_what_locates_nothing_is_taken_away(name: str, stays: bool) -> None:
+    assert changes.dropped(name) != stays
+    with surroundings.Around(PROJECT.root, ["environment"], 1) as around:
+        assert (name in around.variables({name: "x"})) == stays
+    with surroundings.Around(PROJECT.root, [], 0) as around:
+        assert around.variables({name: "x"})[name] == "x"
 
 
-@pytest.mark.parametrize("needed", [*([name] for name in NAMES), ["3", "4"], ["0", "7", "13"]])
-def test_the_variations_needed_are_found(needed: list[str]) -> None:
-    tried: list[list[str]] = []
-
-    def differs(names: list[str]) -> bool:
-        tried.append(names)
-        return set(needed) <= set(names)
-
-    assert gate.minimal(NAMES, differs) == needed
-    # A list that changed after it was tried would stand for another answer.
-    assert not any(one is other for one, other in itertools.combinations(tried, 2))
-    assert len(tried) <= 6 * len(needed)
+def test_the_clock_stays_near_and_differs_between_runs() -> None:
+    shifts = [changes.clock_shift(index) for index in range(1, 10_000)]
+    assert shifts[0] == 34_567_891
+    assert len(set(shifts)) == len(shifts)
+    year = 365.25 * 24 * 3600
+    assert all(year < shift < 20 * year for shift in shifts)
 
 
-def test_one_of_several_causes_is_found() -> None:
-    assert gate.minimal(NAMES, lambda names: bool({"5", "9"} & set(names))) == ["5"]
+@pytest.mark.skipif(os.name == "nt", reason="`path` needs links")
+def test_a_folder_named_from_the_root_is_the_same_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPRO_DATA", "../shared")
+    root = tmp_path / "project"
+    (root / "src").mkdir(parents=True)
+    for varied in ([], ["path"]):
+        with surroundings.Around(root, varied, 1) as around:
+            found = around.variables({"REPRO_DATA": "../shared"})["REPRO_DATA"]
+            assert (around.root / found).resolve() == tmp_path / "shared"
 
 
-def test_a_difference_that_does_not_show_again_has_no_variation() -> None:
-    assert gate.minimal(NAMES, lambda names: False) == []
-    once = iter([True, True])
-    assert gate.minimal(NAMES, lambda names: next(once, False)) == []
+def test_a_program_named_by_a_path_is_found_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REPRO_PYTHON", os.path.join("tools", "python"))
+    assert surroundings.interpreter() == str(tmp_path / "tools" / "python")
+    monkeypatch.setenv("REPRO_PYTHON", "python3")
+    assert surroundings.interpreter() == "python3"
+
+
+PARAMETERS = {"backend": "jax", "guarantee": "none", "threads": 1, "training": {"dtype": "float32"}}
+
+
+def test_surroundings_that_work_are_all_varied() -> None:
+    for wanted in (None, "all"):
+        assert gate.choose(PROJECT, PARAMETERS, wanted) == surroundings.choose(wanted)
+
+
+def test_what_does_not_work_here_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(variable: str) -> surroundings.Variation:
+        return surroundings.Variation("w", "m", environment=lambda index, folder: {variable: "x"})
+
+    # Python does not start with it; and a program in its stead that is not there.
+    monkeypatch.setitem(surroundings.VARIATIONS, "user", broken("PYTHONHOME"))
+    missing = surroundings.Variation("w", "m", command=("no-such-program",))
+    monkeypatch.setitem(surroundings.VARIATIONS, "host", missing)
+    varied, others = gate.choose(PROJECT, PARAMETERS, None)
+    expected, _ = surroundings.choose(None)
+    assert varied == [name for name in expected if name not in ("user", "host")]
+    assert others["user"].startswith("not possible here: ")
+    assert "no-such-program" in others["host"]
+    with pytest.raises(BadInput, match="--vary: user: not possible here: "):
+        gate.choose(PROJECT, PARAMETERS, "clock,user")
+
+
+def test_of_two_variations_that_work_only_apart_the_first_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(surroundings, "_problem", lambda root, names, env: "no" * (len(names) > 1))
+    assert surroundings.possible(PROJECT.root, ["one", "other"], {}) == (["one"], {"other": "no"})
+
+
+def test_where_nothing_starts_no_surrounding_is_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPRO_PYTHON", "no-such-program")
+    assert gate.choose(PROJECT, PARAMETERS, None) == surroundings.choose(None)
+
+
+@pytest.mark.skipif(
+    os.name == "nt" or sys.version_info >= (3, 12),
+    reason="Python 3.11 alone reads the paths of packages in the encoding of the locale",
+)
+def test_a_path_with_an_accent_does_not_turn_the_gate_red(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "é"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "__editable__.pth").write_text(f"{folder}\n", encoding="utf-8")
+    monkeypatch.setenv("REPRO_PYTHON", str(folder / "bin" / "python"))
+    # On a machine whose locale is C.UTF-8, the other one is C.
+    other = dataclasses.replace(
+        surroundings.VARIATIONS["locale"], environment=lambda index, folder: {"LC_ALL": "C"}
+    )
+    monkeypatch.setitem(surroundings.VARIATIONS, "locale", other)
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    varied, others = gate.choose(PROJECT, PARAMETERS, None)
+    assert "locale" not in varied and "path" in varied
+    assert "not possible here: " in others["locale"] and "decode" in others["locale"]
 
 
 @pytest.mark.parametrize(
@@ -196,3 +283,30 @@ def test_runs_do_not_share_a_gpu(
     recipe = {"parameters": {"threads": 2, "guarantee": guarantee}}
     outcomes = gate.train_all(Project(tmp_path, "any"), recipe, 4, lambda run, event: None)
     assert outcomes == [tmp_path] * 4 and max(most) == at_once
+
+
+@pytest.mark.parametrize("ended", [0, 2])
+def test_a_run_that_was_ended_ends_the_gate_at_once(
+    ended: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    begun: list[int] = []
+
+    def train(project: Any, recipe: Any, listener: Any, *varied: Any, **options: Any) -> Path:
+        index = varied[1] if varied else 0
+        begun.append(index)
+        if index == ended:
+            raise RunEnded("ended by signal 9", "it goes on", "; its log")
+        if index == 1:
+            raise RunFailed("an exception in it")
+        return tmp_path
+
+    monkeypatch.setattr(launcher, "available_cores", lambda: 1)
+    monkeypatch.setattr(launcher, "train", train)
+    recipe = {"parameters": {"threads": 1, "guarantee": "portable"}}
+    with pytest.raises(RunEnded) as error:
+        gate.train_all(Project(tmp_path, "any"), recipe, 9, lambda run, event: None, ["user"])
+    assert str(error.value) == (
+        "ended by signal 9; nothing was compared; the same command started again makes all runs "
+        "anew; its log"
+    )
+    assert len(begun) < 9

@@ -37,6 +37,22 @@ class MachineryFailed(RunFailed):
     """The machinery itself raised in the process that trains, not the project's code."""
 
 
+class RunEnded(RunFailed):
+    """The process of a training was ended by a signal, which says nothing of the training itself.
+
+    The message has three parts: `what` happened, what is to be done `then`, and the end of the
+    log. The middle one differs by command.
+    """
+
+    def __init__(self, what: str, then: str, log: str) -> None:
+        super().__init__(f"{what}; {then}{log}")
+        self.what, self.log = what, log
+
+    def advised(self, then: str) -> RunEnded:
+        """The same failure, with something else to be done."""
+        return RunEnded(self.what, then, self.log)
+
+
 class Probed(Exception):
     """A run made only to look at one place has written what it found there, and is over."""
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -152,14 +151,16 @@ def _verify(options: argparse.Namespace) -> int:
         return _verify_recorded(options, project)
     wanted = recipes.make(project, options.overrides)
     with console.Reporter() as reporter:
-        answer = gate.verify(project, wanted, options.runs, reporter, options.vary, reporter.line)
-    if answer["verdict"] == "diverged" and not options.no_explain:
-        _explain(project, answer)
-    if options.json:
-        print(files.dumps(answer))
-    else:
+        answer = gate.verify(project, wanted, options.runs, reporter, options.vary)
+    # The verdict is told before anything explains it.
+    if not options.json:
         console.print_gate(answer, f"{options.runs} runs")
-    return STATUS[answer["verdict"]] or _fallen(answer["guarantee"]["broken"])
+    try:
+        _explain(project, answer, options, gated=True)
+    finally:
+        if options.json:
+            print(files.dumps(answer))
+    return _status(answer) or _fallen(answer["guarantee"]["broken"])
 
 
 def _fallen(broken: Sequence[str]) -> int:
@@ -184,10 +185,8 @@ def _verify_recorded(options: argparse.Namespace, project: Project) -> int:
         outcomes = results.verify(
             project, names, expected, options.runs, reporter, vary, line, base, path.name
         )
-    for outcome in outcomes:
-        if outcome.answer["verdict"] == "diverged" and not options.no_explain:
-            _explain(project, outcome.answer)
     found = {o.name: o.now for o in outcomes if o.now and o.answer["verdict"] == "identical"}
+    # What was found is told, and written, before anything explains it.
     if options.summary:
         from . import report
 
@@ -196,14 +195,20 @@ def _verify_recorded(options: argparse.Namespace, project: Project) -> int:
     kept = {o.name: o.now for o in outcomes if o.now and o.can_be_recorded}
     if options.update and kept:
         recorded.write(path, expected | kept)
-    if options.json:
-        told = [
-            {"recipe": o.name, "recorded": o.recorded, "lines": o.lines(), **o.answer}
-            for o in outcomes
-        ]
-        print(files.dumps({"recipes": told, "updated": options.update}))
-    else:
+    if not options.json:
         console.print_outcomes(outcomes, options.runs, options.update)
+    try:
+        for outcome in outcomes:
+            told = _explain(project, outcome.answer, options, gated=True, of=outcome.name)
+            if told and options.summary:
+                report.write_gate(options.summary, outcomes)
+    finally:
+        if options.json:
+            recipes_told = [
+                {"recipe": o.name, "recorded": o.recorded, "lines": o.lines(), **o.answer}
+                for o in outcomes
+            ]
+            print(files.dumps({"recipes": recipes_told, "updated": options.update}))
     return results.status(outcomes, options.update)
 
 
@@ -214,14 +219,16 @@ def _diff(options: argparse.Namespace) -> int:
     project = recipes.Project.find()
     one, other = (recipes.find_run(project, name) for name in (options.run_a, options.run_b))
     answer = compare.compare(one, other)
-    if answer["verdict"] == "diverged" and options.explain:
-        _explain(project, answer)
-    if options.json:
-        print(files.dumps(answer))
-    else:
+    if not options.json:
         console.print_verdict(answer, "2 runs")
-        if answer["verdict"] == "diverged" and not options.explain:
+    try:
+        if options.explain:
+            _explain(project, answer, options)
+        elif answer["verdict"] == "diverged" and not options.json:
             print("  to the tensor: repro diff --explain, which runs the steps again")
+    finally:
+        if options.json:
+            print(files.dumps(answer))
     return STATUS[answer["verdict"]]
 
 
@@ -267,12 +274,13 @@ def _study(
             options.workers, options.scheduler, reporter, reporter.trial, not options.no_verify
         )
     verification = answer["verification"] or {"verdict": "identical"}
-    if verification["verdict"] == "diverged":
-        _explain(project, verification)
-    if options.json:
-        print(files.dumps(answer))
-    else:
+    if not options.json:
         console.print_study(answer)
+    try:
+        _explain(project, verification, options)
+    finally:
+        if options.json:
+            print(files.dumps(answer))
     if answer["failed"] or verification["verdict"] == "failed":
         return FAILED
     return STATUS[verification["verdict"]] or _fallen(answer["broken"])
@@ -333,16 +341,40 @@ def _data(options: argparse.Namespace) -> int:
     return DIFFERS if answer.get("verdict") == "differs" else IDENTICAL
 
 
-def _explain(project: Project, answer: dict[str, Any]) -> None:
-    """Adds to an answer which tensor was the first to differ."""
-    from . import compare
+def _status(answer: dict[str, Any]) -> int:
+    """The exit status for what a gate said of one recipe."""
+    if answer["verdict"] == "failed":
+        return BAD_INPUT if answer["refused"] else FAILED
+    return STATUS[answer["verdict"]]
 
-    print("the runs differ; running the steps again to see where", file=sys.stderr)
-    one, other = (Path(run) for run in answer.get("compared", answer["runs"]))
+
+def _explain(
+    project: Project,
+    answer: dict[str, Any],
+    options: argparse.Namespace,
+    gated: bool = False,
+    of: str = "",
+) -> bool:
+    """Adds to an answer why runs differ, and prints it; returns whether there was something to say.
+
+    The verdict stands: what fails here is one line in `unexplained`.
+
+    Args:
+        gated: whether the answer is that of `gate.verify`, whose variations are looked at too.
+        of: the recipe that is explained, where there are several.
+    """
+    from . import gate
+
+    tensor = answer["verdict"] == "diverged" and not getattr(options, "no_explain", False)
+    # Where the first run failed, or that of a study, there is nothing to look for.
+    variation = gated and "index" in answer
+    if not (tensor or variation):
+        return False
     with console.Reporter() as reporter:
-        answer["explanation"] = compare.explain(
-            project, one, other, answer["first_divergence"], reporter
-        )
+        lines = gate.explain(project, answer, reporter, reporter.line, variation, tensor)
+    if not options.json:
+        console.show("\n".join([f"why        {of}"] * bool(of) + lines))
+    return True
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

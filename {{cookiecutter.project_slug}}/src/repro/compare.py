@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ EXPLAINED = {
     "metrics": "loss or metrics were not the same over these steps, so the weights or what the "
     "layers computed were not either",
     "produced": "what the trained model made was not the same",
-    "results": "the results were not the same",
+    "results": "the training went the same way, only the results were not the same: what the "
+    "model judges itself by (`judge`), or the evaluation, draws or computes otherwise each time",
     "length": "one run is longer than the other",
     "place": "the two runs did not do the same things in the same order",
 }
@@ -41,6 +42,8 @@ AT_START = {
     "own, or the model was built in another way",
 }
 AT_END = {"arrays": "the predictions were not the same"}
+UNSEEN = ("settings", "sources", "place", "length", "results")
+"""Fields whose difference no step shows that is run again."""
 
 
 def compare(a: Path, b: Path, one_recipe: bool = False) -> dict[str, Any]:
@@ -79,6 +82,11 @@ def compare(a: Path, b: Path, one_recipe: bool = False) -> dict[str, Any]:
     return answer | {"verdict": "diverged", "first_divergence": found | {"means": means}}
 
 
+def can_be_explained(found: dict[str, Any]) -> bool:
+    """Whether steps that are run again may show why runs parted there."""
+    return found["what"] not in UNSEEN and found["stage"] != "final"
+
+
 def explain(
     project: Project, a: Path, b: Path, found: dict[str, Any], listener: Listener
 ) -> dict[str, Any] | None:
@@ -94,10 +102,13 @@ def explain(
         `again`: whether the runs parted again. If so `epoch`, `step`, `kind`, `tensor`, `index`,
         `a`, `b`, `ulps` (units in the last place between them) and `cause`. None where there is
         nothing to run again: settings or sources differ, or results alone.
+
+    Raises:
+        RunFailed, BadInput: a step cannot be made again, say because a layer works in a graph only.
     """
-    stage = found["stage"]
-    if found["what"] in ("settings", "sources", "place", "length") or stage == "final":
+    if not can_be_explained(found):
         return None
+    stage = found["stage"]
     probe = {"stage": stage, "epoch": found["epoch"], "after": 0, "record": None}
     place = {"epoch": found["epoch"], "step": found["step"]}
     if stage in ("step", "epoch"):
@@ -122,54 +133,81 @@ def _probes(
 ) -> Iterator[list[Path]]:
     """Two runs made only to look; they are gone when that is done."""
     made: list[Path] = []
-    try:
+    with launcher.made_to_look() as on_start:
         for run in runs:
             content = recipes.read_manifest(run)
             recipe = {k: v for k, v in content["recipe"].items() if k != "data"}
-            surroundings = content["surroundings"]
-            made.append(launcher.train(project, recipe, listener, **surroundings, probe=probe))
+            around = content["surroundings"]
+            made.append(
+                launcher.train(project, recipe, listener, **around, on_start=on_start, probe=probe)
+            )
         yield made
-    finally:
-        for run in made:
-            shutil.rmtree(run)
 
 
 def _first_tensor(a: Path, b: Path) -> dict[str, Any] | None:
+    """The first tensor of two records whose bits differ, and the first element of it that does."""
     import numpy as np
 
     with np.load(a, allow_pickle=False) as one, np.load(b, allow_pickle=False) as other:
         for key in [*one.files, *(k for k in other.files if k not in one.files)]:
             kind, _, tensor = key.partition("/")
+            named = {"kind": kind, "tensor": tensor}
             if key not in one.files or key not in other.files:
-                return {"kind": kind, "tensor": tensor, "index": None, "a": None, "b": None}
+                return named | {"index": None, "a": None, "b": None}
             left, right = one[key], other[key]
-            if left.shape != right.shape:
-                shapes = {"a": str(left.shape), "b": str(right.shape)}
-                return {"kind": kind, "tensor": tensor, "index": None, **shapes}
-            bits = [np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (left, right)]
-            if not np.array_equal(bits[0], bits[1]):
-                size = left.dtype.itemsize
-                flat = int(np.argmax(bits[0] != bits[1])) // size
+            for what in ("shape", "dtype"):
+                if (x := getattr(left, what)) != (y := getattr(right, what)):
+                    return named | {"index": None, "a": str(x), "b": str(y)}
+            differ = np.flatnonzero((_bits(left) != _bits(right)).any(axis=1))
+            if len(differ):
+                flat = int(differ[0])
                 index = [int(i) for i in np.unravel_index(flat, left.shape)]
                 x, y = left.reshape(-1)[flat], right.reshape(-1)[flat]
-                return {
-                    "kind": kind,
-                    "tensor": tensor,
+                return named | {
                     "index": index,
-                    "a": x.item(),
-                    "b": y.item(),
+                    "a": _value(x),
+                    "b": _value(y),
+                    "bits": [_hexadecimal(x), _hexadecimal(y)],
                     "ulps": _ulps(x, y),
-                    "elements": int((left != right).sum()),
+                    "elements": len(differ),
                     "of": int(left.size),
                 }
     return None
 
 
-def _ulps(x: Any, y: Any) -> int | None:
-    """How many numbers of their type lie between two floating-point numbers; None for others."""
+def _bits(array: Any) -> Any:
+    """The bytes of each element, of shape (elements, bytes): -0.0 and 0.0 are not the same there,
+    and a NaN equals itself."""
     import numpy as np
 
-    if x.dtype.kind != "f":
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat.view(np.uint8).reshape(len(flat), array.dtype.itemsize)
+
+
+def _value(x: Any) -> Any:
+    """An element as JSON has it; what JSON has no number for, as text."""
+    if x.dtype.kind == "V":  # A type that NumPy does not know, such as bfloat16.
+        return f"0x{_hexadecimal(x)}"
+    value = x.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _hexadecimal(x: Any) -> str:
+    """The bits of an element, the most significant first."""
+    content: bytes = x.tobytes()
+    return (content if x.dtype.byteorder == ">" else content[::-1]).hex()
+
+
+def _ulps(x: Any, y: Any) -> int | None:
+    """How many numbers of their type lie between two floating-point numbers.
+
+    None for others, where one is no number, and for -0.0 beside 0.0, between which there is none.
+    """
+    import numpy as np
+
+    if x.dtype.kind != "f" or np.isnan(x) or np.isnan(y) or x == y:
         return None
     integer = f"i{x.dtype.itemsize}"
     lowest = int(np.iinfo(integer).min)
@@ -254,12 +292,22 @@ def describe_tensor(found: dict[str, Any]) -> str:
         )
     place = f"epoch {found['epoch']}, step {found['step']}" if found["epoch"] else "the beginning"
     text = f"first tensor to differ, at {place}: {found['kind']} {printable(found['tensor'])}"
+    if found["index"] is None and found["a"] is not None:
+        text += f", which is of {found['a']} in the first and of {found['b']} in the second"
     if found["index"] is not None:
-        text += f"\n  at {found['index']}: {found['a']!r} and {found['b']!r}"
+        text += f"\n  at {found['index']}: {' and '.join(_told(found))}"
         if found["ulps"] is not None:
             text += f", {found['ulps']} units in the last place apart"
         text += f"; {found['elements']} of {found['of']} elements differ"
     return text + f"\n  likely cause: {found['cause']}"
+
+
+def _told(found: dict[str, Any]) -> list[str]:
+    """The two elements; with their bits where they read the same, as two NaNs do."""
+    both = [str(found[side]) for side in "ab"]
+    if both[0] != both[1]:
+        return both
+    return [f"{text} (0x{bits})" for text, bits in zip(both, found["bits"], strict=True)]
 
 
 def describe(found: dict[str, Any]) -> str:

@@ -35,8 +35,8 @@ def print_verdict(answer: dict[str, Any], what: str) -> None:
         show(f"digest     {answer['digests'][0]}")
     elif verdict == "diverged":
         show(compare.describe(answer["first_divergence"]))
-        if answer.get("explanation"):
-            show(compare.describe_tensor(answer["explanation"]))
+    elif verdict == "failed":
+        show(f"  {answer['message']}")
     else:
         for name, (one, other) in answer["not_comparable"].items():
             show(printable(f"  {name}: {one} in the first, {other} in the second"))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from . import BadInput, RunFailed, compare, launcher, surroundings
+from . import BadInput, RunEnded, RunFailed, cause, compare, failure, launcher, surroundings
 from . import recipe as recipes
-from .launcher import Listener
+from .launcher import Listener, OnStart
 from .recipe import Project
 
 Outcome = Path | RunFailed | BadInput
 """A finished run, or what it failed with."""
+
+Answer = TypeVar("Answer")
 
 
 def verify(
@@ -26,45 +27,43 @@ def verify(
     runs: int,
     listener: Listener,
     vary: str | None = None,
-    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Trains a recipe several times and compares each run with the first.
 
+    Why runs differ is not looked for here, so that the verdict is there first: see `find_cause`.
+
     Args:
         vary: what `surroundings.choose` takes.
-        tell: called with a line on what is tried, when runs differ.
 
     Returns:
         The verdict of `compare.compare` on the first two runs that differ, or on the first two;
         with these as `compared`, all `runs` and `digests`, what was `varied` and `not_varied`,
-        and, where runs differ, the `cause`: the variations it takes, and what was tried.
+        and how many runs were `differing`, of which `index` is the first. Where this one failed,
+        the verdict is `failed`, with a `message`; `refused` says whether it was bad input.
 
     Raises:
-        RunFailed, BadInput: a run did not finish; where the first did, the message says which
-            variations it takes to make one fail.
+        RunFailed, BadInput: the first run did not finish, or the process of any was ended.
     """
-    varied, others = surroundings.choose(vary)
+    varied, others = choose(project, recipe["parameters"], vary)
     outcomes = train_all(project, recipe, runs, listener, varied)
     first = outcomes[0]
     assert isinstance(first, Path)  # Else it was raised.
-    judged = [_judge(first, outcome) for outcome in outcomes[1:]]
-    differing = [number for number, one in enumerate(judged) if one != "identical"]
-    cause = None
-    if differing:
-        number = differing[0]
-        other = outcomes[number + 1]
-        cause = _find_cause(project, recipe, listener, first, other, number + 1, varied, tell)
-        if not isinstance(other, Path):
-            names = ", ".join(cause["variation"])
-            how = f"with {names} varied, and not without" if names else "in some runs"
-            raise type(other)(f"{how}: {other}")
+    judged = {number: _judge(first, one) for number, one in enumerate(outcomes) if number}
+    differing = [number for number, verdict in judged.items() if verdict != "identical"]
+    # A failure counts for more than a difference.
+    differing.sort(key=lambda number: judged[number] != "failed")
     paths = [outcome for outcome in outcomes if isinstance(outcome, Path)]
     # Of a single run, which something else is compared with, there is nothing to say yet.
-    other = paths[differing[0] + 1 if differing else 1] if len(paths) > 1 else first
-    answer = compare.compare(first, other, one_recipe=True)
+    other = outcomes[differing[0] if differing else min(1, runs - 1)]
     content = recipes.read_manifest(first)
+    answer: dict[str, Any]
+    if isinstance(other, Path):
+        answer = compare.compare(first, other, one_recipe=True)
+        answer["compared"] = answer["runs"]
+    else:
+        answer = {"verdict": "failed", "message": str(other), "compared": [str(first)]}
+        answer["refused"] = isinstance(other, BadInput)
     return answer | {
-        "compared": answer["runs"],
         "runs": [str(run) for run in paths],
         "digests": [recipes.read_manifest(run)["digest"] for run in paths],
         "digest": content["digest"],
@@ -73,20 +72,49 @@ def verify(
         "varied": varied,
         "not_varied": others,
         "differing": len(differing),
-        **({"cause": cause} if cause else {}),
+        "further": runs - 1,
+        **({"index": differing[0]} if differing else {}),
     }
+
+
+def choose(
+    project: Project, parameters: dict[str, Any], vary: str | None
+) -> tuple[list[str], dict[str, str]]:
+    """Returns what to vary and why each other thing is not, after surroundings have been tried.
+
+    Raises:
+        BadInput: as `surroundings.choose`; or what is asked for by name cannot be had here.
+    """
+    varied, others = surroundings.choose(vary)
+    ordinary = launcher.environment(parameters)
+    varied, problems = surroundings.possible(project.root, varied, ordinary)
+    for name, problem in problems.items():
+        if vary not in (None, "all"):
+            raise BadInput(f"--vary: {name}: not possible here: {problem}")
+        others[name] = f"not possible here: {problem}"
+    return varied, others
 
 
 def lines(answer: dict[str, Any]) -> list[str]:
     """What was varied and what that showed, for a person."""
     text = []
-    if "cause" in answer:
-        text += [f"  {answer['differing']} of {len(answer['runs']) - 1} further runs differ"]
-        text += [f"cause      {answer['cause']['means']}", f"           {answer['cause']['mend']}"]
+    if answer["differing"]:
+        what = "fail or differ" if answer["verdict"] == "failed" else "differ"
+        text.append(f"  {answer['differing']} of {answer['further']} further runs {what}")
     text.append(f"varied     {', '.join(answer['varied']) or 'nothing'}")
     asked = {k: why for k, why in answer["not_varied"].items() if why != "not asked for"}
-    text += [f"not varied {name}: {why}" for name, why in asked.items()]
-    return text
+    return text + [f"not varied {name}: {why}" for name, why in asked.items()]
+
+
+def why(answer: dict[str, Any]) -> list[str]:
+    """What `explain` found, for a person."""
+    text = []
+    if "cause" in answer:
+        found = answer["cause"]
+        text += [f"cause      {found['means']}", f"           {found['mend']}"]
+    if answer.get("explanation"):
+        text.append(compare.describe_tensor(answer["explanation"]))
+    return text + [f"           {line}" for line in answer.get("unexplained", [])]
 
 
 def train_all(
@@ -102,110 +130,195 @@ def train_all(
     takes for itself.
 
     Raises:
-        RunFailed, BadInput: the first run did not finish. The others' failures are returned.
+        RunFailed, BadInput: the first run did not finish. The others' failures are returned, but
+            for a process that was ended: that says nothing of its surroundings.
     """
+
+    def one(index: int) -> Callable[[OnStart], Outcome]:
+        if index == 0:
+            return lambda started: launcher.train(project, recipe, listener, on_start=started)
+        return lambda started: _train(project, recipe, listener, varied, index, started)
+
+    try:
+        return _side_by_side(_slots(recipe), [one(index) for index in range(runs)])
+    except RunEnded as error:
+        raise error.advised(
+            "nothing was compared; the same command started again makes all runs anew"
+        ) from None
+
+
+def _slots(recipe: dict[str, Any]) -> int:
     parameters = recipe["parameters"]
-    cores = launcher.available_cores() // parameters["threads"]
-    slots = 1 if launcher.gpus(parameters["guarantee"]) else max(1, cores)
-    started: list[subprocess.Popen[str]] = []
+    if launcher.gpus(parameters["guarantee"]):
+        return 1
+    return max(1, launcher.available_cores() // int(parameters["threads"]))
+
+
+def _side_by_side(slots: int, jobs: Sequence[Callable[[OnStart], Answer]]) -> list[Answer]:
+    """Calls functions in threads, up to `slots` at once, and returns what each returned.
+
+    Each is given what it has to tell of a process that it starts. Where one raises, the others'
+    processes are ended, those that have not begun do not, and its exception is raised.
+    """
+    processes: list[subprocess.Popen[str]] = []
     stopping = threading.Event()
 
-    def one(index: int) -> Outcome:
-        if stopping.is_set():
-            return RunFailed("not started: the first run failed")
-        if index == 0:
-            return launcher.train(project, recipe, listener, on_start=started.append)
-        return _train(project, recipe, listener, varied, index, started.append)
+    def started(process: subprocess.Popen[str]) -> None:
+        processes.append(process)
+        if stopping.is_set():  # It was on its way while the others were ended.
+            process.terminate()
 
-    with ThreadPoolExecutor(min(slots, runs)) as pool:
-        futures = [pool.submit(one, index) for index in range(runs)]
+    def call(job: Callable[[OnStart], Answer]) -> Answer:
+        if stopping.is_set():
+            raise _NotBegun
         try:
+            return job(started)
+        except BaseException:
+            stopping.set()
+            raise
+
+    with ThreadPoolExecutor(min(slots, len(jobs))) as pool:
+        futures = [pool.submit(call, job) for job in jobs]
+        try:
+            done = wait(futures, return_when=FIRST_EXCEPTION).done
+            errors = [future.exception() for future in futures if future in done]
+            for error in errors:
+                if error is not None and not isinstance(error, _NotBegun):
+                    raise error
             return [future.result() for future in futures]
         except BaseException:
             stopping.set()
-            for process in started:
+            for process in processes:
                 process.terminate()
             raise
 
 
-def minimal(names: list[str], differs: Callable[[list[str]], bool]) -> list[str]:
-    """Returns names that suffice to make runs differ, and of which none can be left out.
-
-    Runs have differed with all of them varied, and do not with none. The last name of the shortest
-    beginning of the list that makes them differ is needed; halving finds it. Where it does not
-    suffice alone, the next one is looked for in what stands before it, and so on. One name out of
-    n takes about log2(n) + 1 calls. Where several suffice, each on its own, one of them is found;
-    none where the difference does not show again.
-    """
-    found: list[str] = []
-    while names and not (found and differs([*found])):
-        low, high = 0, len(names)
-        while high - low > 1:
-            middle = (low + high) // 2
-            if differs([*names[:middle], *found]):
-                high = middle
-            else:
-                low = middle
-        if high == len(names) and not differs([*names, *found]):
-            return []
-        found.insert(0, names[high - 1])
-        names = names[: high - 1]
-    return found
-
-
-def _find_cause(
+def explain(
     project: Project,
-    recipe: dict[str, Any],
+    answer: dict[str, Any],
     listener: Listener,
-    first: Path,
-    other: Outcome,
-    index: int,
-    varied: list[str],
     tell: Callable[[str], None],
-) -> dict[str, Any]:
-    probes: list[dict[str, Any]] = []
-    known = _heads(first)
-    # A run is ended where the other one had parted from the first. Without a place, where a run
-    # failed or read other sources, it is made to the end.
-    heads = _heads(other) if isinstance(other, Path) else known
-    place = next((n for n, (a, b) in enumerate(zip(known, heads, strict=False)) if a != b), None)
+    variation: bool = True,
+    tensor: bool = True,
+) -> list[str]:
+    """Adds to an answer the `cause`, a variation, and the `explanation`, the first tensor.
 
-    def differs(names: list[str]) -> bool:
-        for probe in probes:
-            if probe["varied"] == names:
-                return bool(probe["differs"])
-        tell(f"the runs differ; which variation does it? Tried: {', '.join(names) or 'none'}")
-        started: list[subprocess.Popen[str]] = []
-        made: list[Path] = []
+    The verdict has been told by then, and stands whatever comes of this.
 
-        def watch(run: Path, event: dict[str, Any]) -> None:
-            listener(run, event)
-            made[:] = [run]
-            if place is not None and len(_heads(run)) > place:
-                started[0].terminate()
+    Args:
+        answer: of `gate.verify`; or of `compare.compare`, which knows of no variations.
+        tell: called with a line on what is done.
+        variation: whether to look for the variation; in an answer of `gate.verify` alone.
+        tensor: whether to look for the tensor; not where a run failed.
 
-        # The number of the run that differed: each variation does again what it did there.
-        outcome = _train(project, recipe, watch, names, index, started.append)
-        if place is not None and made and len(found := _heads(made[0])) > place:
-            answer = found[place] != known[place]
-        else:
-            answer = _judge(first, outcome) != "identical"
-        for run in made:  # Made only to look.
-            shutil.rmtree(run, ignore_errors=True)
-        probes.append({"varied": names, "differs": answer})
-        return answer
+    Returns:
+        The same for a person. What could not be found is in `unexplained`, a line each.
+    """
+    answer["unexplained"] = []
 
-    if not varied or differs([]):
-        names, means = [], "no variation: runs differ also without"
-        mend = "look for what is not seeded, and for threads that race"
-    elif names := minimal(varied, differs):
+    def attempt(what: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # Whatever it is, the verdict is not lost for it.
+            answer["unexplained"].append(f"{what} was not found: {failure.reason(error)}")
+
+    if variation:
+        attempt("the variation", lambda: find_cause(project, answer, listener, tell))
+    if tensor:
+        attempt("the tensor", lambda: _find_tensor(project, answer, listener, tell))
+    return why(answer)
+
+
+def _find_tensor(
+    project: Project, answer: dict[str, Any], listener: Listener, tell: Callable[[str], None]
+) -> None:
+    one, other = (Path(run) for run in answer.get("compared", answer["runs"]))
+    found = answer["first_divergence"]
+    if compare.can_be_explained(found):
+        tell("the runs differ; running the steps again to see where")
+        answer["explanation"] = compare.explain(project, one, other, found, listener)
+
+
+def find_cause(
+    project: Project,
+    answer: dict[str, Any],
+    listener: Listener,
+    tell: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Looks for the variations that make runs differ, or fail, and adds the `cause` to an answer.
+
+    The cause is that of `cause.find`, with what it `means` and how to `mend` it.
+
+    Args:
+        answer: what `verify` returned.
+        tell: called with a line on what is tried.
+
+    Raises:
+        RunEnded: the process of a run made to look was ended.
+    """
+    looking = _Looking(project, answer, listener)
+    before = (answer["differing"], answer["further"])
+    found = cause.find(answer["varied"], looking, looking.slots, before, tell)
+    names = found.variation
+    if names:
         means = "; ".join(f"{name} ({surroundings.VARIATIONS[name].what})" for name in names)
         means += ", only together" if len(names) > 1 else ""
         mend = "; ".join(surroundings.VARIATIONS[name].mend for name in names)
     else:
-        means = "no variation: the difference did not show again with the same ones"
-        mend = "look for threads that race, and for what a run leaves behind for the next one"
-    return {"variation": names, "means": means, "mend": mend, "probes": probes}
+        means = f"no variation, the fault is random: seen in {found.seen} of {found.starts} starts"
+        mend = "look for what is not seeded, and for threads or processes that race"
+    answer["cause"] = found.told() | {"means": f"{means}: {found.why}", "mend": mend}
+
+
+class _NotBegun(Exception):
+    """What another thread was to do is not wanted any more."""
+
+
+class _Parted(Exception):
+    """A run has come to where the other one had parted from the first; that is all to be seen."""
+
+
+class _Looking:
+    """Makes runs with sets of variations, and says which differ from the first run of a gate."""
+
+    def __init__(self, project: Project, answer: dict[str, Any], listener: Listener) -> None:
+        first, *other = (Path(run) for run in answer["compared"])
+        recipe = recipes.read_manifest(first)["recipe"]
+        self._project, self._first, self._listener = project, first, listener
+        self._recipe = {name: value for name, value in recipe.items() if name != "data"}
+        # The number of the run that differed: each variation does again what it did there.
+        self._index = answer.get("index", 1)
+        self._heads = _heads(first)
+        # A run is ended where the other one had parted from the first. Without a place, where a
+        # run failed or read other sources, it is made to the end.
+        pairs = zip(self._heads, _heads(other[0]) if other else self._heads, strict=False)
+        self._place = next((n for n, (one, two) in enumerate(pairs) if one != two), None)
+        self.slots = _slots(self._recipe)
+
+    def __call__(self, sets: list[list[str]]) -> list[bool]:
+        def one(names: list[str]) -> Callable[[OnStart], bool]:
+            return lambda started: self._differs(names, started)
+
+        return _side_by_side(self.slots, [one(names) for names in sets])
+
+    def _differs(self, names: list[str], started: OnStart) -> bool:
+        whole = any(surroundings.VARIATIONS[name].whole for name in names)
+        place = None if whole else self._place
+        heads: list[str] = []
+
+        def watch(run: Path, event: dict[str, Any]) -> None:
+            self._listener(run, event)
+            if place is not None and len(found := _heads(run)) > place:
+                heads[:] = found
+                raise _Parted
+
+        with launcher.made_to_look(started) as on_start:
+            try:
+                outcome = _train(self._project, self._recipe, watch, names, self._index, on_start)
+            except _Parted:
+                assert place is not None
+                return heads[place] != self._heads[place]
+            return _judge(self._first, outcome) != "identical"
 
 
 def _train(
@@ -214,10 +327,12 @@ def _train(
     listener: Listener,
     varied: Sequence[str],
     index: int,
-    on_start: Callable[[subprocess.Popen[str]], None] = lambda process: None,
+    on_start: OnStart,
 ) -> Outcome:
     try:
         return launcher.train(project, recipe, listener, varied, index, on_start)
+    except RunEnded:
+        raise
     except (RunFailed, BadInput) as error:
         return error
 

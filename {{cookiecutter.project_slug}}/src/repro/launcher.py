@@ -32,6 +32,7 @@ from . import (
     RunFailed,
     datalock,
     determinism,
+    failure,
     files,
     image,
     surroundings,
@@ -42,6 +43,9 @@ from .recipe import Project
 
 Listener = Callable[[Path, dict[str, Any]], None]
 """Called with the run directory and each event: `epoch`, `step`, …, as `run.py` sends them."""
+
+OnStart = Callable[[subprocess.Popen[str]], None]
+"""Called with the process of a run, so that it can be ended."""
 
 
 ENDING = 3.0
@@ -109,7 +113,7 @@ def train(
             content = recipes.read_manifest(directory)
             content["resumed"].append(_now())
         around = surroundings.Around(project.root, **content["surroundings"])
-        env = environment(project.root, recipe["parameters"], gpu) | around.environment
+        env = around.variables(environment(project.root, recipe["parameters"], gpu))
         content |= {
             "status": "running",
             "checkpoint_seconds": checkpoint_seconds,
@@ -144,8 +148,9 @@ def train(
         raise BadInput(said.refused)
     if status != 0:
         recipes.write_manifest(directory, recipes.read_manifest(directory) | {"status": "failed"})
-        kind = MachineryFailed if status == INTERNAL else RunFailed
-        raise kind(said.failed or _failure(directory, status))
+        if status == INTERNAL:
+            raise MachineryFailed(said.failed or failure.end_of_log(directory))
+        raise RunFailed(said.failed) if said.failed else failure.of(directory, status)
     return directory
 
 
@@ -154,7 +159,7 @@ class Busy(BadInput):
 
 
 def _interpreter() -> str:
-    named = os.environ.get("REPRO_PYTHON") or sys.executable
+    named = surroundings.interpreter()
     if shutil.which(named) is None:
         raise BadInput(
             f"REPRO_PYTHON: {named} cannot be run; name a Python, or a program that starts one"
@@ -310,6 +315,26 @@ def start(
     )
 
 
+@contextlib.contextmanager
+def made_to_look(on_start: OnStart = lambda process: None) -> Iterator[OnStart]:
+    """A block whose runs are gone after it, however it ends; `train` is to be given its value.
+
+    `on_start` is called as well.
+    """
+    runs: list[Path] = []
+
+    def started(process: subprocess.Popen[str]) -> None:
+        words = list(process.args)  # type: ignore[arg-type]
+        runs.append(Path(words[words.index("repro.run") + 1]))
+        on_start(process)
+
+    try:
+        yield started
+    finally:
+        for run in runs:
+            shutil.rmtree(run, ignore_errors=True)
+
+
 def interrupted(project: Project, recipe: dict[str, Any]) -> Path | None:
     """Returns the newest run of this recipe that was interrupted and can go on, or None.
 
@@ -400,10 +425,3 @@ def new_directory(folder: Path, name: str, what: str) -> Path:
             raise BadInput(f"{folder}: cannot hold {what}: {error.strerror}") from None
         return directory
     raise AssertionError("numbers do not end")
-
-
-def _failure(directory: Path, status: int) -> str:
-    log = directory / "log.txt"
-    lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
-    how = f"ended by signal {-status}" if status < 0 else f"failed with status {status}"
-    return f"the training {how}; its log, {log}, ends so:\n" + "\n".join(lines[-15:])

@@ -26,7 +26,7 @@ def step(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]:
     of one step are made alike, and that is what they are compared with.
     """
     batch = tuple(array[indices] for array in part.arrays().values())
-    found = {"batch indices/0": indices}
+    found: dict[str, np.ndarray] = {"batch indices/0": indices}
     found |= {f"batch content/{name}": a for name, a in zip(part.arrays(), batch, strict=True)}
     before = state.arrays(model, ("generators", "weights"))
     found |= {key.replace("generators/", "generator state/", 1): a for key, a in before.items()}
@@ -36,25 +36,29 @@ def step(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]:
     def calling(layer: Any, *arguments: Any, **keywords: Any) -> Any:
         outputs = call(layer, *arguments, **keywords)
         for number, output in enumerate(keras.tree.flatten(outputs)):
+            array = _content(output)
+            if array is None:
+                continue
             key = f"activation/{layer.path}"
             while f"{key}/{number}" in found:  # A layer that is called again.
                 key += "'"
-            found[f"{key}/{number}"] = backend.concrete(output)
+            found[f"{key}/{number}"] = array
         return outputs
 
     def applying(optimizer: Any, gradients: Any, variables: Any = None) -> Any:
         gradients = list(gradients)
         named = variables or optimizer._trainable_variables
         for gradient, variable in zip(gradients, named, strict=True):
-            if gradient is not None:
-                found.setdefault(f"gradient/{variable.path}", backend.concrete(gradient))
+            array = _content(gradient)
+            if array is not None:
+                found.setdefault(f"gradient/{variable.path}", array)
         return apply(optimizer, gradients, variables)
 
     keras.layers.Layer.__call__, keras.optimizers.Optimizer.apply = calling, applying
     try:
         if hasattr(model, "learn"):
             with backend.uncompiled():
-                model.learn(*batch)
+                model.learn(*backend.as_compiled(batch))
         else:
             backend.one_step(model, batch)
     finally:
@@ -69,3 +73,16 @@ def step(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]:
         kind, _, name = key.partition("/")
         found[f"{names[kind]}/{name}"] = array
     return found
+
+
+def _content(output: Any) -> np.ndarray | None:
+    """The content of a tensor; None for what is none, such as the None of `(x, None)`.
+
+    What lies in a graph has no content either: a layer may compute in a compiled loop of its own.
+    """
+    try:
+        array = backends.current().concrete(output)
+    except (NotImplementedError, TypeError, ValueError):
+        return None
+    # An array of Python objects cannot be written, and says nothing of bits.
+    return None if array.dtype.hasobject else array

@@ -210,8 +210,9 @@ def _outcome(outcome: Outcome) -> Section:
     text = outcome.lines()
     if answer["verdict"] == "diverged":
         text.append(compare.describe(answer["first_divergence"]))
-        if answer.get("explanation"):
-            text.append(compare.describe_tensor(answer["explanation"]))
+    elif answer["verdict"] == "failed":
+        text.append(answer["message"])
+    text += [line.strip() for line in gate.why(answer)]
     told = answer["guarantee"]
     text += [line.strip() for line in gate.lines(answer)]
     text.append(f"guarantee: {'; '.join([told['holds'], *told['broken']])}")

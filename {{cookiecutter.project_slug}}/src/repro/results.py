@@ -172,7 +172,7 @@ def _verified(
 ) -> Outcome:
     tell(f"recipe {printable(outcome.name)}")
     try:
-        answer = gate.verify(project, recipe, runs, listener, vary, tell)
+        answer = gate.verify(project, recipe, runs, listener, vary)
     except RunFailed as error:
         return replace(outcome, answer={"verdict": "failed", "message": str(error)})
     return replace(outcome, answer=answer, now=of_run(project, Path(answer["runs"][0])))

@@ -7,27 +7,25 @@ each further one has these changed, and must give the same bits.
 A variation acts in up to three places: on the variables of the process that trains, on the command
 that starts it, and inside it, before anything of the project is imported. What it needs on disk,
 such as another home, lies in a folder that is removed when the process has ended.
+
+`python -m repro.surroundings INDEX NAME…` enters surroundings and reads the project's files: what
+ends well can be trained in.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import datetime
-import gc
 import os
 import shutil
 import site
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from . import BadInput
+from . import BadInput, changes
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,8 @@ class Variation:
     """What to do when a result depends on it."""
     environment: Callable[[int, Path], dict[str, str]] = lambda index, folder: {}
     """Variables to set; the folder is there for this run alone."""
+    drops: Callable[[str], bool] = lambda name: False
+    """Whether to take away the variable of this name."""
     command: tuple[str, ...] = ()
     """What starts the interpreter in its stead."""
     enter: Callable[[int], None] = lambda index: None
@@ -47,6 +47,8 @@ class Variation:
     """Why it cannot be done on this machine, or nothing."""
     dear: str = ""
     """Why it is left out unless it is asked for."""
+    whole: bool = False
+    """Whether a run has to be made to its end to show what it does."""
 
 
 class Around:
@@ -54,7 +56,8 @@ class Around:
 
     def __init__(self, root: Path, varied: Sequence[str], index: int) -> None:
         self.root = root
-        self.environment: dict[str, str] = {}
+        self.environment = _located(root)
+        self.varied = [*varied]
         self.command: list[str] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if not varied:
@@ -70,6 +73,12 @@ class Around:
             if Path(__file__).parents[1] == root / "src":
                 self.environment["PYTHONPATH"] = str(self.root / "src")
 
+    def variables(self, ordinary: dict[str, str]) -> dict[str, str]:
+        """The variables of the process, of those that it would have without variations."""
+        drops = [VARIATIONS[name].drops for name in self.varied]
+        kept = {k: v for k, v in ordinary.items() if not any(drop(k) for drop in drops)}
+        return kept | self.environment
+
     def __enter__(self) -> Around:
         return self
 
@@ -82,6 +91,74 @@ def enter(varied: list[str], index: int) -> None:
     """Changes this process's surroundings, before anything of the project is imported."""
     for name in varied:
         VARIATIONS[name].enter(index)
+
+
+def interpreter() -> str:
+    """The program that trainings are started with; a path to it holds from every folder."""
+    named = os.environ.get("REPRO_PYTHON") or sys.executable
+    return os.path.abspath(named) if os.path.dirname(named) else named
+
+
+def _located(root: Path) -> dict[str, str]:
+    """Folders that variables name from the project's root on, as they are named from elsewhere."""
+    data = os.environ.get("REPRO_DATA")
+    return {"REPRO_DATA": str(root / data)} if data else {}
+
+
+def possible(
+    root: Path, varied: Sequence[str], ordinary: dict[str, str]
+) -> tuple[list[str], dict[str, str]]:
+    """Tries surroundings with a short process.
+
+    Args:
+        ordinary: the variables that a training has without variations.
+
+    Returns:
+        Those that can be had together, and why each other one cannot. Where a process does not
+        even start in ordinary surroundings, none is at fault: the training will tell why.
+    """
+    if not varied or not _problem(root, varied, ordinary) or _problem(root, (), ordinary):
+        return [*varied], {}
+    kept: list[str] = []
+    others = {}
+    for name in varied:
+        if problem := _problem(root, [*kept, name], ordinary):
+            others[name] = problem
+        else:
+            kept.append(name)
+    return kept, others
+
+
+def _problem(root: Path, varied: Sequence[str], ordinary: dict[str, str]) -> str:
+    """Why a process does not get on in these surroundings, or nothing."""
+    try:
+        with Around(root, varied, 1) as around:
+            done = subprocess.run(
+                (*around.command, interpreter(), "-P", "-m", "repro.surroundings", "1", *varied),
+                cwd=around.root,
+                env=around.variables(ordinary),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                timeout=STARTING,
+            )
+    except subprocess.TimeoutExpired:
+        return f"a process that was started so had not ended after {STARTING} s"
+    except OSError as error:
+        return str(error)
+    if done.returncode == 0:
+        return ""
+    said = done.stderr.decode(errors="replace").strip().splitlines()
+    return said[-1] if said else f"a process that was started so ended with {done.returncode}"
+
+
+def _read_all() -> None:
+    """Opens what a training reads of the project; the working directory is its root."""
+    root = Path.cwd()
+    for path in (*root.iterdir(), *root.glob("src/**/*.py")):
+        if path.is_file():
+            with path.open("rb") as file:
+                file.read(1)
 
 
 def choose(wanted: str | None) -> tuple[list[str], dict[str, str]]:
@@ -181,129 +258,6 @@ def _other_locale() -> str:
     return next(name for name in (*found, "C.UTF-8", "C") if plain(name) != plain(now))
 
 
-def _noise(index: int, folder: Path) -> dict[str, str]:
-    """What shells, terminals and continuous integration leave in the environment."""
-    unknown = {f"REPRO_NOISE_{number}": "x" * 97 * number for number in range(index, index + 20)}
-    known = {"COLUMNS": str(60 + index), "LINES": "7", "EDITOR": "noise", "PAGER": "noise"}
-    known |= {"TERM": "dumb", "SHLVL": str(20 + index), "NO_COLOR": "1", "CI": "noise"}
-    path = os.pathsep.join((os.environ.get("PATH", os.defpath), f"{os.sep}noise-{index}"))
-    return unknown | known | {"PATH": path}
-
-
-class _Builtin:
-    """A function that, like one written in C, is no method where a class holds it.
-
-    `logging.Formatter` holds `time.localtime`.
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-
-    def __call__(self, *given: Any) -> Any:
-        return self._function(*given)
-
-
-def _shift_clock(index: int) -> None:
-    """Moves what Python says of the date; the system's clock and `time.monotonic` stay.
-
-    By more than a year, and neither whole weeks nor whole days: every field of the date changes.
-    """
-    seconds = index * 34_567_891
-
-    realtime = (getattr(time, "CLOCK_REALTIME", None),)
-
-    def later(clock: Callable[..., Any], shift: int) -> Callable[..., Any]:
-        return lambda *which: clock(*which) + shift * (which in ((), realtime))
-
-    def told(
-        function: Callable[..., Any], now: Callable[[], Any], position: int = 0
-    ) -> Callable[..., Any]:
-        def called(*given: Any) -> Any:
-            if given[position:] in ((), (None,)):
-                given = (*given[:position], now())
-            return function(*given)
-
-        return called
-
-    def changed(name: str, change: Callable[..., Any], *how: Any) -> None:
-        if hasattr(time, name):
-            setattr(time, name, _Builtin(change(getattr(time, name), *how)))
-
-    for name in ("time", "clock_gettime"):
-        changed(name, later, seconds)
-        changed(f"{name}_ns", later, seconds * 10**9)
-    for name in ("localtime", "gmtime", "ctime"):
-        changed(name, told, time.time)
-    changed("asctime", told, time.localtime)
-    changed("strftime", told, time.localtime, 1)
-
-    # `datetime.today` and `date.today` ask `time.time`; these two ask the system. A subclass in
-    # their place would not be the type that C code makes and checks for, so the type itself is
-    # changed, through the dictionary behind its read-only view.
-    (methods,) = gc.get_referents(datetime.datetime.__dict__)
-    methods["now"] = classmethod(lambda cls, tz=None: cls.fromtimestamp(time.time(), tz))
-    methods["utcnow"] = classmethod(lambda cls: cls.utcfromtimestamp(time.time()))
-    ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime.datetime))
-
-
-def _change_umask(index: int) -> None:
-    now = os.umask(0o077)
-    os.umask(next(mask for mask in (now | 0o027, 0o077, 0o027) if mask != now))
-
-
-def _reverse_directories(index: int) -> None:
-    listdir, scandir = os.listdir, os.scandir
-
-    class Reversed:
-        """What `os.scandir` returns, from the last entry to the first."""
-
-        def __init__(self, *path: Any) -> None:
-            with scandir(*path) as entries:
-                self._entries = iter(list(entries)[::-1])
-
-        def __iter__(self) -> Iterator[os.DirEntry[Any]]:
-            return self
-
-        def __next__(self) -> os.DirEntry[Any]:
-            return next(self._entries)
-
-        def __enter__(self) -> Reversed:
-            return self
-
-        def __exit__(self, *exception: object) -> None:
-            self.close()
-
-        def close(self) -> None:
-            self._entries = iter([])
-
-    os.listdir = _Builtin(lambda *path: listdir(*path)[::-1])  # type: ignore[assignment]
-    os.scandir = Reversed  # type: ignore[assignment]
-
-
-def _one_core(index: int) -> None:
-    if sys.platform == "linux":
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[index % len(cores)]})
-    os.cpu_count = _Builtin(lambda: 1)  # Affinity does not change it; another machine would.
-
-
-def _rename_host(index: int) -> None:
-    """Gives this process, alone, another host name."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    new_user, new_names = 0x10000000, 0x04000000  # CLONE_NEWUSER, CLONE_NEWUTS
-    user, group = os.getuid(), os.getgid()
-    if libc.unshare(new_names) != 0:
-        # Without privileges: in a user namespace of its own, with the same user in it.
-        if libc.unshare(new_user | new_names) != 0:
-            raise OSError(ctypes.get_errno(), "unshare")
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-    name = f"varied-{index}".encode()
-    if libc.sethostname(name, len(name)) != 0:
-        raise OSError(ctypes.get_errno(), "sethostname")
-
-
 def _no_second_core() -> str:
     if sys.platform != "linux":
         return "only Linux lets a process choose its cores"
@@ -313,7 +267,7 @@ def _no_second_core() -> str:
 def _no_host_name() -> str:
     if sys.platform != "linux":
         return "only Linux has host names for a process alone"
-    code = "from repro import surroundings; surroundings._rename_host(1)"
+    code = "from repro import changes; changes.rename_host(1)"
     return _refused((sys.executable, "-P", "-c", code))
 
 
@@ -335,6 +289,8 @@ def _windows() -> str:
     return "not on Windows" if os.name == "nt" else ""
 
 
+STARTING = 60
+"""Seconds for a process that only tries surroundings; an emulated one takes some."""
 SAME_LAYOUT = ("setarch", "--addr-no-randomize")
 LOCAL = "take it from params.yaml or from a file named there, not from the machine"
 VARIATIONS = {
@@ -346,12 +302,12 @@ VARIATIONS = {
     "directory-order": Variation(
         "the order in which folders list their files",
         "sort what os.listdir, os.scandir, glob and iterdir list",
-        enter=_reverse_directories,
+        enter=changes.reverse_directories,
     ),
     "clock": Variation(
         "date and time of day, by more than a year",
         "seed no generator from the time, and keep dates out of the data",
-        enter=_shift_clock,
+        enter=changes.shift_clock,
     ),
     "path": Variation(
         "working directory and path of the checkout",
@@ -379,7 +335,7 @@ VARIATIONS = {
         "the machine's name",
         LOCAL,
         environment=lambda index, folder: {"HOSTNAME": f"varied-{index}"},
-        enter=_rename_host,
+        enter=changes.rename_host,
         impossible=_no_host_name,
     ),
     "locale": Variation(
@@ -397,13 +353,15 @@ VARIATIONS = {
     "umask": Variation(
         "the permissions of new files",
         "keep permissions out of the data, or set them with os.chmod",
-        enter=_change_umask,
+        enter=changes.change_umask,
         impossible=_windows,
     ),
     "environment": Variation(
-        "variables that have nothing to do with the training",
-        LOCAL,
-        environment=_noise,
+        "variables: unknown ones are set, and those that locate nothing are taken away",
+        f"{LOCAL}; what locates data may stand in a variable, such as REPRO_DATA or one whose "
+        "name ends in _DIR",
+        environment=lambda index, folder: changes.noise(index),
+        drops=changes.dropped,
     ),
     "address-space": Variation(
         "the layout of memory, which is random in ordinary runs",
@@ -414,12 +372,18 @@ VARIATIONS = {
     "cores": Variation(
         "the number of processors visible: one (`threads` stays)",
         "take the number of workers and parts from params.yaml, not from the machine",
-        enter=_one_core,
+        enter=changes.one_core,
         impossible=_no_second_core,
     ),
     "killed": Variation(
         "the run is killed in the middle, and goes on from its checkpoint",
-        "keep what a step depends on in variables of Keras, or in the model: a checkpoint has those",
+        "keep what a step depends on in variables of Keras or in the model, which checkpoints have",
+    ),
+    "memory": Variation(
+        "the size of the machine's memory, as Python says it: half",
+        "take sizes of buffers and parts from params.yaml, not from the machine",
+        enter=changes.less_memory,
+        impossible=_windows,
     ),
     "caches": Variation(
         "cold caches: of byte code, of kernels, of fonts",
@@ -428,3 +392,7 @@ VARIATIONS = {
         dear="every library's byte code is compiled anew, some 10 s",
     ),
 }
+
+if __name__ == "__main__":
+    enter(sys.argv[2:], int(sys.argv[1]))
+    _read_all()

@@ -30,7 +30,7 @@ from typing import Any
 from dask.system import cpu_count
 from distributed import Client, KilledWorker, LocalCluster, as_completed, get_worker
 
-from . import BadInput, RunFailed, launcher, surroundings
+from . import BadInput, RunFailed, gate, launcher
 from . import recipe as recipes
 from .launcher import Listener
 from .recipe import Project
@@ -273,7 +273,7 @@ def _train(project: Project, task: Task, session: str, listener: Listener, gpu: 
             resume = run
         else:
             shutil.rmtree(run)
-    varied = surroundings.choose(None)[0] if task.varied else ()
+    varied = gate.choose(project, task.recipe["parameters"], None)[0] if task.varied else ()
     processes = _running.setdefault(session, set())
     try:
         return launcher.train(

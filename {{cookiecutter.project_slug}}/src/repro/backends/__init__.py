@@ -10,6 +10,7 @@
     Steps         training or test steps on chunks of batches
     one_step      one of Keras's training steps outside any graph, each layer's values at hand
     uncompiled    a block in which a model's own step runs outside any graph as well
+    as_compiled   a batch of the types that it has in a compiled step
     concrete      the content of a tensor in such a step
 
 Nothing of a library is imported before one of its functions is called.

@@ -147,6 +147,16 @@ def uncompiled() -> contextlib.AbstractContextManager[None]:
     return block
 
 
+def as_compiled(batch: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
+    """A batch as the functions of a model's own `learn` get it: of JAX's types.
+
+    A compiled function makes int32 of int64, say; one that is not compiled takes what it is given.
+    """
+    import jax
+
+    return tuple(jax.numpy.asarray(array) for array in batch)
+
+
 def concrete(tensor: Any) -> np.ndarray:
     """The content of a tensor, also of one that a gradient is being taken with respect to."""
     while hasattr(tensor, "primal"):

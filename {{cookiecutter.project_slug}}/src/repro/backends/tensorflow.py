@@ -176,16 +176,43 @@ def one_step(model: Any, batch: tuple[np.ndarray, ...]) -> None:
 
 @contextlib.contextmanager
 def uncompiled() -> Iterator[None]:
-    """A block in which TensorFlow's functions run operation by operation."""
+    """A block in which TensorFlow's functions run operation by operation.
+
+    A compiled function makes of arrays what its `input_signature` says, int64 of int32, say. One
+    that is not compiled takes what it is given, so that is done here in its place.
+    """
     import tensorflow as tf
 
+    kind = type(tf.function(lambda: None))
+    call = kind.__call__
+
+    def cast(value: Any, wanted: Any) -> Any:
+        plain = isinstance(value, np.ndarray | np.generic | bool | int | float)
+        return tf.constant(value, wanted.dtype) if plain and hasattr(wanted, "dtype") else value
+
+    def called(function: Any, *arguments: Any, **keywords: Any) -> Any:
+        signature = function.input_signature or ()
+        some = [cast(value, one) for value, one in zip(arguments, signature, strict=False)]
+        return call(function, *some, *arguments[len(some) :], **keywords)
+
     tf.config.run_functions_eagerly(True)
+    kind.__call__ = called
     try:
         yield
     finally:
+        kind.__call__ = call
         tf.config.run_functions_eagerly(False)
 
 
+def as_compiled(batch: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
+    """A batch as the functions of a model's own `learn` get it: `uncompiled` sees to the types."""
+    return batch
+
+
 def concrete(tensor: Any) -> np.ndarray:
-    """The content of a tensor."""
+    """The content of a tensor; of all rows where it has some, as an embedding's gradient has."""
+    import tensorflow as tf
+
+    if isinstance(tensor, tf.IndexedSlices):
+        tensor = tf.convert_to_tensor(tensor)
     return np.asarray(tensor)

@@ -191,6 +191,11 @@ def uncompiled() -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
+def as_compiled(batch: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
+    """A batch as the functions of a model's own `learn` get it."""
+    return batch
+
+
 def concrete(tensor: Any) -> np.ndarray:
     """The content of a tensor."""
     import keras
