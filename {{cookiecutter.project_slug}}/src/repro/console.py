@@ -215,13 +215,35 @@ class Bytes:
 
 
 def print_study(answer: dict[str, Any]) -> None:
+    from . import table
+
+    _print_table(*table.columns(answer))
+    if answer["nested"] is not None and len(answer["rows"]) > 1:
+        print()
+        _print_table(*table.nested_columns(answer))
+    verification = answer["verification"]
+    for line in table.lines(answer):
+        print(line)
+    for line in answer["broken"]:
+        print(f"guarantee  does NOT hold: {line}")
+    print(f"table      {answer['digest']}")
+    print(f"study      {answer['study_dir']}")
+    for trial in answer["trials"]:
+        if trial["failed"]:
+            print(f"failed     trial {trial['trial']}: {trial['failed']}")
+    again = answer["again"] or {"what": "a trial"}
+    if verification is not None and verification["verdict"] == "failed":
+        print(f"failed     {again['what']}, trained once more: {verification['failed']}")
+    elif verification is not None:
+        run = Path(verification["runs"][0]).name
+        print_verdict(verification, f"{again['what']}, {run}, trained once more")
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from . import table
-
     shown = Table(box=None, pad_edge=False)
-    columns, rows = table.columns(answer)
     for column in columns:
         shown.add_column(column, justify="right", no_wrap=True)
     for row in rows:
@@ -230,18 +252,3 @@ def print_study(answer: dict[str, Any]) -> None:
     console = Console(highlight=False)
     wide = max(console.width, console.measure(shown).maximum)
     console.print(shown, width=wide, crop=False, soft_wrap=True)
-    best, verification = answer["best"], answer["verification"]
-    if best is not None:
-        values = "  ".join(f"{name}={value}" for name, value in best["values"].items())
-        print(f"best       by {answer['monitor']}: {values or best['run']}")
-    for line in answer["broken"]:
-        print(f"guarantee  does NOT hold: {line}")
-    print(f"table      {answer['digest']}")
-    print(f"study      {answer['study_dir']}")
-    for trial in answer["trials"]:
-        if trial["failed"]:
-            print(f"failed     trial {trial['trial']}: {trial['failed']}")
-    if verification is not None and verification["verdict"] == "failed":
-        print(f"failed     the best, trained once more: {verification['failed']}")
-    elif verification is not None:
-        print_verdict(verification, f"{Path(verification['runs'][0]).name}, trained once more")

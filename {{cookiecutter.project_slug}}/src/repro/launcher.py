@@ -10,6 +10,7 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import os
 import secrets
 import shutil
@@ -217,14 +218,25 @@ def _now() -> str:
 
 
 def available_cores() -> int:
-    """Those this process may run on, which affinity can make fewer than the machine has.
-
-    Dask's count, by which workers go, knows a container's limit as well. Its import takes a third
-    of a second, which a gate of two runs can do without.
-    """
+    """Those this process may run on: affinity and a container's limit can make them fewer."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _quota())))
+
+
+def _quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """The share of processors that Linux's control group allows, such as 1.5; infinite: all."""
+    with contextlib.suppress(OSError, ValueError):
+        group = own.read_text().rpartition(":")[2].strip().lstrip("/")
+        second = groups / group / "cpu.max"
+        first = [groups / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
+        files = [second] if second.is_file() else first
+        quota, period = " ".join(file.read_text() for file in files).split()
+        if quota.isdigit() and int(period) > 0:
+            return int(quota) / int(period)
+    return math.inf
 
 
 def gpus(guarantee: str) -> list[str]:
