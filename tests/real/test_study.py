@@ -1,12 +1,14 @@
-"""A study gives the same bits however it is run: workers, order, machines, kills."""
+"""A study gives the same bits however it is run: trainings side by side, order, machines, kills."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
+import statistics
 import subprocess
 import time
 from collections.abc import Iterator
@@ -66,14 +68,24 @@ def two_machines() -> None:
 
 
 @contextlib.contextmanager
-def scheduler(project: Generated, folder: Path) -> Iterator[tuple[str, list[Generated], int]]:
-    """A Dask scheduler with two workers over TCP, as if on two machines.
+def scheduler(
+    project: Generated, folder: Path, keys: Path | None = None
+) -> Iterator[tuple[str, list[Generated], int]]:
+    """A Dask scheduler with two workers over TCP, as if on two machines, as the README starts them.
 
     Each has a copy of the project of its own, and sees an empty folder in place of the caller's.
     Yields its address, the copies, and the number of its process and group.
+
+    Args:
+        keys: the folder with the keys for TLS; None: without TLS.
     """
     copies = [project.copy(folder / f"machine-{number}") for number in (1, 2)]
     file = folder / "scheduler.json"
+    with_keys: tuple[str, ...] = ()
+    if keys is not None:
+        certificate, key = str(keys / "cluster.crt"), str(keys / "cluster.key")
+        with_keys = (*("--tls-ca-file", certificate), *("--tls-cert", certificate))
+        with_keys += ("--tls-key", key)
 
     def start(where: Generated, *words: str) -> subprocess.Popen[bytes]:
         env = {**os.environ, "PYTHONPATH": str(where.root / "src")}
@@ -88,8 +100,11 @@ def scheduler(project: Generated, folder: Path) -> Iterator[tuple[str, list[Gene
                 start_new_session=True,
             )
 
-    local = ("--host", "127.0.0.1", "--no-dashboard")
-    started = [start(project, "scheduler", "--scheduler-file", str(file), "--port", "0", *local)]
+    local = ("--host", "127.0.0.1", "--no-dashboard", *with_keys)
+    tls = ("--protocol", "tls") if keys is not None else ()
+    started = [
+        start(project, "scheduler", "--scheduler-file", str(file), "--port", "0", *tls, *local)
+    ]
     try:
         until = time.monotonic() + 60
         while not file.is_file() or not file.read_text().strip():
@@ -109,9 +124,14 @@ def scheduler(project: Generated, folder: Path) -> Iterator[tuple[str, list[Gene
 
 
 @pytest.mark.usefixtures("two_machines")
-def test_two_machines_over_tcp(project: Generated, serial: dict[str, str], tmp_path: Path) -> None:
-    with scheduler(project, tmp_path) as (address, copies, _):
-        answer = project.repro(*STUDY, VALUES, "--scheduler", address, "--fresh")
+def test_two_machines_over_tls(project: Generated, serial: dict[str, str], tmp_path: Path) -> None:
+    keys, others = tmp_path / "keys", tmp_path / "others"
+    for folder in (keys, others):
+        project.repro("cluster-keys", str(folder))
+    with scheduler(project, tmp_path, keys) as (address, copies, _):
+        assert address.startswith("tls://")
+        study = (*STUDY, VALUES, "--scheduler", address, "--fresh")
+        answer = project.repro(*study, REPRO_CLUSTER_KEYS=str(keys))
         assert digests(answer) == serial
         hosts = {trial["worker"] for trial in answer["trials"]}
         assert len(hosts) == 2, hosts
@@ -121,16 +141,34 @@ def test_two_machines_over_tcp(project: Generated, serial: dict[str, str], tmp_p
             )
             assert content["digest"] == trial["digest"]
         assert not [run for copy in copies for run in copy.root.glob("runs/*")]
+        # Nothing is let in without the key, neither a study nor who asks in the clear.
+        plain = address.replace("tls://", "tcp://")
+        for refused, options in (
+            (address, ("--keys", str(others))),
+            (address, ()),
+            (plain, ()),
+            (plain, ("--insecure",)),
+        ):
+            done = project.run("repro", *STUDY, VALUES, "--scheduler", refused, *options, "--fresh")
+            assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+            assert f"--scheduler: {refused}" in done.stderr or "cluster.crt: no such" in done.stderr
         # A split that only the caller has is sent along.
         split = project.repro("train", "training.epochs=1", "split.seed=5")["run_dir"]
         sent = (f"split.file={split}", "training.epochs=1", "seed=1,2", "--no-verify")
-        assert not project.repro("sweep", *sent, "--scheduler", address)["failed"]
+        more = ("--scheduler", address, "--keys", str(keys))
+        assert not project.repro("sweep", *sent, *more)["failed"]
+        # What a worker cannot write is the failure of its trials, and not a lost scheduler.
+        for copy in copies:
+            shutil.rmtree(copy.root / "runs")
+            (copy.root / "runs").write_text("in the way of a folder")
+        failed = project.repro(*STUDY, VALUES, *more, "--fresh", status=4)
+        assert all("FileExistsError" in trial["failed"] for trial in failed["trials"])
         # Another code is refused, by name.
         for copy in copies:
             (copy.package / "data.py").write_text(
                 (copy.package / "data.py").read_text() + "\n# x\n"
             )
-        done = project.run("repro", *STUDY, VALUES, "--scheduler", address, "--fresh")
+        done = project.run("repro", *STUDY, VALUES, *more, "--fresh")
         assert done.returncode == 2 and "has other code" in done.stderr, done.stderr
 
 
@@ -138,7 +176,15 @@ def test_two_machines_over_tcp(project: Generated, serial: dict[str, str], tmp_p
 def test_a_lost_scheduler(project: Generated, serial: dict[str, str], tmp_path: Path) -> None:
     before = set(project.root.glob("studies/*"))
     with scheduler(project, tmp_path) as (address, copies, pid):
-        process = project.start(*STUDY, VALUES, "--scheduler", address, "--fresh")
+        # Without TLS only where that is asked for; with it, a scheduler without is refused.
+        project.repro("cluster-keys", str(tmp_path / "keys"))
+        for refused, options in (
+            (address, ()),
+            (address.replace("tcp://", "tls://"), ("--keys", str(tmp_path / "keys"))),
+        ):
+            done = project.run("repro", *STUDY, VALUES, "--scheduler", refused, *options, "--fresh")
+            assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+        process = project.start(*STUDY, VALUES, "--scheduler", address, "--insecure", "--fresh")
         wait_for(lambda: any(running(copy.root) for copy in copies))
         os.killpg(pid, signal.SIGKILL)
         process.communicate(timeout=120)
@@ -154,33 +200,71 @@ def running(folder: Path) -> list[Path]:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals are sent")
-def test_a_killed_worker(project: Generated, serial: dict[str, str], tmp_path: Path) -> None:
+def test_a_killed_training(project: Generated, serial: dict[str, str], tmp_path: Path) -> None:
     copy = project.copy(tmp_path / "project")
+    before = listening()
     process = copy.start(*STUDY, VALUES, "--workers", "2", "--json")
     wait_for(lambda: len(running(copy.root)) > 0)
-    children = descendants(process.pid)
-    # Dask's workers are the processes that have a training below them.
-    workers = {parent for pid, (parent, command) in children.items() if "repro.run" in command}
-    os.kill(workers.pop(), signal.SIGKILL)
+    below = descendants(process.pid)
+    # Beside the trainings there is no process, and nobody outside can reach the study.
+    assert all("repro.run" in command for _, command in below.values()), below
+    assert listening() & sockets({process.pid, *below}) == set()
+    os.kill(min(below), signal.SIGKILL)
     output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0
-    assert digests(json.loads(output)) == serial
-    assert len(running(copy.root)) == 3  # The training of the killed worker was waited for.
+    assert process.returncode == 4
+    answer = json.loads(output)
+    (killed,) = (trial for trial in answer["trials"] if trial["failed"])
+    assert "signal 9" in killed["failed"] or "SIGKILL" in killed["failed"], killed
+    again = copy.repro(*STUDY, VALUES)
+    assert digests(again) == serial and again["study"] == answer["study"]
+    assert listening() & sockets({os.getpid()}) <= before
+
+
+def listening() -> set[str]:
+    """The sockets of this machine that wait for connections, by number."""
+    files = [file for file in map(Path, ("/proc/net/tcp", "/proc/net/tcp6")) if file.is_file()]
+    lines = [line.split() for file in files for line in file.read_text().splitlines()[1:]]
+    return {line[9] for line in lines if line[3] == "0A"}
+
+
+def sockets(pids: set[int]) -> set[str]:
+    """The numbers of the sockets that processes have open."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for file in Path(f"/proc/{pid}/fd").iterdir():
+                found |= set(re.findall(r"socket:\[(\d+)\]", os.readlink(file)))
+    return found
+
+
+WAYS = {
+    "all of it": signal.SIGKILL,
+    "the command alone": signal.SIGKILL,
+    "the command, asked to end": signal.SIGTERM,
+}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals are sent")
-def test_a_killed_study_goes_on(project: Generated, serial: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", WAYS)
+def test_a_killed_study_goes_on(
+    project: Generated, serial: dict[str, str], tmp_path: Path, killed: str
+) -> None:
     copy = project.copy(tmp_path / "project")
     process = copy.start(*STUDY, VALUES, "--workers", "2", "--json")
     results = "studies/*/results.jsonl"
     wait_for(lambda: any(path.read_text() for path in copy.root.glob(results)))
-    mine = [pid for pid, (_, command) in descendants(process.pid).items() if "repro" in command]
-    for pid in (process.pid, *mine):
+    below = descendants(process.pid)
+    mine = [pid for pid, (_, command) in below.items() if "repro" in command]
+    for pid in (process.pid, *(mine if killed == "all of it" else ())):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
+            os.kill(pid, WAYS[killed])
+    process.wait(60)
+    if killed == "the command, asked to end":  # It ends its trainings, and waits for that.
+        assert process.returncode == 130
+        assert not set(below) & set(everything())
     done = len(next(copy.root.glob(results)).read_text().splitlines())
     assert 1 <= done < 3
+    # The trainings of a command that was killed alone are still there, and are waited for.
     answer = copy.repro(*STUDY, VALUES)
     assert digests(answer) == serial
     assert len(list(copy.root.glob("studies/*"))) == 1
@@ -237,6 +321,59 @@ def test_the_best_so_far_is_trained_again_meanwhile(
     assert once_more["trials"] == answer["trials"]
 
 
+NOISE = """
+def noise() -> Dataset:
+    generator = np.random.default_rng(1)
+    x = generator.standard_normal((120, 8)).astype(np.float32)
+    return Dataset(x, generator.integers(0, 2, 120).astype(np.int32), classes=2)
+
+
+"""
+
+
+def test_a_nested_study_of_noise_gives_chance(project: Generated, tmp_path: Path) -> None:
+    copy = project.copy(tmp_path / "project")
+    copy.insert("data.py", "def digits(", NOISE.lstrip())
+    answer = copy.repro(
+        *("sweep", "data.name=noise", "model.units=4,8", "training.epochs=1"),
+        *("--outer-folds", "2", "--folds", "2", "--monitor", "val_accuracy"),
+    )
+    assert answer["best"] is None and len(answer["trials"]) == 8
+    nested = answer["nested"]
+    assert [one["outer_fold"] for one in nested["chosen"]] == [0, 1]
+    for one in nested["chosen"]:
+        mine = [
+            t for t in answer["trials"] if t["repetition"]["split.outer_fold"] == one["outer_fold"]
+        ]
+        means = [
+            statistics.fmean(
+                t["metrics"]["val_accuracy"] for t in mine if t["configuration"] == number
+            )
+            for number in (0, 1)
+        ]
+        assert means[one["configuration"]] == max(means)
+    # 120 samples that toss a coin: within three deviations of a half.
+    assert abs(nested["metrics"]["test_accuracy"]["mean"] - 0.5) < 3 * 0.5 / 120**0.5
+    assert answer["verification"]["verdict"] == "identical"
+    assert answer["verification"]["trial"] == nested["chosen"][0]["trial"]
+    told = copy.run("repro", "report", "--study", answer["study"])
+    assert told.returncode == 0, told.stderr
+    page = next(copy.root.glob("reports/*/report.md")).read_text(encoding="utf-8")
+    assert "Nested, over 2 outer folds, chosen by val_accuracy within each: test_" in page
+    assert "Best by" not in page
+
+
+def test_the_lectures_first_experiment(project: Generated, tmp_path: Path) -> None:
+    copy = project.copy(tmp_path / "project")
+    study = ("sweep", "guarantee=none", "seed=null", "training.epochs=1", "--seeds", "3")
+    told = copy.run("repro", *study)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "3 different results of 3 trainings of one recipe." in told.stdout
+    assert "Nothing is trained once more: guarantee: none" in told.stdout
+    assert "best" not in told.stdout.lower() and "DIVERGED" not in told.stdout
+    assert len(list(copy.root.glob("runs/*"))) == 3
+
+
 def wait_for(happened: Any) -> None:
     until = time.monotonic() + 300
     while not happened():
@@ -246,13 +383,7 @@ def wait_for(happened: Any) -> None:
 
 def descendants(pid: int) -> dict[int, tuple[int, str]]:
     """Parent and command of each process below one."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
-    ).stdout
-    all_of_them = {}
-    for line in listed.splitlines():
-        number, parent, command = line.split(None, 2)
-        all_of_them[int(number)] = (int(parent), command)
+    all_of_them = everything()
     below: dict[int, tuple[int, str]] = {}
     grown = True
     while grown:
@@ -260,3 +391,15 @@ def descendants(pid: int) -> dict[int, tuple[int, str]]:
         below |= more
         grown = bool(more)
     return below
+
+
+def everything() -> dict[int, tuple[int, str]]:
+    """Parent and command of each process."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    all_of_them = {}
+    for line in listed.splitlines():
+        number, parent, command = line.split(None, 2)
+        all_of_them[int(number)] = (int(parent), command)
+    return all_of_them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -14,12 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from repro import BadInput, launcher, study, table
+from repro import BadInput, launcher, resolve, slots, study, table
 from repro import recipe as recipes
 from repro.search import METHODS, Repetitions, Search
 
@@ -108,8 +110,19 @@ def test_repetitions_share_the_recipes_seed_and_derive_the_others() -> None:
         (("sweep", "--monitor", "val_return", "seed=1,2"), "whether more of it is better is not"),
         (("sweep", "--monitor", "val_acuracy", "seed=1,2"), "nearest valid name: accuracy"),
         (("sweep", "preset=mnist_dens", "seed=1,2"), "nearest valid name: mnist_dense"),
-        (("sweep", "--scheduler", "nowhere", "seed=1,2"), "--scheduler: nowhere"),
-        (("sweep", "--scheduler", "tcp://127.0.0.1:9", "seed=1,2"), "tcp://127.0.0.1:9"),
+        (("sweep", "--scheduler", "nowhere", "seed=1,2"), "--scheduler: nowhere: expected tls://"),
+        (("sweep", "--scheduler", "tcp://127.0.0.1:9", "seed=1,2"), "--insecure is to want that"),
+        (("sweep", "--scheduler", "nowhere", "--insecure", "seed=1,2"), "--scheduler: nowhere"),
+        (
+            ("sweep", "--scheduler", "tcp://127.0.0.1:9", "--insecure", "seed=1,2"),
+            "tcp://127.0.0.1:9",
+        ),
+        (
+            ("sweep", "--scheduler", "tls://127.0.0.1:9", "--keys", "nowhere", "seed=1,2"),
+            "nowhere/cluster.crt: no such file; `repro cluster-keys` makes",
+        ),
+        (("sweep", "--insecure", "seed=1,2"), "--insecure: expected with --scheduler"),
+        (("sweep", "--outer-folds", "2", "split.outer_fold=0,1"), "split.outer_fold: a study"),
         (("cross-validate", "--folds", "1"), "--folds: expected 2 or more"),
         (("cross-validate", "--strategy", "stratifed"), "split.strategy: expected"),
     ],
@@ -185,6 +198,264 @@ def test_a_table_has_mean_and_deviation_and_the_best_by_what_is_watched() -> Non
         assert rows[1] == ["2", "2", "0.2500 ± 0.0707", "0.7500 ± 0.0707"]
 
 
+def test_of_one_configuration_none_is_the_best_and_its_first_trial_is_trained_again() -> None:
+    answer = table.answer(planned(1, 3), {n: result(n, v) for n, v in enumerate((0.9, 0.2, 0.5))})
+    assert answer["best"] is None
+    assert answer["again"] == {
+        "trial": 0,
+        "run": "run-0",
+        "what": "the first trial",
+        "why_not": None,
+    }
+    assert not any("best" in line.lower() for line in table.lines(answer))
+    waiting = table.answer(planned(1, 3), {1: result(1, 0.2)})
+    assert waiting["again"] is None
+    failed = {0: result(0, 0, "no memory"), 1: result(1, 0.2)}
+    assert table.answer(planned(1, 3), failed)["again"]["trial"] == 1
+
+
+def test_what_guarantees_nothing_is_not_trained_again_and_that_is_said() -> None:
+    results = {n: result(n, 0.5) for n in range(3)}
+    for one in results.values():
+        one["guarantee"]["asked"] = "none"
+    answer = table.answer(planned(1, 3), results)
+    assert "guarantee: none" in answer["again"]["why_not"]
+    assert any(line.startswith("Nothing is trained once more") for line in table.lines(answer))
+
+
+@pytest.mark.parametrize(
+    ("digests", "said"),
+    [("abc", "3 different results of 3"), ("aaa", "1 result of 3"), ("aba", "2 different")],
+)
+def test_trainings_of_one_recipe_are_counted_by_their_results(digests: str, said: str) -> None:
+    plan = planned(1, 3)
+    for trial in plan["trials"]:
+        trial |= {"repetition": {}, "recipe_digest": "one"}
+    results = {n: result(n, 0.5) | {"digest": digest} for n, digest in enumerate(digests)}
+    answer = table.answer(plan, results)
+    assert any(line.startswith(said) for line in table.lines(answer)), table.lines(answer)
+    # Of one recipe equal results are what is wanted, not a parameter without effect.
+    assert answer["same"] == []
+
+
+def test_rows_that_are_the_same_to_the_last_bit_are_said_to_be_and_none_is_the_best() -> None:
+    digests = [0, 0, 0, 3]
+    results = {n: result(n, 0.5) | {"digest": f"{digests[n]}"} for n in range(4)}
+    answer = table.answer(planned(3, 1), results)
+    assert answer["best"] is None and answer["again"]["what"] == "the first trial"
+    (line,) = table.lines(answer)
+    assert line == "Rows 1–3 are the same to the last bit: batch_size had no effect."
+    # A row that is not the same, though as good: the first is taken, and the tie is said.
+    results[3] = result(3, 0.5)
+    answer = table.answer(planned(4, 1), results)
+    assert answer["best"]["configuration"] == 0 and answer["best"]["tied"] == [1, 2, 3]
+    assert any("tied with rows 2–4; the first of them is taken" in n for n in table.lines(answer))
+    # A better one is the best, alone.
+    results[3] = result(3, 0.1)
+    answer = table.answer(planned(4, 1), results)
+    assert answer["best"]["configuration"] == 3 and answer["best"]["tied"] == []
+    assert answer["same"] == [{"numbers": [0, 1, 2], "parameters": ["training.batch_size"]}]
+
+
+def test_seeds_without_effect_are_named_too() -> None:
+    plan = planned(1, 3)
+    for trial in plan["trials"]:
+        trial["recipe_digest"] = str(trial["trial"])
+    results = {n: result(n, 0.5) | {"digest": "same"} for n in range(3)}
+    lines = table.lines(table.answer(plan, results))
+    assert "Trials 0–2 are the same to the last bit: seed had no effect." in lines
+
+
+def nested_noise(seed: int, configurations: int = 20, folds: int = 5, each: int = 20) -> Any:
+    """A nested study of guesses on coin tosses: nothing can be learnt, and 0.5 is the truth.
+
+    Each configuration guesses the same whatever it was trained on. Its validation in an outer fold
+    is over all samples outside of it, which are the tests of the other folds.
+    """
+    generator = np.random.Generator(np.random.Philox(seed))
+    right = generator.random((configurations, folds, each)) < 0.5
+    plan = planned(configurations, folds, "val_accuracy")
+    results = {}
+    for trial in plan["trials"]:
+        number, fold = trial["configuration"], trial["trial"] % folds
+        trial["repetition"] = {"split.outer_folds": folds, "split.outer_fold": fold}
+        others = np.delete(right[number], fold, axis=0)
+        told = result(trial["trial"], float(1 - others.mean()))
+        told["metrics"]["test_accuracy"] = float(right[number, fold].mean())
+        results[trial["trial"]] = told
+    return plan, results
+
+
+def test_a_nested_study_of_noise_gives_chance() -> None:
+    across, within = [], []
+    for seed in range(200):
+        plan, results = nested_noise(seed)
+        answer = table.answer(plan, results)
+        assert answer["best"] is None and len(answer["nested"]["chosen"]) == 5
+        within.append(answer["nested"]["metrics"]["test_accuracy"]["mean"])
+        # What one choice over all outer folds would have said.
+        best = max(answer["rows"], key=lambda row: row["metrics"]["val_accuracy"]["mean"])
+        mine = [t for t in answer["trials"] if t["configuration"] == best["configuration"]]
+        across.append(statistics.fmean(t["metrics"]["test_accuracy"] for t in mine))
+    error = statistics.stdev(within) / len(within) ** 0.5
+    # Not above chance. A little below it: what did well elsewhere had its luck there.
+    assert 0.5 - statistics.stdev(within) < statistics.fmean(within) < 0.5 + 3 * error
+    assert statistics.fmean(across) > 0.57
+
+
+def test_each_outer_fold_chooses_by_its_own_validations() -> None:
+    plan = planned(2, 4)
+    for trial in plan["trials"]:
+        outer, inner = divmod(trial["trial"] % 4, 2)
+        trial["repetition"] = {"split.outer_fold": outer, "split.fold": inner}
+    # Configuration 0 is better in outer fold 1, configuration 1 in outer fold 0.
+    losses = [0.9, 0.9, 0.1, 0.1, 0.4, 0.4, 0.6, 0.6]
+    results = {n: result(n, loss) for n, loss in enumerate(losses)}
+    for n, one in results.items():
+        one["metrics"]["test_accuracy"] = n / 10
+    answer = table.answer(plan, results)
+    chosen = answer["nested"]["chosen"]
+    assert [(one["outer_fold"], one["configuration"]) for one in chosen] == [(0, 1), (1, 0)]
+    assert [one["metrics"]["test_accuracy"]["mean"] for one in chosen] == [0.45, 0.25]
+    found = answer["nested"]["metrics"]["test_accuracy"]
+    assert found["mean"] == pytest.approx(0.35)
+    assert found["deviation"] == pytest.approx(0.02**0.5)
+    assert answer["again"]["trial"] == 4
+    # Nothing is left by which the tests of the other folds could be chosen by.
+    assert not any(name.startswith("test_") for row in answer["rows"] for name in row["metrics"])
+    assert "test_accuracy" not in table.columns(answer)[0]
+    head, rows = table.nested_columns(answer)
+    assert head == ["outer_fold", "chosen", "val_loss", "test_accuracy"]
+    assert rows[0][:2] == ["0", "batch_size 2"] and rows[-1][-1] == "0.3500 ± 0.1414"
+    # A failed trial takes its configuration out of that fold alone.
+    results[4] = result(4, 0, "no memory")
+    chosen = table.answer(plan, results)["nested"]["chosen"]
+    assert [one["configuration"] for one in chosen] == [0, 0]
+    del results[0], results[5]
+    unfinished = table.answer(plan, results)
+    assert unfinished["nested"]["metrics"] == {}
+    assert any("1 of 2 outer folds" in line for line in table.lines(unfinished))
+
+
+Scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs"]))
+    | st.dates()
+)
+
+
+@settings(deadline=None)
+@given(
+    st.recursive(
+        Scalars,
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.integers(0, 9) | st.text("ab", max_size=2), inner, max_size=3)
+        ),
+        max_leaves=6,
+    )
+)
+def test_a_value_is_written_as_it_is_read(value: Any) -> None:
+    (read,) = resolve.values(resolve.written(value))
+    assert repr(read) == repr(value)
+
+
+def test_class_weights_are_tried_with_their_whole_numbers() -> None:
+    text = "training.class_weight={0: 1.0, 1: 2.0},{0: 1.0, 1: 5.0},null"
+    found = study.plan(PROJECT, "sweep", Search.read([text]), Repetitions())
+    weights = [t["recipe"]["parameters"]["training"]["class_weight"] for t in found["trials"]]
+    assert weights[2] is None and [w.get(1, w.get("1")) for w in weights[:2]] == [2.0, 5.0]
+    alone = recipes.make(PROJECT, ["training.class_weight={0: 1.0, 1: 2.0}"])
+    assert found["trials"][0]["recipe_digest"] == recipes.digest(alone)
+    kept = json.loads(json.dumps(found["configurations"]))  # As `study.json` has it.
+    told = [table.describe(values) for values in found["configurations"]]
+    assert told == [table.describe(values) for values in kept]
+    assert told[0] == "class_weight {0: 1.0, 1: 2.0}"
+
+
+def written_study(folder: Path) -> Path:
+    plan = planned(2, 1) | {"digest": "abcdef"}
+    (folder / "study.json").write_text(json.dumps(plan))
+    lines = [json.dumps(result(n, 0.5)) + "\n" for n in range(2)]
+    (folder / "results.jsonl").write_text("".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "said"),
+    [
+        ("study.json", '"monitor"', '"watched"', "study.json: not a readable study: monitor:"),
+        ("study.json", '"trials"', '"tasks"', "trials: Field required"),
+        ("study.json", '"configuration": 1', '"configuration": 7', "do not belong together"),
+        ("study.json", '"kind"', "kind", "study.json: not a readable study: Expecting"),
+        ("study.json", '"val_loss"', '"val_lost"', "'val_lost' is missing"),
+        ("results.jsonl", '"metrics"', '"meters"', "line 1: not a readable result: metrics:"),
+        ("results.jsonl", '"digest"', '"gist"', "line 1: not a readable result: digest:"),
+        ("results.jsonl", '{"trial"', '"trial"', "line 1: not a readable result"),
+        ("results.jsonl", "0.5", '"much"', "metrics.val_loss"),
+    ],
+)
+def test_a_damaged_study_is_named_in_one_line(
+    file: str, before: str, after: str, said: str, tmp_path: Path
+) -> None:
+    path = written_study(tmp_path) / file
+    assert table.read(tmp_path)["failed"] == 0
+    content = path.read_text()
+    assert before in content
+    path.write_text(content.replace(before, after, 1))
+    with pytest.raises(BadInput) as refused:
+        table.read(tmp_path)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("file", ["study.json", "results.jsonl"])
+@pytest.mark.parametrize("content", [b"", b"null\n", b"[]\n", b"3\n", b"\xff\xfe\n", b"{}\n"])
+def test_any_other_content_is_no_study(file: str, content: bytes, tmp_path: Path) -> None:
+    (written_study(tmp_path) / file).write_bytes(content)
+    if file == "results.jsonl" and content in (b"", b"{}\n"):  # Nothing has come of it yet.
+        assert table.read(tmp_path)["failed"] == 2
+        return
+    with pytest.raises(BadInput, match=file):
+        table.read(tmp_path)
+
+
+def test_a_study_killed_while_it_wrote_goes_on_behind_the_last_whole_line(tmp_path: Path) -> None:
+    project = recipes.Project(tmp_path, "any")
+    plan = planned(2, 1) | {"digest": "abcdef", "code": {"digest": "code"}}
+    with study.Study(project, plan) as one:
+        one._write(result(0, 0.5))
+        path = one.directory / "results.jsonl"
+    with path.open("a") as file:
+        file.write('{"trial": 1, "fai')
+    with study.Study(project, plan) as one:
+        assert list(one.results) == [0]
+        one._write(result(1, 0.25))
+    assert table.read(path.parent)["best"]["configuration"] == 1
+    # A damaged line is refused, and what would do is said.
+    path.write_text(path.read_text().replace('"digest"', '"gist"', 1))
+    with pytest.raises(BadInput, match=r"line 1: .*; --fresh begins anew"):
+        study.Study(project, plan)
+
+
+def test_a_study_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
+    project = recipes.Project(tmp_path, "any")
+    plan = planned(1, 1) | {"digest": "abcdef"}
+    with study.Study(project, plan) as one:
+        path = one.directory / "results.jsonl"
+    path.unlink()
+    path.mkdir()  # As little to be written to as a file of a disk that is read-only.
+    (path.parent / "study.json").write_text(json.dumps(plan))
+    with pytest.raises(BadInput, match="studies: cannot hold a study"):
+        (tmp_path / "studies").rename(tmp_path / "elsewhere")
+        (tmp_path / "studies").write_text("in the way of a folder")
+        study.Study(project, plan)
+    with pytest.raises(BadInput, match="cannot be written"):
+        study._opened(tmp_path / "elsewhere" / path.parent.name / path.name)
+
+
 def test_a_configuration_with_a_failed_trial_is_not_the_best() -> None:
     results = {
         0: result(0, 0.9),
@@ -205,22 +476,19 @@ def test_a_configuration_with_a_failed_trial_is_not_the_best() -> None:
 def test_a_machine_is_not_given_more_than_it_holds(
     guarantee: str, devices: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from repro import workers
-
-    monkeypatch.setattr(workers, "cpu_count", lambda: 4)
+    monkeypatch.setattr(launcher, "available_cores", lambda: 4)
     visible = "0,3" if guarantee == "portable" else ",".join(devices)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(workers, "LONG_WAIT", 0)
+    monkeypatch.setattr(slots, "LONG_WAIT", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     told: list[dict[str, Any]] = []
     now: list[tuple[int, str | None]] = []
     seen: list[list[tuple[int, str | None]]] = []
 
     def train(threads: int) -> None:
-        recipe = {"parameters": {"threads": threads, "guarantee": guarantee}}
-        assert workers.slots(recipe["parameters"]) == (len(devices) or max(1, 4 // threads))
-        task = workers.Task("study", "run", recipe, (), "root", "code")
-        with workers._slot(task, "session", told.append) as gpu:
+        parameters = {"threads": threads, "guarantee": guarantee}
+        assert slots.room(parameters) == (len(devices) or max(1, 4 // threads))
+        with slots.held(parameters, lambda: False, told.append) as gpu:
             now.append((threads, gpu))
             seen.append(list(now))
             time.sleep(0.05)

@@ -254,8 +254,8 @@ def _study(
     method: str = "grid",
     points: int | None = None,
 ) -> int:
+    from . import keys, study
     from . import recipe as recipes
-    from . import study
     from .search import Repetitions
 
     if options.workers is not None and options.workers < 1:
@@ -263,6 +263,7 @@ def _study(
     if options.strategy:
         search = search.fix(f"split.strategy={options.strategy}")
     project = recipes.Project.find()
+    cluster = keys.cluster(options.scheduler, options.keys, options.insecure, project.root)
     repetitions = Repetitions(options.seeds, options.folds, options.repeats, options.outer_folds)
     planned = study.plan(
         project, kind, search, repetitions, method, points, options.monitor, options.mode
@@ -270,9 +271,7 @@ def _study(
     trials = len(planned["trials"])
     with study.Study(project, planned, options.fresh) as one, console.Reporter(trials) as reporter:
         reporter.begin(one.done)
-        answer = one.run(
-            options.workers, options.scheduler, reporter, reporter.trial, not options.no_verify
-        )
+        answer = one.run(options.workers, cluster, reporter, reporter.trial, not options.no_verify)
     verification = answer["verification"] or {"verdict": "identical"}
     if not options.json:
         console.print_study(answer)
@@ -284,6 +283,16 @@ def _study(
     if answer["failed"] or verification["verdict"] == "failed":
         return FAILED
     return STATUS[verification["verdict"]] or _fallen(answer["broken"])
+
+
+def _cluster_keys(options: argparse.Namespace) -> int:
+    from . import keys
+    from . import recipe as recipes
+
+    made = keys.make(options.folder or recipes.Project.find().root / keys.FOLDER)
+    answer = {"certificate": str(made.certificate), "key": str(made.key)}
+    print(json.dumps(answer) if options.json else "\n".join(made.lines()))
+    return IDENTICAL
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -383,6 +392,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "diff": _diff,
     "cross-validate": _cross_validate,
     "sweep": _sweep,
+    "cluster-keys": _cluster_keys,
     "report": _report,
     "image": _image,
     "doctor": _doctor,

@@ -120,10 +120,23 @@ def parser() -> argparse.ArgumentParser:
             "--workers",
             type=int,
             metavar="N",
-            help="processes that train side by side (default: cores ÷ threads)",
+            help="trainings side by side on this machine (default: cores ÷ threads)",
         )
         study.add_argument(
-            "--scheduler", metavar="URL", help="of a Dask cluster, in place of local workers"
+            "--scheduler",
+            metavar="URL",
+            help="of a Dask cluster, in place of this machine: tls://…",
+        )
+        study.add_argument(
+            "--keys",
+            type=Path,
+            metavar="FOLDER",
+            help="with the keys of the cluster (default: REPRO_CLUSTER_KEYS, else keys/)",
+        )
+        study.add_argument(
+            "--insecure",
+            action="store_true",
+            help="use a scheduler without TLS, though whoever reaches it can run code as you",
         )
         study.add_argument(
             "--fresh", action="store_true", help="begin anew, though this study can go on"
@@ -143,6 +156,10 @@ def parser() -> argparse.ArgumentParser:
         "'optimizer.learning_rate=1e-4..1e-1 log'",
     )
     folds.add_argument("overrides", **overrides)
+    keys = add("cluster-keys", "make the keys by which a Dask cluster knows its own, once")
+    keys.add_argument(
+        "folder", nargs="?", type=Path, metavar="FOLDER", help="default: keys/ of the project"
+    )
     report = add("report", "a page on runs, or on a study: curves, tables, pictures")
     report.add_argument("runs", nargs="*", metavar="run", help="a run directory or an id")
     report.add_argument("--study", metavar="STUDY", help="in place of runs, a study's id")

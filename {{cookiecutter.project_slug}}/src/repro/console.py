@@ -245,25 +245,15 @@ class Bytes:
 
 
 def print_study(answer: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from . import table
 
-    shown = Table(box=None, pad_edge=False)
-    columns, rows = table.columns(answer)
-    for column in columns:
-        shown.add_column(printable(column), justify="right", no_wrap=True)
-    for row in rows:
-        shown.add_row(*map(printable, row))
-    # A table is not cut, neither in a file nor on a narrow terminal.
-    console = Console(highlight=False, markup=False, emoji=False)
-    wide = max(console.width, console.measure(shown).maximum)
-    console.print(shown, width=wide, crop=False, soft_wrap=True)
-    best, verification = answer["best"], answer["verification"]
-    if best is not None:
-        values = "  ".join(f"{name}={value}" for name, value in best["values"].items())
-        show(printable(f"best       by {answer['monitor']}: {values or best['run']}"))
+    _print_table(*table.columns(answer))
+    if answer["nested"] is not None and len(answer["rows"]) > 1:
+        print()
+        _print_table(*table.nested_columns(answer))
+    verification = answer["verification"]
+    for line in table.lines(answer):
+        show(printable(line))
     for line in answer["broken"]:
         show(printable(f"guarantee  does NOT hold: {line}"))
     if answer["broken"]:
@@ -273,7 +263,24 @@ def print_study(answer: dict[str, Any]) -> None:
     for trial in answer["trials"]:
         if trial["failed"]:
             show(f"failed     trial {trial['trial']}: {trial['failed']}")
+    again = answer["again"] or {"what": "a trial"}
     if verification is not None and verification["verdict"] == "failed":
-        show(f"failed     the best, trained once more: {verification['failed']}")
+        show(f"failed     {again['what']}, trained once more: {verification['failed']}")
     elif verification is not None:
-        print_verdict(verification, f"{Path(verification['runs'][0]).name}, trained once more")
+        run = Path(verification["runs"][0]).name
+        print_verdict(verification, f"{again['what']}, {run}, trained once more")
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False)
+    for column in columns:
+        shown.add_column(printable(column), justify="right", no_wrap=True)
+    for row in rows:
+        shown.add_row(*map(printable, row))
+    # A table is not cut, neither in a file nor on a narrow terminal.
+    console = Console(highlight=False, markup=False, emoji=False)
+    wide = max(console.width, console.measure(shown).maximum)
+    console.print(shown, width=wide, crop=False, soft_wrap=True)

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import os
 import queue
 import secrets
@@ -35,6 +36,7 @@ from . import (
     failure,
     files,
     image,
+    provenance,
     surroundings,
 )
 from . import recipe as recipes
@@ -98,6 +100,7 @@ def train(
         BadInput: a data file is not what `data.lock` says, or what only the process can see is
             wrong (no data, say). Of a new run nothing is left behind; of one that went on nothing
             is lost.
+        Changed: what a run that was to go on was begun with has changed; see `provenance`.
         Busy: another process is at the run to go on with.
         RunFailed: the run directory stays, with the log.
     """
@@ -145,7 +148,7 @@ def train(
             shutil.rmtree(directory)
         else:
             (directory / "manifest.json").write_bytes(before)
-        raise BadInput(said.refused)
+        raise (provenance.Changed if said.changed else BadInput)(said.refused)
     if status != 0:
         recipes.write_manifest(directory, recipes.read_manifest(directory) | {"status": "failed"})
         if status == INTERNAL:
@@ -205,6 +208,8 @@ class _Said:
     """What a training's process said of its end."""
 
     refused: str | None = None
+    changed: bool = False
+    """Refused since what the run was begun with has changed."""
     failed: str | None = None
 
     @property
@@ -244,7 +249,7 @@ def _run(
     try:
         for event in _events(process):
             if event["event"] == "refused":
-                said.refused = event["message"]
+                said.refused, said.changed = event["message"], event["changed"]
             elif event["event"] == "failed":
                 said.failed = event["message"]
             else:
@@ -369,14 +374,25 @@ def _now() -> str:
 
 
 def available_cores() -> int:
-    """Those this process may run on, which affinity can make fewer than the machine has.
-
-    Dask's count, by which workers go, knows a container's limit as well. Its import takes a third
-    of a second, which a gate of two runs can do without.
-    """
+    """Those this process may run on: affinity and a container's limit can make them fewer."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _quota())))
+
+
+def _quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """The share of processors that Linux's control group allows, such as 1.5; infinite: all."""
+    with contextlib.suppress(OSError, ValueError):
+        group = own.read_text().rpartition(":")[2].strip().lstrip("/")
+        second = groups / group / "cpu.max"
+        first = [groups / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
+        files = [second] if second.is_file() else first
+        quota, period = " ".join(file.read_text() for file in files).split()
+        if quota.isdigit() and int(period) > 0:
+            return int(quota) / int(period)
+    return math.inf
 
 
 def gpus(guarantee: str) -> list[str]:

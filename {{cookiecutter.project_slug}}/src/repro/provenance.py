@@ -85,6 +85,10 @@ def _change(group: str, name: str, before: str | None, now: str | None) -> str:
     return f"{what}{name} is {now or 'gone'} now and was {before or 'not there'}"
 
 
+class Changed(BadInput):
+    """A run cannot go on, since something that it was begun with has changed."""
+
+
 def same_as_when_it_began(now: Provenance, content: Mapping[str, Any]) -> None:
     """Refuses to go on with a run that was begun with something else.
 
@@ -92,13 +96,13 @@ def same_as_when_it_began(now: Provenance, content: Mapping[str, Any]) -> None:
         content: the manifest of the run that was interrupted.
 
     Raises:
-        BadInput: something has changed; the first change is named, and how many more there are.
+        Changed: something has changed; the first change is named, and how many more there are.
     """
     guarantee = content["recipe"]["parameters"]["guarantee"]
     changes = list(now.changes(content.get("made_of", {}), processor=guarantee != "portable"))
     if changes:
         more = f" (and {len(changes) - 1} more changes)" if changes[1:] else ""
-        raise BadInput(
+        raise Changed(
             f"{content['run']} was interrupted, and since it began {changes[0]}{more}: put that "
             "back to go on with it, or begin anew with `repro train --fresh`"
         )

@@ -200,11 +200,27 @@ FORMAT = 2
 
 def write_manifest(directory: Path, content: dict[str, Any]) -> None:
     """Replaces the manifest in one step, with a seal: the digest of all that it says."""
-    # The seal is of what will be read: JSON has no tuples, for one.
-    said = json.loads(files.dumps({k: v for k, v in content.items() if k != "seal"}))
-    sealed = said | {"seal": digest(said)}
+    text = json.dumps(sealed(content), indent=2, ensure_ascii=False)
     with files.replacing(directory / "manifest.json") as file:
-        file.write(json.dumps(sealed, indent=2, ensure_ascii=False).encode() + b"\n")
+        file.write(text.encode() + b"\n")
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns content as JSON will have it, with a seal: the digest of all that it says."""
+    said = json.loads(files.dumps({k: v for k, v in content.items() if k != "seal"}))
+    return said | {"seal": digest(said)}
+
+
+def unsealed(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns content without its seal.
+
+    Raises:
+        ValueError: it says something else than when it was sealed.
+    """
+    said = {k: v for k, v in content.items() if k != "seal"}
+    if content.get("seal") != digest(said):
+        raise ValueError("altered since it was written")
+    return said
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -227,9 +243,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             f"{path}: of the format {content.get('format')}, which another version of the machinery "
             f"wrote; expected {FORMAT}: train it again"
         )
-    seal = content.pop("seal", None)
-    if seal != digest(content):
-        raise BadInput(f"{path}: altered since it was written")
+    try:
+        content = unsealed(content)
+    except ValueError as error:
+        raise BadInput(f"{path}: {error}") from None
     if "metrics" in content:
         content["metrics"] = files.numbers(content["metrics"])
     return content

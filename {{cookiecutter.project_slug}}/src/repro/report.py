@@ -153,18 +153,18 @@ def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
         raise BadInput(f"{directory.name}: no trial of this study has a result yet")
     head, rows = table.columns(answer)
     text = [f"{len(done)} of {len(answer['trials'])} trials have a result."]
-    best, verification = answer["best"], answer["verification"]
-    if best is not None:
-        values = ", ".join(f"{name}={value}" for name, value in best["values"].items())
-        text.append(f"Best by {answer['monitor']}: {values or best['run']}.")
-    if verification is not None:
-        text.append(
-            f"Its first trial, trained again in changed surroundings: {verification['verdict']}."
-        )
+    again, verification = answer["again"], answer["verification"]
+    text += table.lines(answer)
+    if verification is not None and again is not None:
+        what, run = again["what"], again["run"]
+        told = f"{what}, {run}, trained once more in changed surroundings"
+        text.append(f"{told[0].upper()}{told[1:]}: {verification['verdict']}.")
     text += [
         f"Trial {t['trial']} has no result: {t['failed']}" for t in answer["trials"] if t["failed"]
     ]
     sections = [Section("Table", text, head, rows, _against(answer))]
+    if answer["nested"] is not None and len(answer["rows"]) > 1:
+        sections.append(Section("Chosen", (), *table.nested_columns(answer)))
     first: dict[int, str] = {}
     for trial in done:
         first.setdefault(trial["configuration"], trial["run"])
@@ -177,8 +177,8 @@ def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
     }
     named = {project.runs / run: labels[run] for run in drawn}
     sections.append(_curves(list(named), named))
-    if best is not None and (project.runs / best["run"]).is_dir():
-        run = project.runs / best["run"]
+    if again is not None and (project.runs / again["run"]).is_dir():
+        run = project.runs / again["run"]
         content = _manifest(run)
         sections += [*_judgement(run, run.name), _split(content), *_provenance({run.name: content})]
     return answer["study"], sections
@@ -367,6 +367,8 @@ def _against(answer: dict[str, Any]) -> list[tuple[str, str]]:
         for name in [n.removeprefix("val_") for n in rows[0]["metrics"] if n.startswith("val_")]:
             measured: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
             for part, prefix in (("validation", "val_"), ("test", "test_")):
+                if prefix + name not in rows[0]["metrics"]:
+                    continue  # Of a nested study: the test is that of what each fold chose.
                 found = [row["metrics"][prefix + name] for row in rows]
                 means = [one["mean"] for one in found]
                 measured[part] = (means, [one["deviation"] or 0 for one in found])

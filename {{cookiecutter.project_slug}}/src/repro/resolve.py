@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import ast
 import copy
+import datetime
 import difflib
 import functools
 import io
+import json
+import math
 import typing
 from pathlib import Path
 from typing import Any, Literal
@@ -151,6 +154,31 @@ def values(text: str) -> list[Any]:
     except YAMLError:
         raise BadInput(f"not valid values: {text}; expected such as 16,32,64") from None
     return list(found)
+
+
+def written(value: Any) -> str:
+    """A value as the text that is read as the same value; JSON's keys would all be words.
+
+    Raises:
+        BadInput: it is nothing that a parameter can be.
+    """
+    match value:
+        case dict():
+            return f"{{{', '.join(f'{written(k)}: {written(v)}' for k, v in value.items())}}}"
+        case list():
+            return f"[{', '.join(map(written, value))}]"
+        case str():
+            return "".join(
+                one if one.isprintable() else f"\\U{ord(one):08X}"
+                for one in json.dumps(value, ensure_ascii=False)
+            )
+        case float() if not math.isfinite(value):
+            return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+        case bool() | int() | float() | None:
+            return json.dumps(value)
+        case datetime.date():
+            return str(value)
+    raise BadInput(f"{value!r}: expected a number, a word, a list or a group of them")
 
 
 def _yaml(text: str) -> Any:

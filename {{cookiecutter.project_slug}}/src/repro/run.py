@@ -69,7 +69,8 @@ def main(directory: Path, lock: int | None = None) -> int:
         _begin(project, directory, content)
         outcome = train(project, directory, content, send)
     except BadInput as error:
-        send(event="refused", message=str(error))
+        changed = isinstance(error, provenance.Changed)
+        send(event="refused", message=str(error), changed=changed)
         return BAD_INPUT
     except Probed:
         recipes.write_manifest(directory, content | {"status": "probed"})

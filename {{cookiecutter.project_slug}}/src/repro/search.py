@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -129,7 +128,7 @@ class Search:
                 {name: self._value(name, u) for name, u in zip(names, point, strict=True)}
                 for point in _points(method, trials, len(names), seed)
             ]
-        return list({json.dumps(one): one for one in found}.values())
+        return list({resolve.written(one): one for one in found}.values())
 
     def _value(self, name: str, u: float) -> Any:
         """The value at a point from 0 to 1, which excludes 1."""

@@ -16,22 +16,38 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, get_args
+from types import FrameType
+from typing import Any, NoReturn, Protocol, TextIO, get_args
 
-from . import BadInput, compare, datalock, files, launcher, parameters, table
+from . import BadInput, RunFailed, compare, datalock, files, launcher, parameters, slots, table
 from . import recipe as recipes
+from .choice import OUTER_FOLD
+from .keys import Cluster
 from .launcher import Listener
+from .pool import Pool
 from .recipe import Project
-from .resolve import nearest
+from .resolve import nearest, written
 from .search import Repetitions, Search
-
-if TYPE_CHECKING:
-    from .workers import Outcome, Task
+from .trials import Outcome, Task
 
 LARGER_IS_BETTER = {name: not name.endswith("_error") for name in get_args(parameters.Metric)}
 """Whether Keras maximises a metric."""
+
+
+class Trainers(Protocol):
+    """What runs tasks: the `Pool` of this machine, or the `Workers` of a cluster."""
+
+    def run(
+        self,
+        project: Project,
+        every: Sequence[dict[str, Any]],
+        tasks: Sequence[Task],
+        further: Callable[[], Task | None] = ...,
+    ) -> Iterator[Outcome]: ...
 
 
 def maximised(monitor: str, mode: str | None = None) -> bool:
@@ -64,7 +80,8 @@ def plan(
 
     Raises:
         BadInput: a recipe is impossible, a search too, or the monitor is of the test, or neither
-            known nor given a mode; or a data file is not what `data.lock` says.
+            known nor given a mode; or outer folds would be compared; or a data file is not what
+            `data.lock` says.
     """
     if monitor.startswith("test_"):
         raise BadInput(
@@ -74,12 +91,17 @@ def plan(
     locked = recipes.lock(project.root)
     seed = recipes.make(project, search.fixed, locked)["parameters"]["seed"]
     datalock.check(project.root)  # Here once, so that workers find it done.
+    if OUTER_FOLD in {*search.choices, *search.ranges}:
+        raise BadInput(
+            f"{OUTER_FOLD}: a study that compares outer folds would choose by their tests; "
+            "--outer-folds N chooses within each"
+        )
     configurations = search.configurations(method, trials, seed or 0)
     planned: list[dict[str, Any]] = []
     for number, configuration in enumerate(configurations):
         for repetition in repetitions.values(configuration.get("seed", seed)):
             values = configuration | repetition
-            overrides = [*search.fixed, *(f"{key}={json.dumps(v)}" for key, v in values.items())]
+            overrides = [*search.fixed, *(f"{key}={written(v)}" for key, v in values.items())]
             recipe = recipes.make(project, overrides, locked)
             planned.append(
                 {
@@ -110,17 +132,22 @@ class Study:
     """A study on the disk, which goes on where it was. Used in a `with` block.
 
     Raises:
-        BadInput: another process is at it.
+        BadInput: another process is at it, or it cannot be written, or what it had is damaged.
     """
 
     def __init__(self, project: Project, planned: dict[str, Any], fresh: bool = False) -> None:
         self.project, self.plan = project, planned
         self.directory = (None if fresh else self._unfinished()) or self._new()
-        self._file: TextIO = (self.directory / "results.jsonl").open("a", encoding="utf-8")
+        self._file = _opened(self.directory / "results.jsonl")
         if not launcher.lock(self._file, launcher.ENDING):
             self._file.close()
             raise BadInput(f"{self.directory}: this study is still going on, in another process")
-        self.results, self.verification = table.read_results(self.directory)
+        try:
+            table.cut(self.directory / "results.jsonl")
+            self.results, self.verification = table.read_results(self.directory)
+        except BadInput as error:
+            self._file.close()
+            raise BadInput(f"{error}; --fresh begins anew") from None
         self._sources: dict[str, Any] = {}
 
     def __enter__(self) -> Study:
@@ -136,43 +163,42 @@ class Study:
     def run(
         self,
         workers: int | None,
-        scheduler: str | None,
+        cluster: Cluster | None,
         listener: Listener,
         tell: Callable[[str, str, int], None] = lambda run, line, done: None,
         verify: bool = True,
     ) -> dict[str, Any]:
         """Runs the trials that are left and the best again, and returns what `table.read` does.
 
-        A worker that finds no trial left trains what is the best so far again. Of what turns out
-        not to be it, that further run is removed.
+        Where no trial is left to begin, what is the best so far is trained again meanwhile. Of
+        what turns out not to be it, that further run is removed.
 
         Args:
-            workers: local ones; None: as many as trainings fit on this machine.
-            scheduler: in place of these, the address of a Dask scheduler.
+            workers: trainings side by side here; None: as many as fit on this machine.
+            cluster: in place of this machine, a Dask cluster.
             tell: called for each trial that is over, with its run's name, a line on it, and how
                 many have a result.
 
         Raises:
             BadInput: a trial was refused by the process that saw the data.
+            RunFailed: the study cannot be written to, or its cluster was lost.
         """
-        from .workers import Workers, slots
-
         trials = self.plan["trials"]
         left = [trial for trial in trials if not self._done(trial)]
         done = self.done
-        if left or (verify and self._unverified()):
-            most = max(slots(trial["recipe"]["parameters"]) for trial in trials)
+        if left or (verify and self._unverified() is not None):
+            most = max(slots.room(trial["recipe"]["parameters"]) for trial in trials)
             number = workers or min(most, max(len(left), 1))
-            with Workers(number, scheduler, listener) as pool:
+            with _sigterm_interrupts(), _trainers(number, cluster, listener) as pool:
                 tasks = [self._task(trial) for trial in left]
                 again: dict[int, Outcome | None] = {}  # The further runs, by their trials.
 
                 def further() -> Task | None:
-                    best = self._unverified() if verify else None
-                    if best is None or best["trial"] in again:
+                    number = self._unverified() if verify else None
+                    if number is None or number in again:
                         return None
-                    again[best["trial"]] = None
-                    return self._task(trials[best["trial"]], varied=True)
+                    again[number] = None
+                    return self._task(trials[number], varied=True)
 
                 every = [trial["recipe"] for trial in trials]
                 for outcome in pool.run(self.project, every, tasks, further):
@@ -183,8 +209,8 @@ class Study:
                         raise BadInput(outcome.refused)
                     done += outcome.failed is None
                     tell(outcome.task.name, self._add(outcome), done)
-            if verify and (best := self._unverified()):
-                self._verify(best, again)
+            if verify and (unverified := self._unverified()) is not None:
+                self._verify(unverified, again)
         if done == len(trials):
             self._write({"finished": True})
         return table.told(self.directory, self.plan, self.results, self.verification)
@@ -198,8 +224,6 @@ class Study:
         return self.results.get(trial["trial"], {}).get("digest") is not None
 
     def _task(self, trial: dict[str, Any], varied: bool = False) -> Task:
-        from .workers import Task
-
         name = f"{self.directory.name}-{trial['trial']}{'-again' * varied}"
         recipe, code = trial["recipe"], self.plan["code"]["digest"]
         root = str(self.project.root)
@@ -244,31 +268,38 @@ class Study:
                 f"--monitor: expected one of {', '.join(known)}; got {self.plan['monitor']}"
             )
 
-    def _unverified(self) -> dict[str, Any] | None:
-        """The best, where it was not trained again: another trial may have become the best."""
-        best: dict[str, Any] | None = table.answer(self.plan, self.results)["best"]
+    def _unverified(self) -> int | None:
+        """The trial to train once more, where it was not: another may have become the best."""
+        again: dict[str, Any] | None = table.answer(self.plan, self.results)["again"]
         verified = (self.verification or {}).get("trial")
-        return None if best is None or verified == best["trial"] else best
+        if again is None or again["why_not"] or verified == again["trial"]:
+            return None
+        return int(again["trial"])
 
-    def _verify(self, best: dict[str, Any], again: dict[int, Outcome | None]) -> None:
-        """Compares the best with its further run, in changed surroundings."""
-        task = self._task(self.plan["trials"][best["trial"]], varied=True)
+    def _verify(self, number: int, again: dict[int, Outcome | None]) -> None:
+        """Compares a trial with its further run, in changed surroundings."""
+        task = self._task(self.plan["trials"][number], varied=True)
         for run in self.project.runs.glob(f"{self.directory.name}-*-again"):
             if run.name != task.name:
                 shutil.rmtree(run, ignore_errors=True)
-        outcome = again[best["trial"]]
+        outcome = again[number]
         assert outcome is not None, "a pool that ended has asked for it and told of it"
         if outcome.refused or outcome.failed:
             self.verification = {"verdict": "failed", "failed": outcome.refused or outcome.failed}
             return
-        one, other = (self.project.runs / name for name in (best["run"], task.name))
+        one, other = (self.project.runs / name for name in (self.results[number]["run"], task.name))
         compared = compare.compare(one, other, one_recipe=True)
-        self.verification = {"trial": best["trial"], **compared}
+        self.verification = {"trial": number, **compared}
         self._write({"verification": self.verification})
 
     def _write(self, content: dict[str, Any]) -> None:
-        self._file.write(files.dumps(content) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(files.dumps(recipes.sealed(content)) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise RunFailed(
+                f"{self._file.name}: {error.strerror}; the same study started again goes on"
+            ) from None
 
     def _unfinished(self) -> Path | None:
         """The newest study of the same plan that is not all done."""
@@ -277,7 +308,7 @@ class Study:
         ):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 found = json.loads((path / "study.json").read_text(encoding="utf-8"))
-                finished = '{"finished": true}' in (path / "results.jsonl").read_text("utf-8")
+                finished = '{"finished": true,' in (path / "results.jsonl").read_text("utf-8")
                 if found["digest"] == self.plan["digest"] and not finished:
                     return path
         return None
@@ -286,9 +317,57 @@ class Study:
         name = launcher.new_name(self.plan["kind"], self.plan["digest"][:6])
         path = launcher.new_directory(_folder(self.project), name, "a study")
         kept = [{k: v for k, v in trial.items() if k != "recipe"} for trial in self.plan["trials"]]
-        with files.replacing(path / "study.json") as file:
-            file.write(json.dumps(self.plan | {"trials": kept}, indent=1).encode() + b"\n")
+        try:
+            with files.replacing(path / "study.json") as file:
+                file.write(json.dumps(self.plan | {"trials": kept}, indent=1).encode() + b"\n")
+        except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
+            raise BadInput(f"{path}: cannot hold a study: {error.strerror}") from None
         return path
+
+
+def _opened(path: Path) -> TextIO:
+    """The file of results, to add to.
+
+    Raises:
+        BadInput: it cannot be written.
+    """
+    try:
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _trainers(number: int, cluster: Cluster | None, listener: Listener) -> Iterator[Trainers]:
+    """Threads of this process, or, of a cluster, its workers. Only the latter import Dask."""
+    if cluster is None:
+        with Pool(number, listener) as pool:
+            yield pool
+    else:
+        from .workers import Workers
+
+        with Workers(cluster, listener) as workers:
+            yield workers
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """While the block runs SIGTERM is what Ctrl-C is, where nothing else was to be done with it."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Once is enough: ending takes a moment.
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _folder(project: Project) -> Path:
