@@ -96,7 +96,7 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
 
     import numpy as np
 
-    from . import loop, portable, record, state
+    from . import loop, portable, record, state, targets
     from .ledger import Ledger
     from .state import Checkpoints
 
@@ -107,10 +107,13 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
     model_parameters = parameters["model"]
     shape = samples.train.x.shape[1:]
     name = f"models.{model_parameters['name']}"
-    model = _call(project, name, "build", model_parameters, shape, data.classes)
-    _compile(model, parameters)
-    loop.ready(model, samples.train)
+    with targets.building():
+        model = _call(project, name, "build", model_parameters, shape, data.classes)
     training = parameters["training"]
+    targets.fresh(model)
+    _compile(model, parameters, samples)
+    with targets.checking(model, samples, data.classes, training):
+        loop.ready(model, samples.train)
     transferred: list[str] = []
     first = recipes.beginning(project, recipe)
     if first is not None:
@@ -295,8 +298,10 @@ KERAS = {
 """Keras's classes by their names in `params.yaml`."""
 
 
-def _compile(model: Any, parameters: dict[str, Any]) -> None:
+def _compile(model: Any, parameters: dict[str, Any], samples: Parts) -> None:
     import keras
+
+    from . import targets
 
     def make(module: Any, group: dict[str, Any], **changed: Any) -> Any:
         ours = ("name", "schedule", "fused")
@@ -328,7 +333,7 @@ def _compile(model: Any, parameters: dict[str, Any]) -> None:
     model.compile(
         optimizer=optimizer,
         loss=training["loss"],
-        metrics=training["metrics"] or None,
+        metrics=targets.metrics(training["metrics"], samples),
         jit_compile=parameters["backend"] == "jax",
     )
 
