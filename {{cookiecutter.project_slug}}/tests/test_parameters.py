@@ -131,6 +131,75 @@ def test_data_may_stand_beside_a_model(tmp_path: Path) -> None:
         resolve_file(tmp_path, params)
 
 
+def small(folder: Path, **models: str) -> Path:
+    """A package with data `digits`, the model `whole` and these; returns its params.yaml."""
+    (folder / "models").mkdir()
+    (folder / "data.py").write_text("def digits(*, length: int = 3) -> Dataset: ...\n")
+    whole = "def build(shape, classes, *, units: PositiveInt = 3): ...\n"
+    for name, text in {"whole": whole, **models}.items():
+        (folder / "models" / f"{name}.py").write_text(text)
+    params = folder / "params.yaml"
+    params.write_text("data: {name: digits}\nmodel: {name: whole}\noptimizer: {name: adam}\n")
+    return params
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("def build(shape, classes, *, un", "half.py, line 1: '(' was never closed"),
+        ("def build(shape, classes, *, units): ...", "half.py, line 1: build(units=…): a param"),
+        ("def build(shape, classes, *, units: Size): ...", "build(units=…): expected a type"),
+        ("def build(shape, classes, *, units: int = 2 + x): ...", "and a literal default"),
+        (
+            "def build(shape, classes, units: int): ...",
+            "line 1: build(units) is no parameter there",
+        ),
+        ("def build(shape): ...", "half.py, line 1: expected build(shape, classes, *, …)"),
+        ("\0", "half.py"),
+        ("", "model.name: expected one of whole; got 'half'"),
+    ],
+)
+def test_an_unfinished_model_is_in_nobodys_way(tmp_path: Path, text: str, told: str) -> None:
+    params = small(tmp_path, half=text)
+    assert resolve_file(tmp_path, params)["model"] == {"name": "whole", "units": 3}
+    with pytest.raises(BadInput) as refusal:
+        resolve_file(tmp_path, params, ["model.name=half"])
+    assert told in str(refusal.value) and "\n" not in str(refusal.value)
+    with pytest.raises(BadInput) as refusal:
+        resolve_file(tmp_path, params, ["data.name=other"])
+    assert ("half.py" in str(refusal.value)) == (told.startswith("half.py") and "build" not in told)
+
+
+def test_unfinished_data_are_in_nobodys_way(tmp_path: Path) -> None:
+    params = small(tmp_path, half="def series(*, length: Long) -> Dataset: ...\n")
+    text = "def digits() -> Dataset: ...\ndef waves(*, length) -> Dataset: ...\n"
+    (tmp_path / "data.py").write_text(text)
+    assert resolve_file(tmp_path, params)["data"] == {"name": "digits"}
+    for name, told in {
+        "waves": "data.py, line 2: waves(length=…)",
+        "series": "half.py, line 1",
+    }.items():
+        with pytest.raises(BadInput) as refusal:
+            resolve_file(tmp_path, params, [f"data.name={name}"])
+        assert told in str(refusal.value)
+    (tmp_path / "data.py").write_bytes("# \xe9\n".encode("latin-1"))
+    with pytest.raises(BadInput, match="expected one of series; got 'digits'; not read: data.py"):
+        resolve_file(tmp_path, params)
+
+
+def test_an_argument_that_is_no_parameter_is_told_its_place(tmp_path: Path) -> None:
+    text = "def build(shape, classes, units=3, *, depth: int = 1): ...\n"
+    params = small(tmp_path, loose=text)
+    assert resolve_file(tmp_path, params, ["model.name=loose"])["model"]["depth"] == 1
+    with pytest.raises(BadInput) as refusal:
+        resolve_file(tmp_path, params, ["model.name=loose", "model.units=5"])
+    told = "model.units: loose.py, line 1: build(units) is no parameter there; it has to stand "
+    assert str(refusal.value).startswith(told + "behind `*` in the signature, ")
+    for given_by_us in ("shape", "classes"):
+        with pytest.raises(BadInput, match=f"model.{given_by_us}: unknown parameter"):
+            resolve_file(tmp_path, params, ["model.name=loose", f"model.{given_by_us}=5"])
+
+
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_backend_says_what_it_cannot(backend: str) -> None:
     assert resolve(f"backend={backend}", "guarantee=machine")["backend"] == backend

@@ -385,7 +385,7 @@ def _last_layer(model: Any, seen: Seen, loss: str | None) -> None:
     import keras
 
     made = next(iter(getattr(model, "outputs", None) or ()), None)
-    last = getattr(getattr(made, "_keras_history", None), "operation", None)
+    last: Any = getattr(getattr(made, "_keras_history", None), "operation", None)
     activation = getattr(last, "activation", None)
     softmax = activation is keras.activations.softmax or isinstance(last, keras.layers.Softmax)
     if softmax and seen.last == 1:
