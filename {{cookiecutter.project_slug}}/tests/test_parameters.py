@@ -93,6 +93,28 @@ def test_overrides_are_numbers_as_people_write_them() -> None:
     assert resolved["training"]["class_weight"] == {"0": 1.0, "1": 2.0}
 
 
+@pytest.mark.parametrize(
+    ("freq", "epochs", "initial", "measured"),
+    [(2, 3, 0, True), (3, 3, 0, True), (4, 3, 0, False), (2, 3, 2, False), (2, 4, 3, True)],
+)
+def test_what_a_callback_watches_is_measured_at_all(
+    freq: int, epochs: int, initial: int, measured: bool
+) -> None:
+    settings = [
+        f"training.validation_freq={freq}",
+        f"training.epochs={epochs}",
+        f"training.initial_epoch={initial}",
+    ]
+    resolve(*settings)
+    resolve(*settings, "callbacks.early_stopping.monitor=loss")
+    for name in ("early_stopping", "reduce_lr_on_plateau"):
+        if measured:
+            resolve(*settings, f"callbacks.{name}.patience=1")
+            continue
+        with pytest.raises(BadInput, match=f"{name}.monitor: val_loss is measured in no epoch"):
+            resolve(*settings, f"callbacks.{name}.patience=1")
+
+
 def test_another_choice_starts_from_its_own_defaults() -> None:
     chosen = resolve("optimizer.momentum=0.9", "optimizer.name=sgd")["optimizer"]
     assert (chosen["learning_rate"], chosen["momentum"]) == (0.01, 0.9)
@@ -183,7 +205,7 @@ def test_unfinished_data_are_in_nobodys_way(tmp_path: Path) -> None:
             resolve_file(tmp_path, params, [f"data.name={name}"])
         assert told in str(refusal.value)
     (tmp_path / "data.py").write_bytes("# \xe9\n".encode("latin-1"))
-    with pytest.raises(BadInput, match="expected one of series; got 'digits'; not read: data.py"):
+    with pytest.raises(BadInput, match=r"expected one of series; got 'digits'; not read: data\.py"):
         resolve_file(tmp_path, params)
 
 

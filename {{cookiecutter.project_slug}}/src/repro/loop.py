@@ -235,12 +235,13 @@ def train(
     # then a callback may bring back those of its best epoch.
     model.optimizer.finalize_variable_values(model.trainable_weights)
     best = callbacks.training_ended(watchers)
-    if best is not None:
-        return here.history, here.history[best - training["initial_epoch"]]
-    if parameters["optimizer"]["use_ema"]:
+    ended = here.history[-1 if best is None else best - training["initial_epoch"]]
+    averaged = best is None and parameters["optimizer"]["use_ema"]
+    # The epoch that the model is of need not be one with a validation (`validation_freq`).
+    if averaged or not any(name.startswith("val_") for name in ended):
         validated = evaluate(model, steps_of["validation"], validation_batch)
-        return here.history, here.history[-1] | {f"val_{k}": v for k, v in validated.items()}
-    return here.history, here.history[-1]
+        ended = ended | {f"val_{name}": value for name, value in validated.items()}
+    return here.history, ended
 
 
 def _with_host(entry: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:

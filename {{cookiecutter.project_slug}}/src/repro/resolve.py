@@ -115,7 +115,21 @@ def parameters(package: Path, params: Path, overrides: typing.Sequence[str] = ()
         )
     if resolved["training"]["initial_epoch"] >= resolved["training"]["epochs"]:
         raise BadInput("training.initial_epoch: expected less than training.epochs")
+    _measured(resolved["training"], resolved["callbacks"])
     return resolved
+
+
+def _measured(training: dict[str, Any], callbacks: dict[str, Any]) -> None:
+    """Refuses a callback that watches the validation where no epoch has one."""
+    every, epochs = training["validation_freq"], training["epochs"]
+    if training["initial_epoch"] // every < epochs // every:
+        return
+    for name, group in callbacks.items():
+        if group and group["monitor"].startswith("val_"):
+            raise BadInput(
+                f"callbacks.{name}.monitor: {group['monitor']} is measured in no epoch, since "
+                f"training.validation_freq is {every} and training.epochs {epochs}"
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -245,9 +245,10 @@ def _data(project: Project, directory: Path, content: dict[str, Any]) -> _Data:
     if asked["file"] is None:
         split = splits.make(dataset, asked)
     else:
-        split = splits.reuse(recipes.split_file(project, asked["file"]), dataset, asked["strategy"])
+        file = recipes.split_file(project, asked["file"])
+        split = splits.reuse(file, dataset, asked["strategy"], asked["file"])
     splits.save(directory / "split.npz", split, dataset)
-    parts = splits.parts(dataset, split)
+    parts = splits.parts(dataset, split, recipe["parameters"]["training"]["dtype"])
     probe = content.get("probe")
     if probe is not None and probe["stage"] == "data":
         arrays = dataset.arrays() | parts.arrays()
