@@ -231,6 +231,20 @@ def test_a_backend_says_what_it_cannot(backend: str) -> None:
         resolve(f"backend={backend}", "guarantee=machine", "training.jit_compile=true")
 
 
+@pytest.mark.parametrize(
+    "key", ["split.file", "training.initial_state", "training.initial_weights"]
+)
+@pytest.mark.parametrize(
+    "name", ["../x", ".", "/", "'..'", "a/../b", "~x", "runs/*", "f" * 64, "n" * 300, '"a\\0b"']
+)
+def test_a_path_that_is_none_is_refused_in_one_line(key: str, name: str) -> None:
+    if key != "split.file" and name == "f" * 64:
+        return  # A digest names a state; whether a run has it is asked when it is needed.
+    with pytest.raises(BadInput) as refusal:
+        recipes.make(PROJECT, [f"{key}={name}"])
+    assert "\n" not in str(refusal.value)
+
+
 def test_a_backend_that_is_not_installed_is_refused() -> None:
     there = [name for name in backends.BACKENDS if importlib.util.find_spec(name)]
     for name in set(backends.BACKENDS) - set(there):
