@@ -88,7 +88,7 @@ def test_class_weights_and_metrics_are_computed(odd: Generated, overrides: list[
 @pytest.mark.parametrize("backend", some(("tensorflow", "jax", "torch"), ("tensorflow",)))
 def test_each_loss_and_metric_is_computed_or_refused(backend: str, project: Generated) -> None:
     """Never with a traceback, and never one number for ten: NumPy and scikit-learn say the same."""
-    script = Path(__file__).with_name("needs.py")
+    script = Path(__file__).with_name("losses.py")
     python = environment(backend)
     environ = os.environ | {"PYTHONPATH": str(project.root / "src"), "KERAS_BACKEND": backend}
     command = [str(python), str(script)]

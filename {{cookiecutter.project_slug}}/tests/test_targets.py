@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from repro import BadInput, Part, Parts, parameters, targets
+from repro import BadInput, Part, Parts, needs, parameters, targets
 from repro import recipe as recipes
 from repro.resolve import parameters as resolve_file
 
@@ -25,8 +25,8 @@ def parts(y: np.ndarray, weight: np.ndarray | None = None) -> Parts:
 
 
 def test_every_loss_and_metric_on_offer_has_its_need() -> None:
-    assert [*targets.LOSSES] == [*get_args(parameters.Loss)]
-    assert [*targets.METRICS] == [*get_args(parameters.Metric)]
+    assert [*needs.LOSSES] == [*get_args(parameters.Loss)]
+    assert [*needs.METRICS] == [*get_args(parameters.Metric)]
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_every_loss_and_metric_on_offer_has_its_need() -> None:
 def test_a_loss_that_cannot_be_is_refused_with_one_that_can(
     y: np.ndarray, outputs: tuple[int, ...], name: str, told: str | None
 ) -> None:
-    seen = targets.Seen({"train": y, "test": y}, outputs, 7)
+    seen = needs.Seen({"train": y, "test": y}, outputs, 7)
     if told is None:
-        targets.check(seen, "training.loss", [name], targets.LOSSES)
+        needs.check(seen, "training.loss", [name], needs.LOSSES)
         return
     with pytest.raises(BadInput) as refusal:
-        targets.check(seen, "training.loss", [name], targets.LOSSES)
+        needs.check(seen, "training.loss", [name], needs.LOSSES)
     assert str(refusal.value).startswith(f"training.loss: {name} ") and told in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -84,9 +84,9 @@ def test_a_loss_that_cannot_be_is_refused_with_one_that_can(
 def test_a_metric_that_cannot_be_is_refused_with_one_that_can(
     y: np.ndarray, outputs: tuple[int, ...], name: str, told: str
 ) -> None:
-    seen = targets.Seen({"train": y}, outputs, 7)
+    seen = needs.Seen({"train": y}, outputs, 7)
     with pytest.raises(BadInput) as refusal:
-        targets.check(seen, "training.metrics", [name], targets.METRICS)
+        needs.check(seen, "training.metrics", [name], needs.METRICS)
     assert f"training.metrics: {name} " in str(refusal.value) and told in str(refusal.value)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from repro import BadInput, Part, Parts, backends, loop, run, targets
+from repro import BadInput, Part, Parts, backends, loop, needs, run, targets
 from sklearn import metrics as reference
 
 SAMPLES, WIDTH, CLASSES = 48, 5, 7
@@ -154,12 +154,12 @@ def main() -> dict[str, Any]:
         samples = Parts(part, part, part)
         for head, (shape, activation) in OUTPUTS.items():
             told: dict[str, Any] = {"refused": {}, "results": {}}
-            seen = targets.Seen({"train": y}, shape, CLASSES)
-            for key, needs in (("loss", targets.LOSSES), ("metrics", targets.METRICS)):
+            seen = needs.Seen({"train": y}, shape, CLASSES)
+            for key, of in (("loss", needs.LOSSES), ("metrics", needs.METRICS)):
                 told[key] = []
-                for name in needs:
+                for name in of:
                     try:
-                        targets.check(seen, key, [name], needs)
+                        needs.check(seen, key, [name], of)
                         told[key].append(name)
                     except BadInput as error:
                         told["refused"][f"{key} {name}"] = str(error)
