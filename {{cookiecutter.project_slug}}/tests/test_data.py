@@ -430,6 +430,131 @@ def test_a_pointer_of_git_lfs_is_told_as_one(root: Path) -> None:
         datalock.check(root)
 
 
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_pointer_of_git_lfs_is_neither_locked_nor_given_out(
+    root: Path, server: str, locked: bool, capsys: Any
+) -> None:
+    """Also one that was locked as if it were the data, before this was looked at."""
+    pointer = datalock.POINTER + b"v1\noid sha256:0\nsize 8\n"
+    write("a.csv", pointer)
+    digest = hashlib.sha256(pointer).hexdigest()
+    if locked:
+        lock(size=len(pointer), sha256=digest)
+    for given in (None, DIGEST, digest):
+        with pytest.raises(BadInput, match=r"a\.csv: Git LFS has not brought .*: git lfs pull"):
+            fetch("a.csv", f"{server}/right.csv", given)
+    if locked:
+        with pytest.raises(BadInput, match="git lfs pull"):
+            datalock.check(root)
+        assert command("verify", "--json") == 1
+        assert "git lfs pull" in json.loads(capsys.readouterr().out)["changed"]["a.csv"]
+    for words in (["add", "data"], ["add", "data/a.csv"], *([["fetch"]] if locked else [])):
+        assert command(*words) == 2
+        error = capsys.readouterr().err
+        assert "git lfs pull" in error and error.count("\n") == 1
+    assert Path("data.lock").exists() == locked
+    # What only begins so is no pointer: it is too large for one.
+    write("a.csv", datalock.POINTER + bytes(2000))
+    assert command("add", "data") == 0
+
+
+def test_what_was_handed_out_is_noted_with_its_digest(
+    root: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datafiles, "handed_out", {})
+    monkeypatch.setattr(datalock, "SETTLED", -1)
+    write("mine.csv", b"mine")
+    lock("locked.csv", f"{server}/right.csv")
+    fetch("locked.csv")
+    fetch("new.csv", f"{server}/right.csv", DIGEST)
+    fetch("mine.csv", sha256=DIGEST)  # Of other bytes, which the caller looks at.
+    mine = hashlib.sha256(b"mine").hexdigest()
+    assert datafiles.handed_out == {"locked.csv": DIGEST, "new.csv": DIGEST, "mine.csv": mine}
+    monkeypatch.setattr(datalock, "_known", {})
+    read: list[str] = []
+    original = Path.open
+
+    def opened(self: Path, *words: Any, **keywords: Any) -> Any:
+        read.append(self.name)
+        return original(self, *words, **keywords)
+
+    monkeypatch.setattr(Path, "open", opened)
+    fetch("mine.csv", sha256=DIGEST)  # Known from the file that is kept of such.
+    assert datafiles.handed_out["mine.csv"] == mine and read.count("mine.csv") <= 1
+
+
+class Odd(BaseHTTPRequestHandler):
+    """A server that never ends, drips, keeps its headers back, or sends elsewhere."""
+
+    def do_GET(self) -> None:
+        try:
+            self.answer()
+        except OSError:  # They have given up.
+            pass
+
+    def answer(self) -> None:
+        if self.path == "/silent":
+            self.wfile.write(b"HTTP/1.0 200 OK\r\nX-More: ")
+            self.drip()
+            return
+        elsewhere = {
+            "/file": "file:///etc/hostname",
+            "/ftp": "ftp://127.0.0.1/a",
+            "/round": "/round",
+        }
+        if self.path in elsewhere:
+            self.send_response(302)
+            self.send_header("Location", elsewhere[self.path])
+            self.end_headers()
+            return
+        self.send_response(200)
+        if self.path == "/said":
+            self.send_header("Content-Length", str(10**12))
+        self.end_headers()
+        if self.path == "/drip":
+            self.drip()
+        while self.path in ("/endless", "/said"):
+            self.wfile.write(bytes(1 << 16))
+
+    def drip(self) -> None:
+        for _ in range(200):
+            self.wfile.write(b"a")
+            time.sleep(0.05)
+
+    def log_message(self, format: str, *words: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("endless", "more than 1,000,000 bytes"),
+        ("said", "1,000,000,000,000 bytes, more than 1,000,000 bytes"),
+        ("drip", "slower than 10 kB a second, given up"),
+        ("silent", "no answer within 1 s, given up"),
+        ("file", "file"),
+        ("ftp", "ftp"),
+        ("round", "302 Found"),
+    ],
+)
+def test_a_source_without_an_end_is_given_up(
+    root: Path, path: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datafiles, "WINDOW", 0.5)
+    monkeypatch.setattr(datafiles, "HEADERS", 1.0)
+    begun = time.monotonic()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Odd) as running:
+        running.daemon_threads, running.block_on_close = True, False
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{running.server_port}/{path}"
+        with pytest.raises(BadInput) as refusal:
+            fetch("a.csv", url, DIGEST, size=1_000_000)
+        running.shutdown()
+    assert why in str(refusal.value) and "\n" not in str(refusal.value)
+    assert time.monotonic() - begun < 9
+    assert not any(Path("data").glob("*.csv")) and not any(Path("data").glob(".*.new"))
+
+
 def test_a_training_on_changed_data_does_not_begin(root: Path) -> None:
     """What the run does not need is checked as well; what is not there is not missed."""
     write("a.csv", b"another")

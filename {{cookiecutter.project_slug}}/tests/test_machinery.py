@@ -15,6 +15,7 @@ from repro import (
     BadInput,
     Dataset,
     RunEnded,
+    arrays,
     backends,
     compare,
     determinism,
@@ -69,6 +70,65 @@ def test_digests_tell_content_shape_and_type_apart() -> None:
 def test_data_that_cannot_be_are_refused(samples: int, targets: int, held_out: int) -> None:
     with pytest.raises(BadInput):
         Dataset(np.zeros((samples, 2)), np.zeros(targets), classes=1, held_out=held_out)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"x": None}, "x: expected a NumPy array, got NoneType"),
+        ({"x": [1, 2, 3]}, "x: expected a NumPy array, got list"),
+        ({"y": [1, 2, 3]}, "y: expected a NumPy array, got list"),
+        ({"y": np.zeros(4)}, "y: expected as many as x has samples, 3, got 4"),
+        ({"y": np.array(1)}, "y: expected an array of samples, got a single value"),
+        ({"x": np.float32(1)}, "x: expected a NumPy array, got float32"),
+        ({"x": np.zeros((3, 0))}, "x: expected samples, got none: its shape is (3, 0)"),
+        ({"x": np.array([{}, 1, "a"])}, "x: expected numbers or strings, got an array of type obj"),
+        ({"x": np.zeros(3, complex)}, "x: expected numbers or strings, got an array of type compl"),
+        ({"y": np.zeros(3, "M8[s]")}, "y: expected numbers or strings, got an array of type datet"),
+        ({"y": np.array([0, np.nan, 1])}, "y: expected finite numbers, got nan at [1]"),
+        ({"y": np.array([[0], [1], [np.inf]])}, "y: expected finite numbers, got inf at [2, 0]"),
+        ({"weight": [1, 1, 1]}, "weight: expected a NumPy array, got list"),
+        ({"weight": np.ones((3, 1))}, "weight: expected shape (samples,), got (3, 1)"),
+        ({"weight": np.array([1, np.nan, 1])}, "weight: expected finite numbers, got nan at [1]"),
+        ({"weight": np.array(["a"] * 3)}, "weight: expected numbers, got an array of type <U1"),
+        ({"groups": np.zeros(2, int)}, "groups: expected as many as x has samples, 3, got 2"),
+        ({"classes": 0}, "classes: expected a whole number of 1 or more, got 0"),
+        ({"classes": 2.0}, "classes: expected a whole number of 1 or more, got 2.0"),
+        ({"held_out": None}, "held_out: expected a whole number of 0 or more, got None"),
+        ({"held_out": 3}, "held_out: expected less than 3, got 3"),
+        ({"sources": None}, "sources: expected a SHA-256 by the name of each source, got None"),
+        ({"sources": {"a": b"1"}}, "sources: expected a SHA-256 by the name of each source"),
+        ({"preprocessing": "standard"}, "preprocessing: expected a transformer of scikit-learn's"),
+    ],
+)
+def test_what_is_wrong_with_data_is_one_line(changed: dict[str, Any], told: str) -> None:
+    good: dict[str, Any] = {"x": np.zeros((3, 2)), "y": np.zeros(3, int), "classes": 2}
+    Dataset(**good, groups=np.array(["a", "b", "c"]), weight=np.array([-1, 0, 2]))
+    with pytest.raises(BadInput) as refusal:
+        Dataset(**good | changed)
+    assert str(refusal.value).startswith(f"data: {told}") and "\n" not in str(refusal.value)
+
+
+def test_arrays_are_read_without_executing_them(tmp_path: Path) -> None:
+    file = tmp_path / "a.npz"
+    np.savez(file, x=np.arange(3), y=np.array([{}], dtype=object))
+    assert arrays(file, "x")["x"].tolist() == [0, 1, 2]
+    np.save(tmp_path / "b.npy", np.arange(2))
+    assert arrays(tmp_path / "b.npy", "all")["all"].tolist() == [0, 1]
+    (tmp_path / "c.npz").write_bytes(b"a,b\n1,2\n")
+    (tmp_path / "d.npz").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    for name, array, told in (
+        ("a.npz", "y", "not a file of arrays: expected arrays of numbers or strings"),
+        ("a.npz", "z", "z is not a file in the archive"),
+        ("c.npz", "x", "not a file of arrays: expected arrays of numbers or strings"),
+        ("d.npz", "x", "Git LFS has not brought its content yet: git lfs pull"),
+        ("e.npz", "x", "no such file"),
+    ):
+        with pytest.raises(BadInput) as refusal:
+            arrays(tmp_path / name, array)
+        said = str(refusal.value)
+        assert told in said and "\n" not in said
+        assert "pickle" not in said and "unsafe" not in said
 
 
 def entries(path: Path, changed: int | None = None) -> Path:

@@ -93,6 +93,28 @@ def test_overrides_are_numbers_as_people_write_them() -> None:
     assert resolved["training"]["class_weight"] == {"0": 1.0, "1": 2.0}
 
 
+@pytest.mark.parametrize(
+    ("freq", "epochs", "initial", "measured"),
+    [(2, 3, 0, True), (3, 3, 0, True), (4, 3, 0, False), (2, 3, 2, False), (2, 4, 3, True)],
+)
+def test_what_a_callback_watches_is_measured_at_all(
+    freq: int, epochs: int, initial: int, measured: bool
+) -> None:
+    settings = [
+        f"training.validation_freq={freq}",
+        f"training.epochs={epochs}",
+        f"training.initial_epoch={initial}",
+    ]
+    resolve(*settings)
+    resolve(*settings, "callbacks.early_stopping.monitor=loss")
+    for name in ("early_stopping", "reduce_lr_on_plateau"):
+        if measured:
+            resolve(*settings, f"callbacks.{name}.patience=1")
+            continue
+        with pytest.raises(BadInput, match=f"{name}.monitor: val_loss is measured in no epoch"):
+            resolve(*settings, f"callbacks.{name}.patience=1")
+
+
 def test_another_choice_starts_from_its_own_defaults() -> None:
     chosen = resolve("optimizer.momentum=0.9", "optimizer.name=sgd")["optimizer"]
     assert (chosen["learning_rate"], chosen["momentum"]) == (0.01, 0.9)
@@ -131,6 +153,75 @@ def test_data_may_stand_beside_a_model(tmp_path: Path) -> None:
         resolve_file(tmp_path, params)
 
 
+def small(folder: Path, **models: str) -> Path:
+    """A package with data `digits`, the model `whole` and these; returns its params.yaml."""
+    (folder / "models").mkdir()
+    (folder / "data.py").write_text("def digits(*, length: int = 3) -> Dataset: ...\n")
+    whole = "def build(shape, classes, *, units: PositiveInt = 3): ...\n"
+    for name, text in {"whole": whole, **models}.items():
+        (folder / "models" / f"{name}.py").write_text(text)
+    params = folder / "params.yaml"
+    params.write_text("data: {name: digits}\nmodel: {name: whole}\noptimizer: {name: adam}\n")
+    return params
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("def build(shape, classes, *, un", "half.py, line 1: '(' was never closed"),
+        ("def build(shape, classes, *, units): ...", "half.py, line 1: build(units=…): a param"),
+        ("def build(shape, classes, *, units: Size): ...", "build(units=…): expected a type"),
+        ("def build(shape, classes, *, units: int = 2 + x): ...", "and a literal default"),
+        (
+            "def build(shape, classes, units: int): ...",
+            "line 1: build(units) is no parameter there",
+        ),
+        ("def build(shape): ...", "half.py, line 1: expected build(shape, classes, *, …)"),
+        ("\0", "half.py"),
+        ("", "model.name: expected one of whole; got 'half'"),
+    ],
+)
+def test_an_unfinished_model_is_in_nobodys_way(tmp_path: Path, text: str, told: str) -> None:
+    params = small(tmp_path, half=text)
+    assert resolve_file(tmp_path, params)["model"] == {"name": "whole", "units": 3}
+    with pytest.raises(BadInput) as refusal:
+        resolve_file(tmp_path, params, ["model.name=half"])
+    assert told in str(refusal.value) and "\n" not in str(refusal.value)
+    with pytest.raises(BadInput) as refusal:
+        resolve_file(tmp_path, params, ["data.name=other"])
+    assert ("half.py" in str(refusal.value)) == (told.startswith("half.py") and "build" not in told)
+
+
+def test_unfinished_data_are_in_nobodys_way(tmp_path: Path) -> None:
+    params = small(tmp_path, half="def series(*, length: Long) -> Dataset: ...\n")
+    text = "def digits() -> Dataset: ...\ndef waves(*, length) -> Dataset: ...\n"
+    (tmp_path / "data.py").write_text(text)
+    assert resolve_file(tmp_path, params)["data"] == {"name": "digits"}
+    for name, told in {
+        "waves": "data.py, line 2: waves(length=…)",
+        "series": "half.py, line 1",
+    }.items():
+        with pytest.raises(BadInput) as refusal:
+            resolve_file(tmp_path, params, [f"data.name={name}"])
+        assert told in str(refusal.value)
+    (tmp_path / "data.py").write_bytes("# \xe9\n".encode("latin-1"))
+    with pytest.raises(BadInput, match=r"expected one of series; got 'digits'; not read: data\.py"):
+        resolve_file(tmp_path, params)
+
+
+def test_an_argument_that_is_no_parameter_is_told_its_place(tmp_path: Path) -> None:
+    text = "def build(shape, classes, units=3, *, depth: int = 1): ...\n"
+    params = small(tmp_path, loose=text)
+    assert resolve_file(tmp_path, params, ["model.name=loose"])["model"]["depth"] == 1
+    with pytest.raises(BadInput) as refusal:
+        resolve_file(tmp_path, params, ["model.name=loose", "model.units=5"])
+    told = "model.units: loose.py, line 1: build(units) is no parameter there; it has to stand "
+    assert str(refusal.value).startswith(told + "behind `*` in the signature, ")
+    for given_by_us in ("shape", "classes"):
+        with pytest.raises(BadInput, match=f"model.{given_by_us}: unknown parameter"):
+            resolve_file(tmp_path, params, ["model.name=loose", f"model.{given_by_us}=5"])
+
+
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_backend_says_what_it_cannot(backend: str) -> None:
     assert resolve(f"backend={backend}", "guarantee=machine")["backend"] == backend
@@ -138,6 +229,20 @@ def test_a_backend_says_what_it_cannot(backend: str) -> None:
         resolve(f"backend={backend}", "guarantee=portable")
     with pytest.raises(BadInput, match=f"jit_compile: expected false, since {backend}"):
         resolve(f"backend={backend}", "guarantee=machine", "training.jit_compile=true")
+
+
+@pytest.mark.parametrize(
+    "key", ["split.file", "training.initial_state", "training.initial_weights"]
+)
+@pytest.mark.parametrize(
+    "name", ["../x", ".", "/", "'..'", "a/../b", "~x", "runs/*", "f" * 64, "n" * 300, '"a\\0b"']
+)
+def test_a_path_that_is_none_is_refused_in_one_line(key: str, name: str) -> None:
+    if key != "split.file" and name == "f" * 64:
+        return  # A digest names a state; whether a run has it is asked when it is needed.
+    with pytest.raises(BadInput) as refusal:
+        recipes.make(PROJECT, [f"{key}={name}"])
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_backend_that_is_not_installed_is_refused() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sklearn.preprocessing import StandardScaler
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from repro import BadInput, Dataset, resolve, splits
 from repro import recipe as recipes
@@ -286,3 +287,81 @@ def test_a_split_is_kept_and_used_again(tmp_path: Path) -> None:
     file.write_bytes(b"nothing")
     with pytest.raises(BadInput, match="not a readable split"):
         splits.load(file)
+
+
+def test_a_split_under_the_name_of_another_is_refused(tmp_path: Path) -> None:
+    dataset = small()
+    named, other = (splits.make(dataset, DEFAULTS | {"seed": seed}) for seed in (0, 1))
+    file = tmp_path / "split.npz"
+    splits.save(file, other, dataset)
+    with pytest.raises(BadInput, match=r"holds the split .*, the recipe names .*; put the file of"):
+        splits.reuse(file, dataset, "stratified", named.digest())
+    assert splits.reuse(file, dataset, "stratified", other.digest()).digest() == other.digest()
+    for content in ({"train": np.zeros(3)}, {"about": np.array("{}")}, {"about": np.array(3)}):
+        np.savez(file, **{**dict(np.load(tmp_path / "split.npz")), **content})
+        with pytest.raises(BadInput, match=r"not a readable split: [a-z]"):
+            splits.load(file)
+        splits.save(file, other, dataset)
+
+
+def test_samples_that_are_also_learnt_from_are_told_in_a_sentence() -> None:
+    x = np.repeat(np.arange(7, dtype=np.float32), 3)[:20, None]
+    dataset = Dataset(x, np.zeros(20, int), classes=1)
+    split = splits.Split(np.arange(0, 10), np.arange(10, 15), np.arange(15, 20))
+    described = splits.describe(split, dataset)
+    assert described["repeated"] == {"validation": 1, "test": 0}
+    assert described["twins"] == {"validation": 2, "test": 0}
+    (told,) = splits.notes(described)
+    assert told.startswith(
+        "2 of the 5 samples of the validation part occur in the training as well"
+    )
+    assert splits.notes(splits.describe(splits.make(small(), DEFAULTS), small())) == []
+    labels = small(y=np.array([0] * 10 + [1] * 5 + [2] * 5), classes=3)
+    told_of = splits.notes(splits.describe(split, labels))
+    assert "the train part has no sample of class 1, 2; split.strategy=stratified" in told_of[0]
+    assert len(told_of) == 3
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float16, np.float32, np.float64])
+def test_what_preprocessing_makes_is_not_cut_to_whole_numbers(dtype: Any) -> None:
+    x = (np.arange(60).reshape(20, 3) % 7).astype(dtype)
+    dataset = small(x=x, preprocessing=StandardScaler())
+    split = splits.make(dataset, DEFAULTS)
+    kind = np.dtype(dtype).kind
+    for training, floating in (("float32", np.float32), ("mixed_float16", np.float32),
+                               ("float64", np.float64)):  # fmt: skip
+        made = splits.parts(dataset, split, training).train.x
+        assert made.dtype == (dtype if kind == "f" else floating)
+        expected = StandardScaler().fit(x[split.train]).transform(x[split.train])
+        assert abs(made - expected).max() < 1e-2
+        assert abs(made.astype(float).std(axis=0) - 1).max() < 1e-2
+
+
+def test_whole_numbers_that_a_transformer_makes_stay_such() -> None:
+    dataset = small(
+        x=np.array([["a", "b"], ["b", "c"]] * 10),
+        preprocessing=OrdinalEncoder(dtype=np.int8, handle_unknown="use_encoded_value",
+                                     unknown_value=-1),
+    )  # fmt: skip
+    made = splits.parts(dataset, splits.make(dataset, DEFAULTS)).train.x
+    assert made.dtype == np.int8 and set(made.reshape(-1).tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "changed", "told"),
+    [
+        (OneHotEncoder(handle_unknown="ignore"), {}, "OneHotEncoder makes (14, "),
+        (PCA(2), {}, "PCA makes (14, 2) of the train part's (14, 3); it has to keep"),
+        (PCA(9), {}, "PCA cannot be used: n_components=9 must be between 0 and"),
+        (StandardScaler(), {"x": np.array([["a"]] * 20)}, "StandardScaler cannot be used: "),
+        (StandardScaler(with_mean="no"), {}, "StandardScaler cannot be used: "),
+    ],
+)
+def test_a_transformer_that_cannot_be_used_is_refused(
+    preprocessing: Any, changed: dict[str, Any], told: str
+) -> None:
+    dataset = small(preprocessing=preprocessing, **changed)
+    with pytest.raises(BadInput) as refusal:
+        splits.parts(dataset, splits.make(dataset, DEFAULTS))
+    assert str(refusal.value).startswith(f"data: preprocessing: {told}")
+    assert "\n" not in str(refusal.value)

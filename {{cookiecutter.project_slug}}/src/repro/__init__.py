@@ -85,6 +85,10 @@ class Dataset:
 
     `sources` belongs to the recipe: runs on other sources are not comparable. The arrays do not:
     two runs that made other arrays of the same sources have diverged.
+
+    Raises:
+        BadInput: an array is none, or of another length, or of a type that nothing can learn from;
+            a target or weight is no number; `classes`, `held_out` or `sources` are not such.
     """
 
     x: np.ndarray
@@ -97,11 +101,8 @@ class Dataset:
     preprocessing: Any = None
 
     def __post_init__(self) -> None:
-        lengths = {len(array) for array in self.arrays().values()}
-        if len(lengths) != 1 or 0 in lengths:
-            raise BadInput(f"data: expected samples and as many targets, got {sorted(lengths)}")
-        if not 0 <= self.held_out < len(self.x):
-            raise BadInput(f"data: held_out: expected less than {len(self.x)}, got {self.held_out}")
+        if wrong := _wrong(self):
+            raise BadInput(f"data: {wrong}")
 
     def arrays(self) -> dict[str, np.ndarray]:
         named = {"x": self.x, "y": self.y, "weight": self.weight, "groups": self.groups}
@@ -122,6 +123,44 @@ class Dataset:
             hashlib.blake2b(b"".join(row.tobytes() for row in rows), digest_size=16).digest()
             for rows in zip(*flat, strict=True)
         ]
+
+
+def _wrong(data: Dataset) -> str:
+    """What is wrong with a data set, or nothing."""
+    import numpy as np
+
+    for name, array in {"x": data.x, "y": data.y, **data.arrays()}.items():
+        if not isinstance(array, np.ndarray):
+            return f"{name}: expected a NumPy array, got {type(array).__name__}"
+        # A type that a library registered with NumPy, such as bfloat16, is one of numbers as well.
+        if array.dtype.kind not in "biufSU" and array.dtype.isbuiltin != 2:
+            return f"{name}: expected numbers or strings, got an array of type {array.dtype}"
+        if array.ndim == 0:
+            return f"{name}: expected an array of samples, got a single value"
+        if name in ("weight", "groups") and array.ndim != 1:
+            return f"{name}: expected shape (samples,), got {array.shape}"
+        if len(array) != len(data.x):
+            return f"{name}: expected as many as x has samples, {len(data.x)}, got {len(array)}"
+        if array.size == 0:
+            return f"{name}: expected samples, got none: its shape is {array.shape}"
+        if name != "x" and array.dtype.kind == "f" and not np.isfinite(array).all():
+            place = np.argwhere(~np.isfinite(array))[0]
+            return f"{name}: expected finite numbers, got {array[tuple(place)]} at {place.tolist()}"
+    if data.weight is not None and data.weight.dtype.kind in "SU":
+        return f"weight: expected numbers, got an array of type {data.weight.dtype}"
+    for name, number, least in (("classes", data.classes, 1), ("held_out", data.held_out, 0)):
+        if not isinstance(number, (int, np.integer)) or isinstance(number, bool) or number < least:
+            return f"{name}: expected a whole number of {least} or more, got {number!r}"
+    if data.held_out >= len(data.x):
+        return f"held_out: expected less than {len(data.x)}, got {data.held_out}"
+    if not isinstance(data.sources, dict) or any(
+        not isinstance(text, str) for pair in data.sources.items() for text in pair
+    ):
+        return f"sources: expected a SHA-256 by the name of each source, got {data.sources!r:.99}"
+    made = data.preprocessing
+    if made is not None and (isinstance(made, type) or not hasattr(made, "transform")):
+        return f"preprocessing: expected a transformer of scikit-learn's, got {made!r:.99}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -162,7 +201,47 @@ def sha256(content: bytes | np.ndarray | Path) -> str:
     return digest.hexdigest()
 
 
-def fetch(name: str, url: str | None = None, sha256: str | None = None) -> Path:
+def arrays(path: Path, *names: str, what: str = "a file of arrays") -> dict[str, np.ndarray]:
+    """Reads the arrays of these names from an `.npz`; nothing in it is ever executed.
+
+    Of an `.npy`, which holds one array without a name, it is the one name given. `what` is what a
+    refusal says that the file should be.
+
+    Raises:
+        BadInput: there is no such file, it is not readable as one, or an array is not in it. Also
+            where an array is one of Python objects, which only executing the file would give.
+    """
+    import numpy as np
+
+    from . import datalock
+
+    datalock.no_pointer(path)
+    try:
+        with path.open("rb") as file:
+            opened = np.load(file, allow_pickle=False)
+            if isinstance(opened, np.ndarray):
+                opened = dict.fromkeys(names, opened)
+            return {name: opened[name] for name in names}
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own for a torn file.
+        raise BadInput(f"{path}: not {what}: {unreadable(error)}") from None
+
+
+def unreadable(error: Exception) -> str:
+    """What to say in place of what NumPy says when it cannot read arrays.
+
+    It advises to load what it does not know in an unsafe way, which would execute it.
+    """
+    said = " ".join(str(error).split()) or type(error).__name__
+    if "pickle" in said.lower():
+        return "expected arrays of numbers or strings in NumPy's format, and it is something else"
+    return said
+
+
+def fetch(
+    name: str, url: str | None = None, sha256: str | None = None, *, size: int | None = None
+) -> Path:
     """Returns the file `name` of the folder that `REPRO_DATA` names, or else of `data/`.
 
     `data.lock` says what it must be and where it can be had, once `repro data add` has put it
@@ -170,12 +249,14 @@ def fetch(name: str, url: str | None = None, sha256: str | None = None) -> Path:
 
     What has been published somewhere needs no entry in the lock, when its address and SHA-256 are
     given here: it is downloaded when it is missing. A file that is there already is then the
-    caller's to check, since archives of the same arrays differ in their bytes.
+    caller's to check, since archives of the same arrays differ in their bytes. `size` is how many
+    bytes it may have at most, 10 GB where it is not given. A source that does not answer within a
+    minute, or sends less than 10 kB a second, is given up.
 
     Raises:
         BadInput: no such file, and no source that has it; or not the one of the lock; or neither
-            in the lock nor given a SHA-256.
+            in the lock nor given a SHA-256; or a pointer of Git LFS in its place.
     """
     from . import datafiles
 
-    return datafiles.provide(Path(), name, url, sha256)
+    return datafiles.provide(Path(), name, url, sha256, size)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import (
@@ -21,8 +20,8 @@ from . import (
     BadInput,
     arguments,
     console,
-    files,
     faults,
+    files,
 )
 
 if TYPE_CHECKING:

@@ -33,13 +33,22 @@ def epoch_ended(watchers: list[Any], epoch: int, found: dict[str, float]) -> boo
     A callback that changes the learning rate adds it to the results, as in `fit`.
 
     Raises:
-        BadInput: a callback watches what is not measured. Keras would warn and do nothing.
+        BadInput: a callback watches what is not measured, where Keras would warn and do nothing;
+            or of which Keras does not know whether more is better.
     """
     for watcher in watchers:
         if watcher.monitor not in found and not watcher.monitor.startswith("val_"):
             raise BadInput(_unknown(watcher, found))
         if watcher.monitor in found:
-            watcher.on_epoch_end(epoch - 1, found)
+            try:
+                watcher.on_epoch_end(epoch - 1, found)
+            except ValueError as error:
+                if "maximized or minimized" not in str(error):
+                    raise
+                raise BadInput(
+                    f"callbacks.{_name(watcher)}.mode: expected min or max, since it is not known "
+                    f"whether more of {watcher.monitor} is better"
+                ) from None
         elif any(name.startswith("val_") for name in found):
             raise BadInput(_unknown(watcher, found))
     stops: bool = watchers != [] and watchers[0].model.stop_training
@@ -47,7 +56,12 @@ def epoch_ended(watchers: list[Any], epoch: int, found: dict[str, float]) -> boo
 
 
 def _unknown(watcher: Any, found: dict[str, float]) -> str:
-    return f"callbacks.{_name(watcher)}.monitor: expected one of {', '.join(found)}; got {watcher.monitor!r}"
+    expected = f"expected one of {', '.join(found)}; got {watcher.monitor!r}"
+    return f"callbacks.{_name(watcher)}.monitor: {expected}"
+
+
+def _name(watcher: Any) -> str:
+    return next(name for name, kind in _KINDS.items() if isinstance(watcher, kind))
 
 
 def training_ended(watchers: list[Any]) -> int | None:
@@ -66,10 +80,6 @@ def states(watchers: list[Any]) -> dict[str, dict[str, Any]]:
         _name(watcher): {k: _plain(v) for k, v in vars(watcher).items() if k in _STATE}
         for watcher in watchers
     }
-
-
-def _name(watcher: Any) -> str:
-    return next(name for name, kind in _KINDS.items() if isinstance(watcher, kind))
 
 
 def exhausted(watchers: list[Any]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import BadInput, files, launcher, ledger
+from . import files, launcher, ledger
 from . import recipe as recipes
 from .launcher import Listener
 from .recipe import Project
@@ -251,8 +251,14 @@ MOST = 6
 def _ends(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """Where two runs part that have equal ledgers: in their final states alone."""
     return {
-        **{"stage": "final", "epoch": 0, "step": 0, "what": "weights", "name": "state"},
-        **{"a": one["digest"], "b": other["digest"], "names": ["state"]},
+        "stage": "final",
+        "epoch": 0,
+        "step": 0,
+        "what": "weights",
+        "name": "state",
+        "a": one["digest"],
+        "b": other["digest"],
+        "names": ["state"],
     }
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import queue
 import subprocess
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,50 +20,73 @@ from .text import printable
 
 LIMIT = 1_000_000
 """Bytes of a file in git itself, at most."""
+LARGEST = 10 * 10**9
+"""Bytes of a download of which neither lock nor caller says how many it has, at most."""
+PATIENCE = 30.0
+"""Seconds without a single byte, or for a connection, after which a source is given up."""
+HEADERS = 60.0
+"""Seconds until a source has begun to answer, redirections included."""
+WINDOW, SLOWEST = 60.0, 10_000
+"""A source that sends less than so many bytes a second, over so many seconds, is given up."""
+
+handed_out: dict[str, str] = {}
+"""What `repro.fetch` gave out in this process: each file's SHA-256, by its path in the data."""
 
 
-def provide(root: Path, path: str, url: str | None, sha256: str | None) -> Path:
-    """Returns where a data file lies, downloaded if need be; see `repro.fetch`."""
+def provide(
+    root: Path, path: str, url: str | None, sha256: str | None, size: int | None = None
+) -> Path:
+    """Returns where a data file lies, downloaded if need be, and notes it in `handed_out`.
+
+    See `repro.fetch`. A file's digest is taken once, and then known as long as it stays as it is.
+    """
     if datalock.leads_out(path):
         raise BadInput(f"data: expected a path inside the data folder; got {path!r}")
     entry, file = datalock.read(root).get(path), datalock.find(root, path)
     shown = root / "data" / path
     if file is not None:
+        datalock.no_pointer(file.path)
         if entry is not None:
             datalock.check(root, [path])
         elif sha256 is None:
             raise BadInput(f"{file.path}: not in {LOCK}; repro data add {file.path}")
+        with datalock.remembered(root):
+            handed_out[path] = datalock.digest(file)
         return file.path
     given = () if url is None else (url,)
     if entry is not None:
         _download(root, path, (*entry.sources, *given), entry.sha256, entry.size)
+        handed_out[path] = entry.sha256
     elif sha256 is None:
         raise BadInput(f"{shown}: no such file; put it there, then: repro data add {shown}")
     else:
-        _download(root, path, given, sha256)
+        _download(root, path, given, sha256, most=LARGEST if size is None else size)
+        handed_out[path] = sha256
     return shown
 
 
 class _Sink:
-    """Takes what is downloaded: writes, counts and digests it, and ends what is too long."""
+    """Takes what is downloaded: counts, digests, writes it, and ends what is too long or slow."""
 
-    def __init__(self, file: BinaryIO, path: Path, size: int | None, tell: Tell) -> None:
-        self.file, self.path, self.size, self.tell = file, path, size, tell
+    def __init__(self, file: BinaryIO, path: Path, most: int, tell: Tell) -> None:
+        self.file, self.path, self.most, self.tell = file, path, most, tell
         self.done, self.digest = 0, hashlib.sha256()
+        self._since, self._then = time.monotonic(), 0
 
     def write(self, chunk: bytes) -> None:
         self.done += len(chunk)
-        if self.size is not None and self.done > self.size:
-            raise ValueError(f"more than {self.size:,} bytes")
+        if self.done > self.most:
+            raise ValueError(f"more than {self.most:,} bytes")
         self.digest.update(chunk)
         try:
             self.file.write(chunk)
         except OSError as error:  # Another source would not help.
             raise BadInput(f"{self.path}: cannot be written: {error.strerror}") from None
-        self.tell(str(self.path), self.done, self.size or 0)
-
-    def flush(self) -> None:
-        """Nothing: the whole file counts, or none of it."""
+        now = time.monotonic()
+        if now - self._since > WINDOW:
+            if self.done - self._then < SLOWEST * (now - self._since):
+                raise ValueError(f"slower than {SLOWEST // 1000} kB a second, given up")
+            self._since, self._then = now, self.done
 
 
 def _download(
@@ -70,30 +96,29 @@ def _download(
     sha256: str,
     size: int | None = None,
     tell: Tell = silent,
+    most: int = LARGEST,
 ) -> str:
     """Downloads a file into `data/` from the first source that has it, which is returned.
 
-    It takes its name when size and SHA-256 are right; of what is not, nothing is left.
+    It takes its name when size and SHA-256 are right; of what is not, nothing is left. `most` is
+    the number of bytes at most where `size` does not say how many there are.
 
     Raises:
         BadInput: no source has it.
     """
-    import pooch
-
     target = root / "data" / path
     datalock.inside(root / "data", target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"{target.parent}: cannot be made: {error.strerror}") from None
-    get = pooch.HTTPDownloader(chunk_size=1 << 16)
     failed = []
     for source in sources:
         sink = None
         try:
             with files.replacing(target, shared=True) as file:
-                sink = _Sink(file, target, size, tell)
-                get(source, sink, None)
+                sink = _Sink(file, target, most if size is None else size, tell)
+                _get(source, sink)
                 if size is not None and sink.done != size:
                     raise ValueError(f"{sink.done:,} bytes, expected {size:,}")
                 if (found := sink.digest.hexdigest()) != sha256:
@@ -103,6 +128,56 @@ def _download(
             failed.append(f"{source}: {_reason(error, sink)}")
     why = "; ".join(failed) or f"{LOCK} names no source"
     raise BadInput(f"{target}: no such file; put it there, or name its folder in REPRO_DATA; {why}")
+
+
+def _get(source: str, sink: _Sink) -> None:
+    """Hands on what a source sends, as it comes, so that one that drips is seen to.
+
+    Redirections to other schemes than http and https are not followed (`requests` knows no other).
+
+    Raises:
+        OSError, ValueError: the source has not got it, broke off, or was too long or too slow.
+    """
+    from urllib3.exceptions import HTTPError
+
+    with _answer(source) as response:
+        response.raise_for_status()
+        length = response.headers.get("Content-Length", "")
+        plain = "Content-Encoding" not in response.headers and length.isdecimal()
+        if plain and int(length) > sink.most:
+            raise ValueError(f"{int(length):,} bytes, more than {sink.most:,} bytes")
+        try:
+            # Not `iter_content`, which waits until it has a whole piece together.
+            while chunk := response.raw.read1(1 << 16, decode_content=True):
+                sink.write(chunk)
+        except HTTPError as error:
+            raise OSError(str(error)) from None
+
+
+def _answer(source: str) -> Any:
+    """The response of a source, once its headers are there.
+
+    They are waited for beside, since a server may send these byte by byte as well, and each byte
+    is in time.
+    """
+    import requests
+
+    came: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            came.put(requests.get(source, stream=True, timeout=PATIENCE))
+        except Exception as error:  # Told where it is waited for.
+            came.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        found = came.get(timeout=HEADERS)
+    except queue.Empty:
+        raise ValueError(f"no answer within {HEADERS:.0f} s, given up") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _reason(error: Exception, sink: _Sink | None) -> str:
@@ -147,6 +222,7 @@ def add(
             if datalock.leads_out(path):
                 raise BadInput(f"{file}: {path!r} cannot be a path in {LOCK}; rename the file")
             found = datalock.at(folder, file)
+            datalock.no_pointer(file)
             before = entries.get(path)
             own = tuple(source + quote(below) for source in sources)
             kept = own or (before.sources if before else ())
@@ -171,6 +247,8 @@ def verify(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -> dict[
             file = datalock.find(root, entry.path)
             if file is None:
                 missing.append(entry.path)
+            elif datalock.is_pointer(file.path):
+                changed[entry.path] = datalock.NOT_PULLED
             elif wrong := (
                 datalock.other_size(entry, file) or datalock.other_content(entry, file, tell, True)
             ):
@@ -194,11 +272,13 @@ def fetch(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -> dict[s
     there, fetched, failed = [], {}, []
     for entry in _chosen(root, datalock.read(root), given)[0]:
         try:
-            if datalock.find(root, entry.path) is None:
+            file = datalock.find(root, entry.path)
+            if file is None:
                 fetched[entry.path] = _download(
                     root, entry.path, entry.sources, entry.sha256, entry.size, tell
                 )
             else:
+                datalock.no_pointer(file.path)
                 datalock.check(root, [entry.path])
                 there.append(entry.path)
         except BadInput as error:

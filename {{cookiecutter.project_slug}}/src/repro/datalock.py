@@ -32,6 +32,9 @@ HEADER = """\
 CACHE = Path(".repro_cache", "data.json")
 POINTER = b"version https://git-lfs.github.com/spec/"
 """How the file begins that Git LFS leaves where it has not brought the content."""
+POINTER_SIZE = 1024
+"""Bytes that such a file has at most (Git LFS specification)."""
+NOT_PULLED = "Git LFS has not brought its content yet: git lfs pull"
 SETTLED = 2 * 10**9
 """Nanoseconds after which a change gives a file another time, on any file system."""
 LONG = 10**9
@@ -216,14 +219,30 @@ def check(root: Path, paths: Sequence[str] | None = None) -> None:
         if new > LONG:
             print(f"reading {new / 10**9:.1f} GB of new or changed data", file=sys.stderr)
         for entry, file in there:
+            if _digest_known(file) is None:  # Else it was looked at when its digest was taken.
+                no_pointer(file.path)
             if wrong := other_content(entry, file):
                 raise BadInput(f"{file.path}: {wrong}; {_mend(root, file.path)}")
 
 
+def is_pointer(path: Path) -> bool:
+    """Whether a file is what Git LFS leaves in place of the content; a look at its beginning."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size <= POINTER_SIZE:
+            with path.open("rb") as content:
+                return content.read(len(POINTER)) == POINTER
+    return False
+
+
+def no_pointer(path: Path) -> None:
+    """Refuses a pointer of Git LFS with `BadInput`, before it is read or locked as data."""
+    if is_pointer(path):
+        raise BadInput(f"{path}: {NOT_PULLED}")
+
+
 def _mend(root: Path, file: Path) -> str:
-    with contextlib.suppress(OSError), file.open("rb") as content:
-        if content.read(len(POINTER)) == POINTER:
-            return "Git LFS has not brought it yet: git lfs pull"
+    if is_pointer(file):
+        return NOT_PULLED
     shown = os.path.relpath(file, root) if file.is_relative_to(root / "data") else file
     return f"put the other one back, or take this one: repro data add {shown}"
 

@@ -56,6 +56,14 @@ def sha256(path: Path, settle: bool = False) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have (too long, a NUL) is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def digest(folder: Path, paths: Iterable[Path]) -> str:
     """The SHA-256 of text files in a folder, and their names; ends of lines do not count."""
     total = hashlib.sha256()

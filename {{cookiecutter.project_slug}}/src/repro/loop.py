@@ -32,6 +32,7 @@ from . import (
     sha256,
     splits,
     state,
+    targets,
 )
 from .ending import Ending, Memory
 from .ledger import Ledger
@@ -121,7 +122,7 @@ def ready(model: Any, part: Part) -> None:
 
 def compiled(model: Any, samples: Parts, training: dict[str, Any]) -> dict[str, Any]:
     """What makes the steps of the training and of the evaluations, by the name of its part."""
-    parts = samples.parts() | {"train": weighted(samples.train, training["class_weight"])}
+    parts = samples.parts() | {"train": targets.weighted(samples.train, training["class_weight"])}
     if hasattr(model, "learn"):
         return {name: OwnSteps(model, part) for name, part in parts.items()}
     steps = backends.current().Steps
@@ -274,9 +275,11 @@ def train(
     final = here.history[-1]
     if best is not None:
         final = ending.memory.history[best - ending.memory.epochs]
-    elif parameters["optimizer"]["use_ema"]:
+    averaged = best is None and parameters["optimizer"]["use_ema"]
+    # The epoch that the model is of need not be one with a validation (`validation_freq`).
+    if averaged or not any(name.startswith("val_") for name in final):
         validated = evaluate(model, steps_of["validation"], validation_batch)
-        final = final | {f"val_{k}": v for k, v in validated.items()}
+        final = final | {f"val_{name}": value for name, value in validated.items()}
     return Trained(here.history, final, ending)
 
 
@@ -331,16 +334,6 @@ def _with_host(entry: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
 def exact(found: Results) -> dict[str, str]:
     """Results to the last bit, in a form in which a NaN equals itself."""
     return {name: value.hex() for name, value in found.items()}
-
-
-def weighted(part: Part, class_weight: dict[str, float] | None) -> Part:
-    """Multiplies the weight of each sample by that of its class, as `fit(class_weight=…)` does."""
-    if class_weight is None:
-        return part
-    weight = np.ones(len(part.y), np.float32) if part.weight is None else part.weight.copy()
-    for label, factor in class_weight.items():
-        weight[part.y.reshape(-1) == int(label)] *= factor
-    return Part(part.x, part.y, weight)
 
 
 def predictions(model: Any, part: Part, batch_size: int) -> dict[str, np.ndarray]:

@@ -200,11 +200,35 @@ def _of_function(where: str, function: FunctionType) -> list[tuple[str, Any]]:
 
 
 HARMLESS = frozenset(
-    "Assert AssignAddVariableOp AssignSubVariableOp AssignVariableOp Case CheckNumerics If "
-    "LookupTableExportV2 LookupTableFindV2 LookupTableSizeV2 PartitionedCall Placeholder Print "
-    "PrintV2 ReadVariableOp ResourceGather ResourceGatherNd RngReadAndSkip RngSkip "
-    "StatefulPartitionedCall StringFormat Switch VarHandleOp VarIsInitializedOp VariableShape "
-    "While XlaLaunch".split()
+    [
+        "Assert",
+        "AssignAddVariableOp",
+        "AssignSubVariableOp",
+        "AssignVariableOp",
+        "Case",
+        "CheckNumerics",
+        "If",
+        "LookupTableExportV2",
+        "LookupTableFindV2",
+        "LookupTableSizeV2",
+        "PartitionedCall",
+        "Placeholder",
+        "Print",
+        "PrintV2",
+        "ReadVariableOp",
+        "ResourceGather",
+        "ResourceGatherNd",
+        "RngReadAndSkip",
+        "RngSkip",
+        "StatefulPartitionedCall",
+        "StringFormat",
+        "Switch",
+        "VarHandleOp",
+        "VarIsInitializedOp",
+        "VariableShape",
+        "While",
+        "XlaLaunch",
+    ]
 )
 """Operations that TensorFlow calls stateful and whose state, if any, is in variables."""
 HARMLESS_BEGINNINGS = ("Resource", "Stateless", "StatefulStandardNormalV2", "StatefulUniform")

@@ -3,8 +3,9 @@ project's own data functions and models may give to theirs. `resolve.py` reads t
 
 from __future__ import annotations
 
+import re
 import typing
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -62,6 +63,23 @@ class Group(pydantic.BaseModel):
     model_config = _STRICT
 
 
+def _weights(given: Any) -> Any:
+    """Whole numbers as keys, also where JSON has made text of them, as a study's files do."""
+    if not isinstance(given, dict):
+        raise ValueError(f"a weight for each class, such as {{0: 1.0, 1: 2.5}}; got {given!r}")
+    found: dict[Any, Any] = {}
+    for key, weight in given.items():
+        whole = isinstance(key, str) and re.fullmatch(r"-?[0-9]+", key)
+        label = int(key) if whole else key
+        if label in found:
+            raise ValueError(f"each class once; class {label} is there twice")
+        found[label] = weight
+    return found
+
+
+ClassWeight = Annotated[dict[int, NonNegativeFloat], pydantic.BeforeValidator(_weights)]
+
+
 class Training(Group):
     """What `keras.Model.fit` and `compile` take, as far as it can change the result."""
 
@@ -72,7 +90,7 @@ class Training(Group):
     initial_epoch: NonNegativeInt = 0
     initial_state: str | None = None
     initial_weights: str | None = None
-    class_weight: dict[int, NonNegativeFloat] | None = None
+    class_weight: ClassWeight | None = None
     validation_batch_size: PositiveInt | None = None
     validation_freq: PositiveInt = 1
     loss: Loss | None = "sparse_categorical_crossentropy"

@@ -96,7 +96,7 @@ def _split_digest(project: Project, name: str) -> str:
     from . import splits
 
     path = Path(name)
-    if not path.is_file():
+    if not files.is_file(path):
         path = find_run(project, name) / "split.npz"
     digest = splits.load(path)[0].digest()
     kept = split_file(project, digest)
@@ -289,7 +289,7 @@ def find_directory(folder: Path, file: str, name: str, what: tuple[str, str]) ->
 
     `what` is what such directories are called, one of them and several.
     """
-    if (Path(name) / file).is_file():
+    if files.is_file(Path(name) / file):
         return Path(name).resolve()
     known = sorted(path.parent for path in folder.glob(f"*/{file}"))
     exact = [path for path in known if path.name == name]

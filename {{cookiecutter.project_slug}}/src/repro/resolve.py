@@ -16,6 +16,7 @@ import io
 import json
 import math
 import typing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,18 +73,20 @@ def parameters(package: Path, params: Path, overrides: typing.Sequence[str] = ()
     for text in sorted(overrides, key=lambda text: ".name=" not in text):
         if not text.startswith("preset="):
             _override(given, text)
-    data = _data(package)
-    groups = {
-        "data": _choose(given, "data", {name: schema for name, (_, schema) in data.items()}),
-        "model": _choose(given, "model", _models(package / "models")),
-        "optimizer": _choose(given, "optimizer", OPTIMIZERS),
+    data, unread = _data(package)
+    models = _models(package / "models")
+    functions = {
+        group: _choose(given, group, choices, unread)
+        for group, choices in {"data": data, "model": models}.items()
     }
+    groups = {group: function.schema() for group, function in functions.items()}
+    groups["optimizer"] = _choose(given, "optimizer", OPTIMIZERS)
     fields: dict[str, Any] = {name: (group, ...) for name, group in groups.items()}
     schema = pydantic.create_model("Parameters", __base__=Parameters, **fields)
     try:
         checked = schema.model_validate(given)
     except pydantic.ValidationError as error:
-        raise BadInput(_one_line(error, schema)) from None
+        raise BadInput(_one_line(error, schema, functions)) from None
     resolved: dict[str, Any] = checked.model_dump(mode="json")
     if resolved["seed"] is None and resolved["guarantee"] != "none":
         raise BadInput(
@@ -115,7 +118,21 @@ def parameters(package: Path, params: Path, overrides: typing.Sequence[str] = ()
         )
     if resolved["training"]["initial_epoch"] >= resolved["training"]["epochs"]:
         raise BadInput("training.initial_epoch: expected less than training.epochs")
+    _measured(resolved["training"], resolved["callbacks"])
     return resolved
+
+
+def _measured(training: dict[str, Any], callbacks: dict[str, Any]) -> None:
+    """Refuses a callback that watches the validation where no epoch has one."""
+    every, epochs = training["validation_freq"], training["epochs"]
+    if training["initial_epoch"] // every < epochs // every:
+        return
+    for name, group in callbacks.items():
+        if group and group["monitor"].startswith("val_"):
+            raise BadInput(
+                f"callbacks.{name}.monitor: {group['monitor']} is measured in no epoch, since "
+                f"training.validation_freq is {every} and training.epochs {epochs}"
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -229,8 +246,13 @@ def _override(given: dict[str, Any], text: str) -> None:
     group[names[-1]] = content
 
 
-def _choose(given: dict[str, Any], group: str, choices: dict[str, type[Group]]) -> type[Group]:
-    """Returns the schema that the group's `name` chooses."""
+T = typing.TypeVar("T")
+
+
+def _choose(
+    given: dict[str, Any], group: str, choices: dict[str, T], unread: typing.Sequence[str] = ()
+) -> T:
+    """Returns what the group's `name` chooses; `unread` are files in which it may be as well."""
     values = given.setdefault(group, {})
     if not isinstance(values, dict):
         raise BadInput(f"{group}: expected a group with a `name`, got {values!r}")
@@ -239,79 +261,149 @@ def _choose(given: dict[str, Any], group: str, choices: dict[str, type[Group]]) 
         raise BadInput(
             f"{group}.name: expected one of {', '.join(sorted(choices))}; got {name!r}"
             + nearest(str(name), choices)
+            + (f"; not read: {'; '.join(unread)}" if unread else "")
         )
     return choices[name]
 
 
+@dataclass(frozen=True)
+class _Function:
+    """A data function, or a model's `build`, as its source has it."""
+
+    path: Path
+    node: ast.FunctionDef
+    name: str
+    """What chooses it: of a model that of its file."""
+    module: str
+    given: tuple[str, ...]
+    """The arguments that the machinery itself gives, which come first."""
+
+    def schema(self) -> type[Group]:
+        """The parameters, which are the keyword-only arguments.
+
+        Raises:
+            BadInput: one has no type, or one that is not known, or a default that is none; or the
+                function cannot be called with them.
+        """
+        arguments = self.node.args
+        first, more = self._positional()
+        if len(first) < len(self.given) and arguments.vararg is None:
+            raise BadInput(
+                f"{self._where(self.node.lineno)}: expected "
+                f"{self.node.name}({', '.join((*self.given, '*', '…'))})"
+            )
+        needed = len(first) + len(more) - len(arguments.defaults) - len(self.given)
+        if needed > 0:
+            raise BadInput(f"{self.behind(more[0].arg)}")
+        fields: dict[str, Any] = {}
+        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+            where = f"{self._where(argument.lineno)}: {self.node.name}({argument.arg}=…)"
+            if argument.annotation is None:
+                raise BadInput(f"{where}: a parameter needs a type, such as PositiveInt")
+            try:
+                annotation = _annotation(argument.annotation)
+                value = ... if default is None else ast.literal_eval(default)
+            except (KeyError, TypeError, ValueError):
+                raise BadInput(
+                    f"{where}: expected a type made of {', '.join(_ANNOTATIONS)} and a literal "
+                    "default"
+                ) from None
+            fields[argument.arg] = (annotation, value)
+        fields["name"] = (Literal[self.name], self.name)
+        return pydantic.create_model(self.name, __base__=Group, **fields)
+
+    def behind(self, name: str) -> str:
+        """What to do about an argument that is not keyword-only; nothing where there is none."""
+        for argument in self._positional()[1]:
+            if argument.arg == name:
+                return (
+                    f"{self._where(argument.lineno)}: {self.node.name}({name}) is no parameter "
+                    f"there; it has to stand behind `*` in the signature, "
+                    f"{self.node.name}({', '.join((*self.given, '*', name))}: …)"
+                )
+        return ""
+
+    def _positional(self) -> tuple[list[ast.arg], list[ast.arg]]:
+        """Arguments that are not keyword-only: those that the machinery gives, and others."""
+        both = [*self.node.args.posonlyargs, *self.node.args.args]
+        return both[: len(self.given)], both[len(self.given) :]
+
+    def _where(self, line: int) -> str:
+        return f"{self.path.name}, line {line}"
+
+
 def data_module(package: Path, name: str) -> str:
     """The module of the project's package, such as `data`, in which a data function stands."""
-    return _data(package)[name][0]
+    return _data(package)[0][name].module
 
 
-def _data(package: Path) -> dict[str, tuple[str, type[Group]]]:
-    """Each function that returns a `Dataset`, in `data.py` or beside a model: module and schema."""
-    found: dict[str, tuple[str, type[Group]]] = {}
+def _data(package: Path) -> tuple[dict[str, _Function], list[str]]:
+    """Each function that returns a `Dataset`, in `data.py` or beside a model, by its name.
+
+    Also what is wrong with files that cannot be read, which matters to nobody who wants others.
+    """
+    found: dict[str, _Function] = {}
+    unread: list[str] = []
     for path in (package / "data.py", *sorted((package / "models").glob("*.py"))):
         module = ".".join(path.relative_to(package).with_suffix("").parts)
-        for name, schema in _functions(path).items():
-            if name in found:
-                raise BadInput(f"{path.name}: the data {name} are in {found[name][0]} already")
-            found[name] = module, schema
-    return found
+        try:
+            nodes = _functions(path)
+        except BadInput as error:
+            unread.append(str(error))
+            continue
+        for node in nodes:
+            returns = ast.unparse(node.returns) if node.returns else ""
+            if returns.split(".")[-1] != "Dataset":
+                continue
+            if node.name in found:
+                raise BadInput(
+                    f"{path.name}: the data {node.name} are in {found[node.name].module} already"
+                )
+            found[node.name] = _Function(path, node, node.name, module, ())
+    return found, unread
 
 
-def _models(folder: Path) -> dict[str, type[Group]]:
+def _models(folder: Path) -> dict[str, _Function]:
+    """The `build` of each model whose file can be read, by the file's name."""
     found = {}
     for path in sorted(folder.glob("*.py")):
-        functions = _functions(path, ("build",))
-        if "build" in functions:
-            found[path.stem] = _named(path.stem, functions["build"])
+        try:
+            nodes = _functions(path)
+        except BadInput:
+            continue
+        for node in nodes:
+            if node.name == "build":
+                module = f"models.{path.stem}"
+                found[path.stem] = _Function(path, node, path.stem, module, ("shape", "classes"))
     return found
 
 
-def _functions(path: Path, names: tuple[str, ...] = ()) -> dict[str, type[Group]]:
-    """Returns a schema for each named function, or for each public one returning a `Dataset`."""
+def _functions(path: Path) -> list[ast.FunctionDef]:
+    """Returns the public functions of a file.
+
+    Raises:
+        BadInput: there is no such file, or it is not Python.
+    """
     try:
         tree = _parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{path.name}: no such file in {path.parent}") from None
     except SyntaxError as error:
-        raise BadInput(f"{path.name}, line {error.lineno}: {error.msg}") from None
-    found = {}
-    for node in tree.body:
-        if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
-            continue
-        returns = ast.unparse(node.returns) if node.returns else ""
-        if node.name in names or (not names and returns.split(".")[-1] == "Dataset"):
-            found[node.name] = _named(node.name, _schema(path, node))
-    return found
+        line = f", line {error.lineno}" if error.lineno else ""
+        raise BadInput(f"{path.name}{line}: {error.msg}") from None
+    except (OSError, ValueError) as error:  # Not a file, not UTF-8, or with a NUL in it.
+        raise BadInput(f"{path.name}: not Python: {error}") from None
+    return [
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    ]
 
 
 @functools.lru_cache
 def _parsed(text: str) -> ast.Module:
     """A file's source, parsed once for its data, its model and the many recipes of a study."""
     return ast.parse(text)
-
-
-def _named(name: str, schema: type[Group]) -> type[Group]:
-    return pydantic.create_model(name, __base__=schema, name=(Literal[name], name))  # type: ignore
-
-
-def _schema(path: Path, node: ast.FunctionDef) -> type[Group]:
-    fields: dict[str, Any] = {}
-    for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
-        where = f"{path.name}, line {argument.lineno}: {node.name}({argument.arg}=…)"
-        if argument.annotation is None:
-            raise BadInput(f"{where}: a parameter needs a type, such as PositiveInt")
-        try:
-            annotation = _annotation(argument.annotation)
-            value = ... if default is None else ast.literal_eval(default)
-        except (KeyError, TypeError, ValueError):
-            raise BadInput(
-                f"{where}: expected a type made of {', '.join(_ANNOTATIONS)} and a literal default"
-            ) from None
-        fields[argument.arg] = (annotation, value)
-    return pydantic.create_model(node.name, __base__=Group, **fields)
 
 
 def _annotation(node: ast.expr) -> Any:
@@ -331,12 +423,19 @@ def _annotation(node: ast.expr) -> Any:
     raise ValueError(ast.unparse(node))
 
 
-def _one_line(error: pydantic.ValidationError, schema: type[pydantic.BaseModel]) -> str:
+def _one_line(
+    error: pydantic.ValidationError,
+    schema: type[pydantic.BaseModel],
+    functions: dict[str, _Function],
+) -> str:
     first, *more = error.errors(include_url=False)
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = list(_keys(schema))
+        group, _, name = key.partition(".")
+        behind = functions[group].behind(name) if group in functions else ""
         text = f"{key}: unknown parameter{nearest(key, known)}"
+        text = f"{key}: {behind}" if behind else text
     else:
         expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         text = f"{key}: expected {expected}"

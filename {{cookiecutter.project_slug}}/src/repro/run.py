@@ -285,14 +285,17 @@ NO_CHECKPOINTS = "this run writes none, and begins anew where it is interrupted"
 
 def _model(project: Project, seed: int, parameters: dict[str, Any], data: _Data) -> Any:
     """Builds and compiles the model of a recipe."""
-    from . import loop
+    from . import loop, targets
 
     determinism.reseed(seed, "model")
     group, part = parameters["model"], data.parts.train
     name = f"models.{group['name']}"
-    model = _call(project, name, "build", group, part.x.shape[1:], data.classes)
-    _compile(model, parameters)
-    loop.ready(model, part)
+    with targets.building():
+        model = _call(project, name, "build", group, part.x.shape[1:], data.classes)
+    targets.fresh(model)
+    _compile(model, parameters, data.parts)
+    with targets.checking(model, data.parts, data.classes, parameters["training"]):
+        loop.ready(model, part)
     return model
 
 
@@ -404,9 +407,10 @@ def _data(project: Project, directory: Path, content: dict[str, Any]) -> _Data:
     if asked["file"] is None:
         split = splits.make(dataset, asked)
     else:
-        split = splits.reuse(recipes.split_file(project, asked["file"]), dataset, asked["strategy"])
+        file = recipes.split_file(project, asked["file"])
+        split = splits.reuse(file, dataset, asked["strategy"], asked["file"])
     splits.save(directory / "split.npz", split, dataset)
-    parts = splits.parts(dataset, split)
+    parts = splits.parts(dataset, split, recipe["parameters"]["training"]["dtype"])
     probe = content.get("probe")
     if probe is not None and probe["stage"] == "data":
         arrays = dataset.arrays() | parts.arrays()
@@ -461,8 +465,10 @@ KERAS = {
 """Keras's classes by their names in `params.yaml`."""
 
 
-def _compile(model: Any, parameters: dict[str, Any]) -> None:
+def _compile(model: Any, parameters: dict[str, Any], samples: Parts) -> None:
     import keras
+
+    from . import targets
 
     def make(module: Any, group: dict[str, Any], **changed: Any) -> Any:
         ours = ("name", "schedule", "fused")
@@ -494,7 +500,7 @@ def _compile(model: Any, parameters: dict[str, Any]) -> None:
     model.compile(
         optimizer=optimizer,
         loss=training["loss"],
-        metrics=training["metrics"] or None,
+        metrics=targets.metrics(training["metrics"], samples),
         jit_compile=parameters["backend"] == "jax",
     )
 

@@ -25,7 +25,7 @@ import numpy as np
 from sklearn import model_selection
 from sklearn.base import clone
 
-from . import BadInput, Dataset, Part, Parts, determinism, sha256
+from . import BadInput, Dataset, Part, Parts, arrays, determinism, sha256
 
 NAMES = ("train", "validation", "test")
 
@@ -287,7 +287,7 @@ def describe(split: Split, dataset: Dataset) -> dict[str, Any]:
     """What the manifest says: sizes, samples of each class, and samples that occur in two parts.
 
     The last are rows of equal content. The splitters do not see that they are: a group for each
-    content would keep them together.
+    content would keep them together. `repeated` counts contents, `twins` the samples of them.
     """
     labels, digests = class_labels(dataset.y), dataset.row_digests
     contents = {n: {digests[place] for place in places} for n, places in split.parts().items()}
@@ -296,6 +296,10 @@ def describe(split: Split, dataset: Dataset) -> dict[str, Any]:
         "sizes": {name: len(places) for name, places in split.parts().items()},
         "repeated": {
             name: len(contents[name] & contents["train"]) for name in ("validation", "test")
+        },
+        "twins": {
+            name: sum(digests[place] in contents["train"] for place in split.parts()[name])
+            for name in ("validation", "test")
         },
     }
     if labels is not None and len(np.unique(labels)) <= 1000:
@@ -309,23 +313,80 @@ def describe(split: Split, dataset: Dataset) -> dict[str, Any]:
     return told
 
 
-def parts(dataset: Dataset, split: Split) -> Parts:
-    """The samples of each part. What is fitted to data is fitted to those of the training alone."""
+def notes(described: dict[str, Any]) -> list[str]:
+    """What a person should know of a split, in whole sentences; `described` is `describe`'s answer.
+
+    Samples that are also learnt from make a result look better than it is, and so do classes that
+    the training or the test has none of.
+    """
+    sizes, told = described["sizes"], []
+    for part, twins in described["twins"].items():
+        if twins:
+            told.append(
+                f"{twins} of the {sizes[part]} samples of the {part} part occur in the training as "
+                "well, so that its results are too good; a group for each content "
+                "(split.strategy=grouped) keeps them together"
+            )
+    classes = described.get("classes", {})
+    known = dict.fromkeys(label for counts in classes.values() for label in counts)
+    for part, counts in classes.items():
+        missing = [label for label in known if label not in counts]
+        if missing:
+            more = f" and {len(missing) - 5} more" if missing[5:] else ""
+            told.append(
+                f"the {part} part has no sample of class {', '.join(missing[:5])}{more}; "
+                "split.strategy=stratified keeps the proportions of the classes"
+            )
+    return told
+
+
+def parts(dataset: Dataset, split: Split, dtype: str = "float32") -> Parts:
+    """The samples of each part. What is fitted to data is fitted to those of the training alone.
+
+    Floating-point samples keep their type when they are transformed. What a transformer makes of
+    others is what it returns, and where that is floating point, it has the type in which the
+    training computes: its `dtype`.
+
+    Raises:
+        BadInput: the transformer fails, or does not return as many columns as it was given.
+    """
     x = {name: dataset.x[places] for name, places in split.parts().items()}
     if dataset.preprocessing is not None:
-        fitted = clone(dataset.preprocessing).fit(x["train"].reshape(len(x["train"]), -1))
-        x = {
-            name: fitted.transform(array.reshape(len(array), -1))
-            .reshape(array.shape)
-            .astype(array.dtype)
-            for name, array in x.items()
-        }
+        x = _preprocessed(dataset.preprocessing, x, "float64" if dtype == "float64" else "float32")
     weight = dataset.weight
     made = {
         name: Part(x[name], dataset.y[places], None if weight is None else weight[places])
         for name, places in split.parts().items()
     }
     return Parts(**made)
+
+
+def _preprocessed(transformer: Any, x: dict[str, np.ndarray], floating: str) -> dict[str, Any]:
+    """The samples of each part, as the transformer makes them once fitted to the training."""
+    name = type(transformer).__name__
+    flat = {part: array.reshape(len(array), -1) for part, array in x.items()}
+    made: dict[str, Any] = {}
+    try:
+        fitted = clone(transformer).fit(flat["train"])
+        for part, array in flat.items():
+            made[part] = fitted.transform(array)
+    except (TypeError, ValueError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise BadInput(f"data: preprocessing: {name} cannot be used: {said[0]}") from None
+    for part, array in flat.items():
+        if (found := getattr(made[part], "shape", None)) != array.shape:
+            raise BadInput(
+                f"data: preprocessing: {name} makes {found} of the {part} part's {array.shape}; "
+                "it has to keep the number of columns; what does not can be done in the data "
+                "function, before the samples are returned"
+            )
+        kept = np.asarray(made[part].toarray() if hasattr(made[part], "toarray") else made[part])
+        if array.dtype.kind == "f":
+            kept = kept.astype(array.dtype)
+        elif kept.dtype.kind == "f":
+            kept = kept.astype(floating)
+        made[part] = kept.reshape(x[part].shape)
+    return made
 
 
 def save(path: Path, split: Split, dataset: Dataset) -> None:
@@ -341,24 +402,33 @@ def load(path: Path) -> tuple[Split, dict[str, str]]:
         BadInput: it is no split, or was altered.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            split = Split(*(file[name] for name in NAMES))
-            about = json.loads(str(file["about"]))
-            digest, data = about["digest"], dict(about["data"])
-    except Exception as error:  # zipfile, zlib, json and NumPy each raise their own.
-        raise BadInput(f"{path}: not a readable split: {error}") from None
+        found = arrays(path, *NAMES, "about", what="a readable split")
+        about = json.loads(str(found.pop("about")))
+        digest, data = about["digest"], dict(about["data"])
+        split = Split(**found)
+        placed = all(a.ndim == 1 and a.size and a.dtype.kind == "i" for a in found.values())
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise BadInput(f"{path}: not a readable split: it does not say what it is of") from None
+    if not placed:
+        raise BadInput(f"{path}: not a readable split: its parts are no lists of positions")
     if split.digest() != digest:
         raise BadInput(f"{path}: altered since it was written")
     return split, data
 
 
-def reuse(path: Path, dataset: Dataset, strategy: str) -> Split:
-    """A split from a file, for these data.
+def reuse(path: Path, dataset: Dataset, strategy: str, digest: str | None = None) -> Split:
+    """A split from a file, for these data; the one of this digest, where one is given.
 
     Raises:
-        BadInput: it is no split, was altered, or is for other data.
+        BadInput: it is no split, was altered, is another than the digest names, or is for other
+            data.
     """
     split, data = load(path)
+    if digest is not None and split.digest() != digest:
+        raise BadInput(
+            f"split.file: {path} holds the split {split.digest()[:16]}…, the recipe names "
+            f"{digest[:16]}…; put the file of that one back (git has it, if it was committed)"
+        )
     if data != dataset.digests:
         raise BadInput(f"split.file: {path} was made for other data")
     try:

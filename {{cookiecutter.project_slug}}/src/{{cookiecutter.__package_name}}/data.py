@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.preprocessing import StandardScaler
 
-from repro import BadInput, Dataset, fetch, sha256
+from repro import BadInput, Dataset, arrays, fetch, sha256
 
 
 def digits(*, scaling: Literal["range", "standard"] = "range") -> Dataset:
@@ -75,18 +75,14 @@ def mnist() -> Dataset:
         "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
         sha256="731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
     )
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in MNIST}
-    except Exception as error:  # zipfile, zlib and NumPy each raise their own for a torn file.
-        raise BadInput(f"{path}: not the archive of MNIST: {error}") from None
-    for name, array in arrays.items():
-        found = sha256(_idx(array))
-        if found != MNIST[name]:
-            raise BadInput(f"{path}: {name} has SHA-256 {found}, expected {MNIST[name]}")
-    x = np.concatenate([arrays["x_train"], arrays["x_test"]])[..., None] / np.float32(255)
-    y = np.concatenate([arrays["y_train"], arrays["y_test"]]).astype(np.int32)
-    return Dataset(x, y, classes=10, sources=MNIST, held_out=len(arrays["y_test"]))
+    found = arrays(path, *MNIST, what="the archive of MNIST")
+    for name, array in found.items():
+        digest = sha256(_idx(array))
+        if digest != MNIST[name]:
+            raise BadInput(f"{path}: {name} has SHA-256 {digest}, expected {MNIST[name]}")
+    x = np.concatenate([found["x_train"], found["x_test"]])[..., None] / np.float32(255)
+    y = np.concatenate([found["y_train"], found["y_test"]]).astype(np.int32)
+    return Dataset(x, y, classes=10, sources=MNIST, held_out=len(found["y_test"]))
 
 
 def _idx(array: np.ndarray) -> bytes:
