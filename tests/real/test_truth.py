@@ -229,11 +229,13 @@ def test_a_model_that_changes_as_it_produces_is_no_altered_manifest(
 
 def test_two_and_two_epochs_are_four(mine: Generated) -> None:
     """With callbacks that remember and averaged weights, which the final state has not."""
-    common = ("training.batch_size=64", "optimizer.use_ema=true", "model.dropout=0.3")
-    common += ("callbacks.early_stopping.patience=2", "callbacks.early_stopping.min_delta=0.9")
-    common += ("callbacks.early_stopping.restore_best_weights=true",)
-    common += ("callbacks.reduce_lr_on_plateau.patience=1",)
-    common += ("callbacks.reduce_lr_on_plateau.min_delta=0.3",)
+    common = (
+        *("training.batch_size=64", "optimizer.use_ema=true", "model.dropout=0.3"),
+        *("callbacks.early_stopping.patience=2", "callbacks.early_stopping.min_delta=0.9"),
+        "callbacks.early_stopping.restore_best_weights=true",
+        "callbacks.reduce_lr_on_plateau.patience=1",
+        "callbacks.reduce_lr_on_plateau.min_delta=0.3",
+    )
     four = mine.repro("train", *common, "training.epochs=4")
     two = mine.repro("train", *common, "training.epochs=2")
     on = (f"training.initial_state={two['run_dir']}", "training.initial_epoch=2")

@@ -379,7 +379,7 @@ def test_class_weights_are_tried_with_their_whole_numbers() -> None:
 def written_study(folder: Path) -> Path:
     plan = planned(2, 1) | {"digest": "abcdef"}
     (folder / "study.json").write_text(json.dumps(plan))
-    lines = [json.dumps(result(n, 0.5)) + "\n" for n in range(2)]
+    lines = [json.dumps(recipes.sealed(result(n, 0.5))) + "\n" for n in range(2)]
     (folder / "results.jsonl").write_text("".join(lines))
     return folder
 
@@ -405,10 +405,29 @@ def test_a_damaged_study_is_named_in_one_line(
     assert table.read(tmp_path)["failed"] == 0
     content = path.read_text()
     assert before in content
-    path.write_text(content.replace(before, after, 1))
+    path.write_text(sealed_anew(content.replace(before, after, 1)))
     with pytest.raises(BadInput) as refused:
         table.read(tmp_path)
     assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def sealed_anew(text: str) -> str:
+    """Lines as another version of the machinery could have written them."""
+    lines = []
+    for line in text.splitlines():
+        try:
+            content = json.loads(line)
+        except ValueError:
+            return text
+        lines.append(json.dumps(recipes.sealed(content)) if "seal" in content else line)
+    return "\n".join(lines) + "\n"
+
+
+def test_a_result_that_was_edited_is_not_told(tmp_path: Path) -> None:
+    path = written_study(tmp_path) / "results.jsonl"
+    path.write_text(path.read_text().replace("0.5", "0.9", 1))
+    with pytest.raises(BadInput, match="line 1: .*altered since it was written"):
+        table.read(tmp_path)
 
 
 @pytest.mark.parametrize("file", ["study.json", "results.jsonl"])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import (
+    BAD_INPUT,
     DIFFERS,
     FAILED,
     IDENTICAL,
@@ -23,6 +24,7 @@ from . import (
     faults,
     files,
 )
+from .text import printable
 
 if TYPE_CHECKING:
     from .recipe import Project
@@ -128,6 +130,8 @@ def _train(options: argparse.Namespace) -> int:
         console.show("  ".join(f"{name} {v:.4f}" for name, v in content["metrics"].items()))
         console.show(f"digest     {content['digest']}")
         console.show(f"guarantee  {console.guarantee(content)}")
+        for note in content["notes"]:
+            console.show(printable(f"note       {note}"))
         console.show(f"run        {directory}")
     return IDENTICAL
 
@@ -290,7 +294,7 @@ def _cluster_keys(options: argparse.Namespace) -> int:
 
     made = keys.make(options.folder or recipes.Project.find().root / keys.FOLDER)
     answer = {"certificate": str(made.certificate), "key": str(made.key)}
-    print(json.dumps(answer) if options.json else "\n".join(made.lines()))
+    print(files.dumps(answer) if options.json else "\n".join(made.lines()))
     return IDENTICAL
 
 

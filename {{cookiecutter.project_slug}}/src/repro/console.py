@@ -244,6 +244,10 @@ class Bytes:
         self._bars.update(self._task, description=_unmarked(path), completed=done, total=of or None)
 
 
+NOTES = 3
+"""Of the notes on the trials of a study, so many are shown."""
+
+
 def print_study(answer: dict[str, Any]) -> None:
     from . import table
 
@@ -258,6 +262,10 @@ def print_study(answer: dict[str, Any]) -> None:
         show(printable(f"guarantee  does NOT hold: {line}"))
     if answer["broken"]:
         show(f"           {FALLEN}")
+    for note in answer["notes"][:NOTES]:
+        show(printable(f"note       {note}"))
+    if answer["notes"][NOTES:]:
+        show(f"           and {len(answer['notes']) - NOTES} more, in the manifests of the runs")
     show(f"table      {answer['digest']}")
     show(printable(f"study      {answer['study_dir']}"))
     for trial in answer["trials"]:

@@ -69,6 +69,7 @@ def verify(
         "digest": content["digest"],
         "guarantee": content["guarantee"],
         "metrics": content["metrics"],
+        "notes": content["notes"],
         "varied": varied,
         "not_varied": others,
         "differing": len(differing),
@@ -86,7 +87,7 @@ def choose(
         BadInput: as `surroundings.choose`; or what is asked for by name cannot be had here.
     """
     varied, others = surroundings.choose(vary)
-    ordinary = launcher.environment(parameters)
+    ordinary = launcher.environment(project.root, parameters)
     varied, problems = surroundings.possible(project.root, varied, ordinary)
     for name, problem in problems.items():
         if vary not in (None, "all"):
@@ -103,7 +104,8 @@ def lines(answer: dict[str, Any]) -> list[str]:
         text.append(f"  {answer['differing']} of {answer['further']} further runs {what}")
     text.append(f"varied     {', '.join(answer['varied']) or 'nothing'}")
     asked = {k: why for k, why in answer["not_varied"].items() if why != "not asked for"}
-    return text + [f"not varied {name}: {why}" for name, why in asked.items()]
+    text += [f"not varied {name}: {why}" for name, why in asked.items()]
+    return text + [f"note       {note}" for note in answer["notes"]]
 
 
 def why(answer: dict[str, Any]) -> list[str]:

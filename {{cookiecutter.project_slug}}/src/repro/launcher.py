@@ -292,7 +292,9 @@ def _events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
 
 def _event(line: str) -> dict[str, Any]:
     event: dict[str, Any] = json.loads(line)
-    return event | files.numbers({k: event[k] for k in ("loss", "results") if k in event})
+    for name in event.keys() & {"loss", "results"}:
+        event[name] = files.numbers(event[name])
+    return event
 
 
 def start(
@@ -328,7 +330,7 @@ def made_to_look(on_start: OnStart = lambda process: None) -> Iterator[OnStart]:
     runs: list[Path] = []
 
     def started(process: subprocess.Popen[str]) -> None:
-        words = list(process.args)  # type: ignore[arg-type]
+        words = [str(word) for word in process.args]  # type: ignore[union-attr]
         runs.append(Path(words[words.index("repro.run") + 1]))
         on_start(process)
 

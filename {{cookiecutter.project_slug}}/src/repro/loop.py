@@ -303,8 +303,8 @@ def go_on_from(before: Ending, model: Any, watchers: list[Any], parameters: dict
     callbacks.restore(watchers, memory.callbacks, before.best)
     if callbacks.exhausted(watchers):
         raise BadInput(
-            "training.initial_state: that run was stopped early, and early stopping would stop this "
-            "one as well; raise callbacks.early_stopping.patience, or take training.initial_weights"
+            "training.initial_state: that run was stopped early, and this one would be stopped at "
+            "once; raise callbacks.early_stopping.patience, or take training.initial_weights"
         )
     state.restore_host(memory.host)
     rate = parameters["optimizer"]["learning_rate"]

@@ -136,7 +136,7 @@ def _reachable(package: str, model: Any) -> Iterator[tuple[str, Any]]:
     }
     ways = deque((name.partition(".")[2] or package, module) for name, module in modules.items())
     ways.append(("model", model))
-    seen = {id(random._inst)}  # type: ignore[attr-defined]
+    seen = {id(random._inst)}
     while ways and len(seen) < MOST:
         where, one = ways.popleft()
         if id(one) in seen:
@@ -199,37 +199,13 @@ def _of_function(where: str, function: FunctionType) -> list[tuple[str, Any]]:
     return found
 
 
-HARMLESS = frozenset(
-    [
-        "Assert",
-        "AssignAddVariableOp",
-        "AssignSubVariableOp",
-        "AssignVariableOp",
-        "Case",
-        "CheckNumerics",
-        "If",
-        "LookupTableExportV2",
-        "LookupTableFindV2",
-        "LookupTableSizeV2",
-        "PartitionedCall",
-        "Placeholder",
-        "Print",
-        "PrintV2",
-        "ReadVariableOp",
-        "ResourceGather",
-        "ResourceGatherNd",
-        "RngReadAndSkip",
-        "RngSkip",
-        "StatefulPartitionedCall",
-        "StringFormat",
-        "Switch",
-        "VarHandleOp",
-        "VarIsInitializedOp",
-        "VariableShape",
-        "While",
-        "XlaLaunch",
-    ]
-)
+_HARMLESS = """
+    Assert AssignAddVariableOp AssignSubVariableOp AssignVariableOp Case CheckNumerics If
+    LookupTableExportV2 LookupTableFindV2 LookupTableSizeV2 PartitionedCall Placeholder Print
+    PrintV2 ReadVariableOp RngReadAndSkip RngSkip StatefulPartitionedCall StringFormat Switch
+    VarHandleOp VarIsInitializedOp VariableShape While XlaLaunch
+"""
+HARMLESS = frozenset(_HARMLESS.split())
 """Operations that TensorFlow calls stateful and whose state, if any, is in variables."""
 HARMLESS_BEGINNINGS = ("Resource", "Stateless", "StatefulStandardNormalV2", "StatefulUniform")
 

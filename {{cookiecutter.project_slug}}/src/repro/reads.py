@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -49,7 +49,7 @@ class Reads:
             "written": sorted(self.written),
         }
 
-    def lines(self, locked: Mapping[str, Any]) -> list[str]:
+    def lines(self, locked: Collection[str]) -> list[str]:
         """What a person has to know: what decides the result and is in no recipe.
 
         Args:
@@ -126,22 +126,21 @@ def recorded(root: Path, package: Path) -> Iterator[Reads]:
         environment.__getitem__ = original  # type: ignore[method-assign]
 
 
-def _note(found: Reads, root: Path, name: str, mode: str | None, flags: int) -> None:
-    path = Path(os.path.abspath(name))
+def _note(found: Reads, root: Path, given: str, mode: str | None, flags: int) -> None:
+    path = Path(os.path.abspath(given))
     real = os.path.realpath(path)
     libraries = (sys.prefix, sys.base_prefix, str(root / "src"), os.devnull)
     if str(path).startswith(libraries) or real.startswith(libraries):
         return
-    shown = _shown_path(root, path)
+    name = shown(root, path)
     written = any(c in mode for c in "wax+") if mode else bool(flags & (os.O_WRONLY | os.O_RDWR))
     if written:
-        found.written.add(shown)
-    elif shown not in found.files and len(found.files) < MOST:
-        found.files[shown] = "…"  # What is opened to be looked at is not noted once more.
-        found.files[shown] = _content(path)
+        found.written.add(name)
+    elif name not in found.files and len(found.files) < MOST:
+        found.files[name] = _content(path)
 
 
-def _shown_path(root: Path, path: Path) -> str:
+def shown(root: Path, path: Path) -> str:
     """A path as seen from the project, or from the home directory: the same in each checkout."""
     for base, mark in ((root, ""), (Path(os.path.expanduser("~")), "~/")):
         if path.is_relative_to(base):

@@ -207,7 +207,8 @@ def write_manifest(directory: Path, content: dict[str, Any]) -> None:
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
     """Returns content as JSON will have it, with a seal: the digest of all that it says."""
-    said = json.loads(files.dumps({k: v for k, v in content.items() if k != "seal"}))
+    text = files.dumps({k: v for k, v in content.items() if k != "seal"})
+    said: dict[str, Any] = json.loads(text)
     return said | {"seal": digest(said)}
 
 
@@ -240,8 +241,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: not the manifest of a run, it has no recipe")
     if content.get("format") != FORMAT:
         raise BadInput(
-            f"{path}: of the format {content.get('format')}, which another version of the machinery "
-            f"wrote; expected {FORMAT}: train it again"
+            f"{path}: expected the format {FORMAT}, got {content.get('format')}: another version "
+            "of the machinery wrote it; train it again"
         )
     try:
         content = unsealed(content)

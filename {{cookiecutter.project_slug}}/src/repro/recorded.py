@@ -209,9 +209,10 @@ def _code(project: Project, content: dict[str, Any]) -> dict[str, str]:
         package, _, name = path.partition("/")
         if package == "repro":
             machinery[name] = digest
-        elif package == content["project"]["package"]:
-            if name in used or not name.startswith("models/"):
-                found[name] = digest
+        elif package == content["project"]["package"] and (
+            name in used or not name.startswith("models/")
+        ):
+            found[name] = digest
     return found | {"src/repro": _digest(machinery)}
 
 

@@ -27,6 +27,8 @@ from . import (
     Parts,
     Probed,
     backends,
+    datafiles,
+    datalock,
     determinism,
     doctor,
     faults,
@@ -149,14 +151,18 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
 
     import numpy as np
 
-    from . import loop, outside, record, state
+    from . import loop, outside, record, splits, state
     from .ledger import Ledger
     from .state import Checkpoints
 
     outside.watch()
     with reads.recorded(project.root, project.source) as read:
         data = _data(project, directory, content)
+        read_for_data = set(datafiles.handed_out)
         model = _model(project, seed, parameters, data)
+        # What the data are read from is in the recipe already, as the data function says it.
+        fetched = {k: v for k, v in datafiles.handed_out.items() if k not in read_for_data}
+        recipe["data"] = recipe["data"] | {f"of the model: {k}": v for k, v in fetched.items()}
         if provenance.code(project.root) != content["made_of"]["code"]:
             raise BadInput("the project's code was changed while this run started; start it again")
         samples = data.parts
@@ -252,7 +258,8 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         "reads": read.as_dict(),
         "notes": [
             *(f"{one} keeps a state that no checkpoint has: {NO_CHECKPOINTS}" for one in unkept),
-            *read.lines({}),
+            *splits.notes(data.split),
+            *read.lines(_named(project)),
             *judged.notes,
         ],
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
@@ -278,6 +285,16 @@ def _guarantee(
         unproved.update(portable.unproved(graphs or [None], layers), portable.watched(layers))
     departures = recipe["lock"]["departures"]
     return determinism.guarantee(parameters, found, departures, sorted(unproved))
+
+
+def _named(project: Project) -> set[str]:
+    """The files that a lock, or a digest in the code, names, as the project's code sees them."""
+    found = {*datafiles.handed_out, *datalock.read(project.root)}
+    return {
+        reads.shown(project.root, folder / path)
+        for folder in datalock.folders(project.root)
+        for path in found
+    }
 
 
 NO_CHECKPOINTS = "this run writes none, and begins anew where it is interrupted"

@@ -244,7 +244,7 @@ class Study:
         }
         if outcome.failed is None:
             content = recipes.read_manifest(run)
-            told = ("digest", "metrics", "guarantee", "recipe_digest", "duration_seconds")
+            told = ("digest", "metrics", "guarantee", "notes", "recipe_digest", "duration_seconds")
             result |= {"run": run.name} | {name: content[name] for name in told}
             self._check(content)
         self._write(result)
@@ -258,7 +258,8 @@ class Study:
 
     def _check(self, content: dict[str, Any]) -> None:
         """Workers that read other data, or have not the metric to choose by, are no use."""
-        key = json.dumps(content["recipe"]["parameters"]["data"], sort_keys=True)
+        parameters = content["recipe"]["parameters"]
+        key = json.dumps([parameters["data"], parameters["model"]], sort_keys=True)
         sources = self._sources.setdefault(key, content["recipe"]["data"])
         for name, (one, other) in files.changed(sources, content["recipe"]["data"]).items():
             raise BadInput(f"{content['run']}: data {name}: {other}, and {one} for other trials")

@@ -202,6 +202,7 @@ def answer(planned: dict[str, Any], results: dict[int, dict[str, Any]]) -> dict[
         "digest": hashlib.sha256(
             "".join(str(t.get("digest")) for t in trials).encode()
         ).hexdigest(),
+        "notes": sorted({note for t in trials for note in t.get("notes", ())}),
         "broken": sorted({b for t in trials if "guarantee" in t for b in t["guarantee"]["broken"]}),
     }
 
