@@ -91,21 +91,20 @@ def nested(rows: Trials, trials: Trials, folds: Sequence[int], better: Better) -
 
 
 def same(rows: Trials, trials: Trials, recipes: dict[int, str | None]) -> list[dict[str, Any]]:
-    """Groups of rows that are the same to the last bit, the largest first, and what set them apart.
+    """Groups of rows that end in the same state to the last bit, and what sets them apart.
 
-    Of several configurations these are the rows that are whole, of a single one its trials of
-    different recipes.
+    The largest group is the first. Of several configurations these are the rows that are whole, of
+    a single one its trials of different recipes.
     """
     found: dict[str, list[tuple[int, Values]]] = {}
     for one in rows if len(rows) > 1 else []:
         mine = [trial for trial in trials if trial["configuration"] == one["configuration"]]
         if one["done"] == one["trials"]:
-            text = json.dumps([[trial["digest"], trial["metrics"]] for trial in mine])
+            text = json.dumps([trial["digest"] for trial in mine])
             found.setdefault(text, []).append((one["configuration"], one["values"]))
     for trial in trials if len(rows) == 1 else []:
         if not trial["failed"]:
-            text = json.dumps([trial["digest"], trial["metrics"]])
-            others = found.setdefault(text, [])
+            others = found.setdefault(trial["digest"], [])
             if recipes[trial["trial"]] not in {recipes[number] for number, _ in others}:
                 others.append((trial["trial"], trial["repetition"]))
     return sorted(

@@ -290,5 +290,6 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown.add_row(*map(printable, row))
     # A table is not cut, neither in a file nor on a narrow terminal.
     console = Console(highlight=False, markup=False, emoji=False)
-    wide = max(console.width, console.measure(shown).maximum)
-    console.print(shown, width=wide, crop=False, soft_wrap=True)
+    unbounded = console.options.update_width(10_000)
+    console.width = max(console.width, console.measure(shown, options=unbounded).maximum)
+    console.print(shown, crop=False, soft_wrap=True)

@@ -152,10 +152,10 @@ def answer(planned: dict[str, Any], results: dict[int, dict[str, Any]]) -> dict[
         `trials`: all of them, with what came of each.
         `best`: the row with the best mean of the monitored result among those without failed
             trials, with those that are `tied` with it. None where there is nothing to choose
-            between: one configuration, or rows that are all the same to the last bit. None in a
+            between: one configuration, or rows that all end in the same state. None in a
             nested study, which chooses in each outer fold.
         `nested`: what a nested study chose in each outer fold, and the test of these; else None.
-        `same`: groups of rows that are the same to the last bit.
+        `same`: groups of rows whose trainings end in the same state to the last bit.
         `repeated`: how many different results trainings of one recipe gave.
         `again`: the trial that is trained once more, and what it is; None: there is none yet.
         `digest`: over the final states of all trials: two tables of the same digest are the same
@@ -264,8 +264,8 @@ def lines(answer: dict[str, Any]) -> list[str]:
         numbers = [n + 1 if len(rows) > 1 else n for n in group["numbers"]]
         names = _listed([short(key) for key in group["parameters"]])
         told.append(
-            f"{one.capitalize()} {_ranges(numbers)} are the same to the last bit: "
-            f"{names or 'what sets them apart'} had no effect."
+            f"{one.capitalize()} {_ranges(numbers)} end in the same state to the last bit: "
+            f"{names or 'what sets them apart'} had no effect on the training."
         )
     for found in answer["repeated"]:
         where = f"{assigned(rows[found['configuration']]['values'])}: " if len(rows) > 1 else ""
