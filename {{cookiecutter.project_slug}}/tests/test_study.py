@@ -441,7 +441,7 @@ def sealed_anew(text: str) -> str:
 def test_a_result_that_was_edited_is_not_told(tmp_path: Path) -> None:
     path = written_study(tmp_path) / "results.jsonl"
     path.write_text(path.read_text().replace("0.5", "0.9", 1))
-    with pytest.raises(BadInput, match="line 1: .*altered since it was written"):
+    with pytest.raises(BadInput, match=r"line 1: .*altered since it was written"):
         table.read(tmp_path)
 
 
