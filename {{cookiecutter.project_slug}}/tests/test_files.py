@@ -245,6 +245,9 @@ def run(folder: Path, targets: np.ndarray, name: str = "20260101-000000-run-abcd
         "run": name,
         "recipe": {"parameters": {"training": {"initial_epoch": 0}}, "data": {}},
         "status": "finished",
+        "files": {},
+        "made_of": {},
+        "reads": {"variables": {}, "files": {}},
         "digest": "a" * 64,
         "metrics": METRICS,
         "guarantee": {"asked": "machine", "holds": "machine", "broken": []},
@@ -258,8 +261,9 @@ def run(folder: Path, targets: np.ndarray, name: str = "20260101-000000-run-abcd
     (directory / "history.json").write_text(json.dumps(rows), encoding="utf-8")
     predicted = np.zeros(len(targets), np.int64)
     shown = np.arange(len(targets))
-    found = {"targets": targets, "predicted": predicted, "shown": shown, "x": np.eye(4)}
-    np.savez(directory / "predictions.npz", confidence=np.ones(len(targets)), **found)
+    found: dict[str, Any] = {"targets": targets, "predicted": predicted, "shown": shown}
+    found |= {"x": np.eye(4), "confidence": np.ones(len(targets))}
+    np.savez(directory / "predictions.npz", **found)
     return directory
 
 

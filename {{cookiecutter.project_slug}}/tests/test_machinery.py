@@ -201,7 +201,7 @@ def test_other_processors_are_named(tmp_path: Path) -> None:
         directory = tmp_path / name
         directory.mkdir()
         entries(directory / "ledger.jsonl", changed)
-        content: dict[str, Any] = {"format": recipes.FORMAT, "recipe": {}, "digest": name}
+        content: dict[str, Any] = {"recipe": {}, "digest": name}
         content |= {"status": "finished", "files": {}, "made_of": {}}
         content |= {"reads": {"variables": {}, "files": {}}}
         content |= {"machine": {"cpu": cpu}, "guarantee": {"holds": holds}}
@@ -272,7 +272,7 @@ def test_runs_are_found_by_the_beginning_of_their_id(tmp_path: Path) -> None:
     project = recipes.Project(tmp_path, "any")
     for name in ("20260101-a", "20260101-b", "20260202-c"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-        recipes.write_manifest(tmp_path / "runs" / name, {"recipe": {}, "format": 2})
+        recipes.write_manifest(tmp_path / "runs" / name, {"recipe": {}})
     assert recipes.find_run(project, "20260202").name == "20260202-c"
     for name in ("20260101", "2027"):
         with pytest.raises(BadInput):

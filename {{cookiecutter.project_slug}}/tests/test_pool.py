@@ -28,6 +28,7 @@ PARAMETERS: dict[str, Any] = {
     "threads": 1,
     "guarantee": "machine",
     "data": {"name": "digits"},
+    "model": {"name": "dense"},
 }
 Behave = Callable[[int], None]
 """What a training does, by its number: it raises where it is to fail."""
@@ -85,6 +86,7 @@ def training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callab
                 "digest": f"{seed}",
                 "metrics": {"val_loss": float(seed)},
                 "guarantee": {"asked": "machine", "holds": "machine", "broken": []},
+                "notes": [],
                 "recipe_digest": f"{seed}",
                 "duration_seconds": 1,
             }

@@ -179,7 +179,6 @@ def _begun(
     """How the manifest of a new run begins."""
     seed = recipe["parameters"]["seed"]
     return {
-        "format": recipes.FORMAT,
         "run": directory.name,
         "recipe": recipe,
         "project": {"package": project.package},

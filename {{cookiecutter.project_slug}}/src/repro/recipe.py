@@ -200,7 +200,7 @@ FORMAT = 2
 
 def write_manifest(directory: Path, content: dict[str, Any]) -> None:
     """Replaces the manifest in one step, with a seal: the digest of all that it says."""
-    text = json.dumps(sealed(content), indent=2, ensure_ascii=False)
+    text = json.dumps(sealed(content | {"format": FORMAT}), indent=2, ensure_ascii=False)
     with files.replacing(directory / "manifest.json") as file:
         file.write(text.encode() + b"\n")
 
