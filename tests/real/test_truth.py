@@ -113,6 +113,7 @@ def test_a_run_does_not_go_on_with_other_packages(mine: Generated) -> None:
     rewrite(mine, run, content)
     done = mine.run("repro", "train", "--resume", run.name)
     assert done.returncode == 2 and "the package numpy is" in done.stderr, done.stderr
+    shutil.rmtree(run)
 
 
 def rewrite(project: Generated, run: Path, content: dict[str, Any]) -> None:

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.real
 
 EACH = (
     *("hash-seed", "directory-order", "clock", "path", "home", "temporary-folder", "user", "host"),
-    *("locale", "time-zone", "umask", "environment", "address-space", "cores", "memory"),
-    "caches",
+    *("locale", "time-zone", "umask", "environment", "address-space", "cores", "killed"),
+    *("memory", "caches"),
 )
 SHORT = ("training.epochs=1", "training.steps_per_epoch=2")
 

@@ -378,6 +378,7 @@ VARIATIONS = {
     "killed": Variation(
         "the run is killed in the middle, and goes on from its checkpoint",
         "keep what a step depends on in variables of Keras or in the model, which checkpoints have",
+        whole=True,
     ),
     "memory": Variation(
         "the size of the machine's memory, as Python says it: half",
