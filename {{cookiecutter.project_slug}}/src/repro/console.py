@@ -147,6 +147,8 @@ class Reporter:
                     self.line(
                         f"{run.name}: goes on in epoch {event['epoch']} after step {event['step']}"
                     )
+                for note in event["notes"]:
+                    self.line(f"{run.name}: {note}")
                 if event["guarantee"]["broken"]:
                     self.line(f"{run.name}: guarantee {guarantee(event)}")
                 self._bar(run.name, run.name, "steps", 0, None)

@@ -11,7 +11,7 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
@@ -89,21 +89,25 @@ class Changed(BadInput):
     """A run cannot go on, since something that it was begun with has changed."""
 
 
-def same_as_when_it_began(now: Provenance, content: Mapping[str, Any]) -> None:
+def same_as_when_it_began(
+    now: Provenance, content: Mapping[str, Any], more: Iterable[str] = ()
+) -> None:
     """Refuses to go on with a run that was begun with something else.
 
     Args:
         content: the manifest of the run that was interrupted.
+        more: further changes, in a few words each.
 
     Raises:
         Changed: something has changed; the first change is named, and how many more there are.
     """
     guarantee = content["recipe"]["parameters"]["guarantee"]
-    changes = list(now.changes(content.get("made_of", {}), processor=guarantee != "portable"))
+    own = now.changes(content.get("made_of", {}), processor=guarantee != "portable")
+    changes = [*own, *more]
     if changes:
-        more = f" (and {len(changes) - 1} more changes)" if changes[1:] else ""
+        others = f" (and {len(changes) - 1} more changes)" if changes[1:] else ""
         raise Changed(
-            f"{content['run']} was interrupted, and since it began {changes[0]}{more}: put that "
+            f"{content['run']} was interrupted, and since it began {changes[0]}{others}: put that "
             "back to go on with it, or begin anew with `repro train --fresh`"
         )
 

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -66,6 +66,25 @@ class Reads:
         return told
 
 
+def changes(content: Mapping[str, Any]) -> Iterator[str]:
+    """Says of each variable that a run's code has read and that is not what it was.
+
+    Args:
+        content: the manifest of a run that was interrupted.
+    """
+    for name, before in content.get("reads", {}).get("variables", {}).items():
+        now = _told(name, os.environ.get(name))
+        if now != before:
+            yield f"the variable {name} is {now or 'gone'} now and was {before or 'not there'}"
+
+
+def _told(name: str, value: str | None) -> str | None:
+    """The value of a variable as it may be written down."""
+    if value is None or not any(part in name.upper() for part in SECRET):
+        return value
+    return f"sha256 {hashlib.sha256(value.encode(errors='surrogateescape')).hexdigest()}"
+
+
 def _mend(path: str) -> str:
     data = Path(path).parts[:1] == ("data",)
     return f"; `repro data add {path}` has it checked" if data else ""
@@ -104,17 +123,14 @@ def recorded(root: Path, package: Path) -> Iterator[Reads]:
     original = environment.__getitem__
 
     def getitem(self: Any, key: str) -> str:
-        if isinstance(key, str) and by_project(sys._getframe(1), near=True):
-            found.variables[key] = _shown(key, self)
-        return original(self, key)
-
-    def _shown(key: str, of: Any) -> str | None:
         try:
-            value = original(of, key)
+            value = original(self, key)
         except KeyError:
-            return None
-        if any(part in key.upper() for part in SECRET):
-            return f"sha256 {hashlib.sha256(value.encode(errors='surrogateescape')).hexdigest()}"
+            value = None
+        if isinstance(key, str) and by_project(sys._getframe(1), near=True):
+            found.variables[key] = _told(key, value)
+        if value is None:
+            raise KeyError(key)
         return value
 
     environment.__getitem__ = getitem  # type: ignore[method-assign]

@@ -45,6 +45,8 @@ from .recipe import Project
 if TYPE_CHECKING:
     from . import loop
     from .ending import Ending
+    from .ledger import Ledger
+    from .state import Checkpoint, Checkpoints
 
 
 def main(directory: Path, lock: int | None = None) -> int:
@@ -130,7 +132,7 @@ def _begin(project: Project, directory: Path, content: dict[str, Any]) -> None:
         raise BadInput(f"{source}: the machinery there is not what was started, {__file__}")
     made_of = provenance.Provenance.of_this_process(project.root)
     if any(directory.glob("checkpoints/*.json")):
-        provenance.same_as_when_it_began(made_of, content)
+        provenance.same_as_when_it_began(made_of, content, reads.changes(content))
     content["made_of"] = made_of.as_dict()
     content["code"] |= {"digest": provenance.digest(made_of.code)}
     recipes.write_manifest(directory, content)
@@ -140,7 +142,6 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
     """Trains as the manifest's recipe says, and returns what the manifest is to be told."""
     recipe = content["recipe"]
     parameters = recipe["parameters"]
-    training = parameters["training"]
     seed = determinism.fold_seed(content["seed"], parameters["split"])
     if "REPRO_PYTHON" in os.environ and recipes.lock(project.root) != recipe["lock"]:
         raise BadInput(
@@ -149,75 +150,39 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         )
     determinism.apply(parameters, seed)
 
-    import numpy as np
-
-    from . import loop, outside, record, splits, state
-    from .ledger import Ledger
-    from .state import Checkpoints
+    from . import loop, outside, splits, state
 
     outside.watch()
     with reads.recorded(project.root, project.source) as read:
-        data = _data(project, directory, content)
-        read_for_data = set(datafiles.handed_out)
-        model = _model(project, seed, parameters, data)
-        # What the data are read from is in the recipe already, as the data function says it.
-        fetched = {k: v for k, v in datafiles.handed_out.items() if k not in read_for_data}
-        recipe["data"] = recipe["data"] | {f"of the model: {k}": v for k, v in fetched.items()}
-        if provenance.code(project.root) != content["made_of"]["code"]:
-            raise BadInput("the project's code was changed while this run started; start it again")
-        samples = data.parts
-        determinism.reseed(seed, "training")
-        steps_of = loop.compiled(model, samples, training)
-        graphs = [steps.graph for steps in steps_of.values() if steps.graph is not None]
-        known = [v for kind in state.variables(model).values() for v in kind.values()]
-        outside.settle(known, graphs, project.package, model)
-        before, transferred = _begin_from(project, recipe, model)
-        unkept = outside.unkept(graphs) if parameters["backend"] == "tensorflow" else []
-        found = determinism.in_effect(parameters)
-        guarantee = _guarantee(model, graphs, recipe, found)
-        beginning = [
-            ("environment", {"settings": {"seed": seed, **found}}),
-            ("data", data.entry),
-            ("initial", state.digests(model, *state.KEPT)),
-        ]
-        checkpoints = Checkpoints(
-            directory / "checkpoints",
-            content["checkpoint_seconds"],
-            recipes.digest(recipe),
-            sum(array.nbytes for array in state.arrays(model, state.KINDS).values()),
-            enough=not unkept,
-        )
-        checkpoint = checkpoints.newest()
-        path = directory / "ledger.jsonl"
-        if checkpoint is None:
-            ledger = Ledger(path)
-            for stage, fields in beginning:
-                ledger.append(stage, fields)
-        else:
-            _same_beginning(path, beginning)
-            ledger = Ledger(path, keep=checkpoint.position.entries, head=checkpoint.position.head)
+        ready = _prepare(project, directory, content, seed)
+        content["reads"] = read.as_dict()
+        recipes.write_manifest(directory, content)
+        checkpoints, checkpoint = _checkpoints(directory, content, ready)
+        ledger = _ledger(directory / "ledger.jsonl", ready, checkpoint)
         send(
             event="start",
-            guarantee=guarantee,
+            guarantee=ready.guarantee,
             refused=checkpoints.refused,
+            notes=ready.notes,
             epoch=checkpoint.position.epoch if checkpoint else 0,
             step=checkpoint.position.step if checkpoint else 0,
         )
-
         probe, found_here = content.get("probe"), directory / "probe.npz"
         if probe is not None and probe["stage"] == "initial":
-            np.savez(found_here, allow_pickle=False, **record.initial(model))
+            from . import record
+
+            state.save(found_here, record.initial(ready.model))
             raise Probed
         begun = time.monotonic()
         trained = loop.train(
-            model,
-            steps_of,
+            ready.model,
+            ready.steps_of,
             parameters,
             seed,
             ledger,
             checkpoints,
             checkpoint,
-            before,
+            ready.before,
             send,
             probe,
             found_here,
@@ -229,8 +194,8 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
             "checkpoints": checkpoints.seconds,
         }
         # What took long is on the disk before anything else is tried with it.
-        digest = _save(directory, model, trained)
-        judged = _judge(directory, model, samples, parameters, steps_of["test"])
+        digest = _save(directory, ready.model, trained)
+        judged = _judge(directory, ready, parameters)
     results = trained.results | judged.results
     ledger.append(
         "final",
@@ -244,21 +209,21 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
     return {
         "recipe": recipe,
         "recipe_digest": recipes.digest(recipe),
-        "split": data.split,
+        "split": ready.data.split,
         # Once more, now that `judge`, the predictions and `produce` were seen.
-        "guarantee": _guarantee(model, graphs, recipe, found),
-        "in_effect": found,
+        "guarantee": _guarantee(ready.model, ready.graphs, recipe, ready.in_effect),
+        "in_effect": ready.in_effect,
         "digest": digest,
         "ending": trained.ending.digest(),
-        "transferred": transferred,
+        "transferred": ready.transferred,
         "predictions": judged.predictions,
         "produced": judged.produced,
         "metrics": results,
         "ledger_head": ledger.head,
         "reads": read.as_dict(),
         "notes": [
-            *(f"{one} keeps a state that no checkpoint has: {NO_CHECKPOINTS}" for one in unkept),
-            *splits.notes(data.split),
+            *ready.notes,
+            *splits.notes(ready.data.split),
             *read.lines(_named(project)),
             *judged.notes,
         ],
@@ -266,6 +231,107 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         "versions": doctor.versions(),
         "machine": doctor.machine(),
     }
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """All that is there before the first step."""
+
+    data: _Data
+    model: Any
+    steps_of: dict[str, Any]
+    """See `loop.compiled`."""
+    graphs: list[Any]
+    """Of the steps, where the backend traces them."""
+    before: Ending | None
+    """How the training ended that this one goes on from."""
+    transferred: list[str]
+    """The weights that were taken from another run."""
+    in_effect: dict[str, Any]
+    guarantee: dict[str, Any]
+    unkept: list[str]
+    """Operations that keep a state which no checkpoint has."""
+    beginning: list[tuple[str, Any]]
+    """The first entries of the ledger."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person has to know before the training."""
+        return [
+            f"{one} keeps a state that no checkpoint can have; this run writes none, and begins "
+            "anew where it is interrupted; draw from keras.random with a SeedGenerator instead"
+            for one in self.unkept
+        ]
+
+
+def _prepare(project: Project, directory: Path, content: dict[str, Any], seed: int) -> _Ready:
+    """Makes data, model and steps, and gives the model the state that it begins with."""
+    from . import loop, outside, state
+
+    recipe = content["recipe"]
+    parameters = recipe["parameters"]
+    data = _data(project, directory, content)
+    read_for_data = set(datafiles.handed_out)
+    model = _model(project, seed, parameters, data)
+    # What the data are read from is in the recipe already, as the data function says it.
+    fetched = {k: v for k, v in datafiles.handed_out.items() if k not in read_for_data}
+    recipe["data"] = recipe["data"] | {f"of the model: {k}": v for k, v in fetched.items()}
+    if provenance.code(project.root) != content["made_of"]["code"]:
+        raise BadInput("the project's code was changed while this run started; start it again")
+    determinism.reseed(seed, "training")
+    steps_of = loop.compiled(model, data.parts, parameters["training"])
+    graphs = [steps.graph for steps in steps_of.values() if steps.graph is not None]
+    known = [v for kind in state.variables(model).values() for v in kind.values()]
+    outside.settle(known, graphs, project.package, model)
+    before, transferred = _begin_from(project, recipe, model)
+    found = determinism.in_effect(parameters)
+    return _Ready(
+        data,
+        model,
+        steps_of,
+        graphs,
+        before,
+        transferred,
+        found,
+        _guarantee(model, graphs, recipe, found),
+        outside.unkept(graphs) if parameters["backend"] == "tensorflow" else [],
+        [
+            ("environment", {"settings": {"seed": seed, **found}}),
+            ("data", data.entry),
+            ("initial", state.digests(model, *state.KEPT)),
+        ],
+    )
+
+
+def _checkpoints(
+    directory: Path, content: dict[str, Any], ready: _Ready
+) -> tuple[Checkpoints, Checkpoint | None]:
+    """The checkpoints of a run, and the newest of them that is whole."""
+    from . import state
+
+    size = sum(array.nbytes for array in state.arrays(ready.model, state.KINDS).values())
+    found = state.Checkpoints(
+        directory / "checkpoints",
+        content["checkpoint_seconds"],
+        recipes.digest(content["recipe"]),
+        size,
+        enough=not ready.unkept,
+    )
+    return found, found.newest()
+
+
+def _ledger(path: Path, ready: _Ready, checkpoint: Checkpoint | None) -> Ledger:
+    """Begins a ledger, or goes on with the one that a checkpoint was written beside."""
+    from .ledger import Ledger
+
+    if checkpoint is not None:
+        _same_beginning(path, ready.beginning)
+        position = checkpoint.position
+        return Ledger(path, keep=position.entries, head=position.head)
+    ledger = Ledger(path)
+    for stage, fields in ready.beginning:
+        ledger.append(stage, fields)
+    return ledger
 
 
 def _guarantee(
@@ -295,9 +361,6 @@ def _named(project: Project) -> set[str]:
         for folder in datalock.folders(project.root)
         for path in found
     }
-
-
-NO_CHECKPOINTS = "this run writes none, and begins anew where it is interrupted"
 
 
 def _model(project: Project, seed: int, parameters: dict[str, Any], data: _Data) -> Any:
@@ -367,16 +430,15 @@ class _Judged:
     notes: list[str]
 
 
-def _judge(
-    directory: Path, model: Any, samples: Parts, parameters: dict[str, Any], steps: Any
-) -> _Judged:
+def _judge(directory: Path, ready: _Ready, parameters: dict[str, Any]) -> _Judged:
     """Evaluates the trained model on the test, and keeps what it predicts and produces."""
     from . import loop, state
 
+    model, samples = ready.model, ready.data.parts
     training = parameters["training"]
     before = state.digests(model, "weights", "optimizer")
     batch_size = training["validation_batch_size"] or training["batch_size"]
-    tested = loop.evaluate(model, steps, batch_size)
+    tested = loop.evaluate(model, ready.steps_of["test"], batch_size)
     outputs = loop.predictions(model, samples.test, batch_size)
     with faults.calling("produce"):
         produced = model.produce() if hasattr(model, "produce") else {}

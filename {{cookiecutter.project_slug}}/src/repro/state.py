@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from . import BadInput, backends, files, outside, sha256
+from . import BadInput, backends, files, outside, sha256, unreadable
 from .files import replacing
 
 KEPT = ("generators", "weights", "optimizer", "outside")
@@ -106,7 +106,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except Exception as error:  # zipfile, zlib and NumPy each raise their own for a torn file.
-        raise BadInput(f"{path}: not a readable state: {error}") from None
+        raise BadInput(f"{path}: not a readable state: {unreadable(error)}") from None
 
 
 def digest_of(found: dict[str, np.ndarray]) -> str:
