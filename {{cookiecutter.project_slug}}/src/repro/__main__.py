@@ -75,10 +75,10 @@ def _other_machinery(command: str) -> str | None:
 
     None where there is no project around, which the command itself will say.
     """
-    from . import recipe as recipes
-
     if command == "image":  # Needs no project around, and builds the one that it lies in.
         return None
+    from . import recipe as recipes
+
     try:
         project = recipes.Project.find()
     except BadInput:
