@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -250,3 +251,18 @@ def test_a_hook_of_git_that_generates_a_project_keeps_its_repository(
     project = commit().project
     assert (project.path / ".git").is_dir()
     assert not (tmp_path / "outer").exists()
+
+
+def test_make_says_what_to_do_with_an_environment_that_does_not_find_the_project(
+    bake: Bake,
+) -> None:
+    """So it is in a folder that was moved: the environment tells where the project was."""
+    project = bake().project
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    make = ("make", f"PY={sys.executable}")
+    done = subprocess.run((*make, "train"), cwd=project.path, env=env, capture_output=True)
+    told = f"{sys.executable} does not find this project; was it moved? make install, or make sync"
+    assert (done.returncode, done.stderr.decode().splitlines()[0]) == (2, told)
+    # What mends it is not refused for it.
+    done = subprocess.run((*make, "-n", "sync"), cwd=project.path, env=env, capture_output=True)
+    assert done.returncode == 0, done.stderr
