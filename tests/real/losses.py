@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from repro import BadInput, Part, Parts, backends, loop, needs, run, targets
+from repro import BadInput, Part, Parts, backends, loop, needs, preparing, targets
 from sklearn import metrics as reference
 
 SAMPLES, WIDTH, CLASSES = 48, 5, 7
@@ -76,7 +76,7 @@ def train(samples: Parts, model: Any, loss: str, metrics: list[str]) -> dict[str
         "backend": keras.backend.backend(),
     }
     targets.fresh(model)
-    run._compile(model, parameters, samples)
+    preparing.compile_model(model, parameters, samples)
     with targets.checking(model, samples, CLASSES, parameters["training"]):
         loop.ready(model, samples.train)
     steps = backends.current().Steps(model, "train", samples.train, False)
