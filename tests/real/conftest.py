@@ -127,6 +127,8 @@ def kill_when(project: Generated, arguments: tuple[str, ...], moment: float) -> 
         os.kill(int((run / "lock").read_text()), signal.SIGKILL)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    status = json.loads((run / "manifest.json").read_text())["status"]
+    assert status != "finished", "the training ended before it was killed"
     return run
 
 

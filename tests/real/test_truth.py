@@ -24,7 +24,7 @@ from .conftest import Generated, end, kill_when
 pytestmark = pytest.mark.real
 
 SHORT = ("training.epochs=2", "training.batch_size=64")
-LONG = ("training.epochs=4", "training.batch_size=8", "--checkpoint-seconds", "0")
+LONG = ("training.epochs=10", "training.batch_size=8", "--checkpoint-seconds", "0")
 LINE = 'activation: Literal["relu", "tanh", "sigmoid", "gelu"] = "relu"'
 
 
@@ -353,3 +353,36 @@ def test_two_starts_beside_an_interrupted_run(mine: Generated) -> None:
     answers = [json.loads(process.communicate()[0]) for process in both]
     assert run in {Path(answer["run_dir"]) for answer in answers}
     assert {answer["digest"] for answer in answers} == {whole["digest"]}
+
+
+def test_weights_that_build_fetches_belong_to_the_recipe(mine: Generated, dense: Path) -> None:
+    path = mine.root / "data" / "offset.npy"
+    path.parent.mkdir(exist_ok=True)
+    text = "    import numpy as np\n    from repro import fetch\n"
+    text += "    units += int(np.load(fetch('offset.npy')))\n"
+    change(dense, "    return keras.Sequential(", text + "    return keras.Sequential(")
+    runs = []
+    try:
+        for number in (1, 2):
+            np.save(path, number)
+            mine.repro("data", "add", "data/offset.npy")
+            runs.append(mine.repro("train", *SHORT))
+        one, other = (Path(run["run_dir"]).name for run in runs)
+        answer = mine.repro("diff", one, other, status=3)
+    finally:
+        path.unlink()
+        (mine.root / "data.lock").write_text("")
+    assert list(answer["not_comparable"]) == ["data.of the model: offset.npy"]
+    assert manifest(runs[0]["run_dir"])["notes"] == []
+
+
+def test_a_run_does_not_go_on_with_another_variable(mine: Generated, dense: Path) -> None:
+    text = "    import os\n    dropout = float(os.environ.get('MY_DROPOUT', '0.1'))\n"
+    change(dense, "    return keras.Sequential(", text + "    return keras.Sequential(")
+    whole = mine.repro("train", *LONG)
+    run = kill_when(mine, LONG, len(end(Path(whole["run_dir"]))["ledger"]) / 2)
+    done = mine.run("repro", "train", *LONG, MY_DROPOUT="0.4")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "the variable MY_DROPOUT is 0.4 now and was not there" in done.stderr
+    assert mine.repro("train", *LONG)["digest"] == whole["digest"]
+    assert manifest(run)["status"] == "finished"
