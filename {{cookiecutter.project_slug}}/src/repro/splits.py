@@ -25,7 +25,7 @@ import numpy as np
 from sklearn import model_selection
 from sklearn.base import clone
 
-from . import BadInput, Dataset, Part, Parts, determinism, sha256
+from . import BadInput, Dataset, Part, Parts, determinism, files, sha256
 
 NAMES = ("train", "validation", "test")
 
@@ -341,10 +341,10 @@ def load(path: Path) -> tuple[Split, dict[str, str]]:
         BadInput: it is no split, or was altered.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            split = Split(*(file[name] for name in NAMES))
-            about = json.loads(str(file["about"]))
-            digest, data = about["digest"], dict(about["data"])
+        file = files.arrays(path)
+        split = Split(*(file[name] for name in NAMES))
+        about = json.loads(str(file["about"]))
+        digest, data = about["digest"], dict(about["data"])
     except Exception as error:  # zipfile, zlib, json and NumPy each raise their own.
         raise BadInput(f"{path}: not a readable split: {error}") from None
     if split.digest() != digest:
