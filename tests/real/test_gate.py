@@ -134,6 +134,23 @@ def test_a_change_without_its_record_is_red(project: Generated, tmp_path: Path) 
     assert told["lines"][0].endswith("to record it: repro verify --update model.units=8")
 
 
+def test_a_training_that_ends_in_nan_is_as_recorded(project: Generated) -> None:
+    """JSON has no such number; it is written and compared all the same."""
+    recipe = ("optimizer.learning_rate=1e30", "training.epochs=1", "training.steps_per_epoch=20")
+    answer = project.repro("verify", "--update", *recipe)
+    assert answer["recipes"][0]["metrics"]["val_loss"] == "NaN"
+    answer = project.repro("verify", "--locked", "--runs=1", *recipe)
+    assert answer["recipes"][0]["recorded"] == "as recorded"
+
+    def none(name: str) -> None:
+        pytest.fail(f"{name} is not JSON")
+
+    run = Path(answer["recipes"][0]["runs"][0])
+    written = [run / "manifest.json", run / "history.json", project.root / "results.lock"]
+    for path in written:
+        json.loads(path.read_text(encoding="utf-8"), parse_constant=none)
+
+
 @whole
 def test_lint_and_tests_are_green(runner: Runner) -> None:
     passed(runner.run("test", "test"))

@@ -215,6 +215,8 @@ def test_a_name_commands_no_terminal(text: str, shown: str) -> None:
         ("# a", "\\# a"),
         ("- a", "\\- a"),
         ("1. a", "1\\. a"),
+        ("0.1612", "0.1612"),
+        ("-0.5", "-0.5"),
         ("---", "\\---"),
         ("__init__ *a* ~~b~~ $c$", "\\_\\_init\\_\\_ \\*a\\* \\~\\~b\\~\\~ \\$c\\$"),
     ],
@@ -261,9 +263,9 @@ def run(folder: Path, targets: np.ndarray, name: str = "20260101-000000-run-abcd
     (directory / "history.json").write_text(json.dumps(rows), encoding="utf-8")
     predicted = np.zeros(len(targets), np.int64)
     shown = np.arange(len(targets))
-    found: dict[str, Any] = {"targets": targets, "predicted": predicted, "shown": shown}
-    found |= {"x": np.eye(4), "confidence": np.ones(len(targets))}
-    np.savez(directory / "predictions.npz", **found)
+    found = {"targets": targets, "predicted": predicted, "shown": shown, "x": np.eye(4)}
+    found["confidence"] = np.ones(len(targets))
+    np.savez(directory / "predictions.npz", allow_pickle=False, **found)
     return directory
 
 

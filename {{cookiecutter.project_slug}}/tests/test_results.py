@@ -7,12 +7,24 @@ import json
 import math
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from repro import DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadInput, recorded, results
+from repro import (
+    DIFFERS,
+    FAILED,
+    IDENTICAL,
+    NOT_COMPARABLE,
+    BadInput,
+    console,
+    gate,
+    recorded,
+    results,
+    study,
+)
 from repro import recipe as recipes
+from repro.__main__ import main
 
 PROJECT = recipes.Project.find(Path(__file__).parent)
 DIGEST, OTHER = "a" * 64, "b" * 64
@@ -288,3 +300,46 @@ def test_a_file_that_is_none_is_refused_in_one_line(tmp_path: Path, text: str, t
 def test_what_the_project_records_can_be_made() -> None:
     for name in recorded.read(PROJECT.root / recorded.FILE):
         assert recipes.make(PROJECT, recorded.overrides(name))["parameters"]
+
+
+FALLEN: dict[str, Any] = {
+    "asked": "portable",
+    "holds": "machine",
+    "broken": ["curved: Atan \x1b[31m"],
+}
+
+
+def test_commands_are_red_where_a_guarantee_fell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {"verdict": "identical", "digests": [DIGEST], "guarantee": FALLEN, "runs": ["a\nb"]}
+    told |= {"varied": [], "not_varied": {}, "differing": 0, "notes": []}
+    monkeypatch.chdir(PROJECT.root)
+    monkeypatch.setattr(gate, "verify", lambda *given: told)
+    assert main(["verify"]) == DIFFERS
+    said = capsys.readouterr().out
+    assert "machine; portable does NOT hold: curved: Atan \\x1b[31m" in said
+    assert console.FALLEN in said and "run        a\\nb" in said
+    told["guarantee"] = FALLEN | {"holds": "portable", "broken": []}
+    assert main(["verify"]) == IDENTICAL
+
+    class Study:
+        done = 0
+        broken: ClassVar[list[str]] = FALLEN["broken"]
+
+        def __init__(self, *given: Any) -> None: ...
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *given: Any) -> None: ...
+
+        def run(self, *given: Any) -> dict[str, Any]:
+            return {"verification": None, "failed": 0, "broken": self.broken}
+
+    monkeypatch.setattr(study, "Study", Study)
+    for command in ("sweep", "cross-validate"):
+        Study.broken = FALLEN["broken"]
+        assert main([command, "--json", "training.epochs=1"]) == DIFFERS
+        Study.broken = []
+        assert main([command, "--json", "training.epochs=1"]) == IDENTICAL

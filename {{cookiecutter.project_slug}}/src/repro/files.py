@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from . import BadInput
+from . import BadInput, unreadable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,11 +146,11 @@ ARRAYS_MOST = 1 << 30
 """What a file of arrays may take in memory, in bytes: a few kilobytes of zip can say far more."""
 
 
-def arrays(path: Path) -> dict[str, np.ndarray]:
+def arrays(path: Path, what: str = "a readable file of arrays") -> dict[str, np.ndarray]:
     """Returns the arrays of an `.npz` file, by their names, once their sizes are known.
 
     Nothing is unpickled, and nothing is unpacked before what the zip's directory and the arrays'
-    own headers declare was added up.
+    own headers declare was added up. `what` is what a refusal says that the file should be.
 
     Raises:
         BadInput: it is no such file, or would take more than `ARRAYS_MOST`.
@@ -171,7 +171,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
     except (BadInput, FileNotFoundError):
         raise
     except Exception as error:  # zipfile, zlib and NumPy each raise their own.
-        raise BadInput(f"{path}: not a readable file of arrays: {error}") from None
+        raise BadInput(f"{path}: not {what}: {unreadable(error)}") from None
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:

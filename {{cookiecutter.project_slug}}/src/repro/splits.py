@@ -25,7 +25,7 @@ import numpy as np
 from sklearn import model_selection
 from sklearn.base import clone
 
-from . import BadInput, Dataset, Part, Parts, arrays, determinism, sha256
+from . import BadInput, Dataset, Part, Parts, determinism, files, sha256
 
 NAMES = ("train", "validation", "test")
 
@@ -402,8 +402,9 @@ def load(path: Path) -> tuple[Split, dict[str, str]]:
         BadInput: it is no split, or was altered.
     """
     try:
-        found = arrays(path, *NAMES, "about", what="a readable split")
-        about = json.loads(str(found.pop("about")))
+        read = files.arrays(path, "a readable split")
+        found = {name: read[name] for name in NAMES}
+        about = json.loads(str(read["about"]))
         digest, data = about["digest"], dict(about["data"])
         split = Split(**found)
         placed = all(a.ndim == 1 and a.size and a.dtype.kind == "i" for a in found.values())

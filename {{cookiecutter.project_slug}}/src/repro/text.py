@@ -41,7 +41,7 @@ def markdown(text: object) -> str:
     shown = re.sub(r"&(?=#?\w+;)", "&amp;", shown)
     # What at the beginning of a line would make a heading, a rule or a list.
     shown = re.sub(r"^(\s*)([#=]|[+-](?=[\s-]|$))", r"\1\\\2", shown)
-    return re.sub(r"^(\s*\d+)([.)])", r"\1\\\2", shown)
+    return re.sub(r"^(\s*\d+)([.)])(?=\s|$)", r"\1\\\2", shown)
 
 
 def file_name(text: str, taken: set[str]) -> str:
