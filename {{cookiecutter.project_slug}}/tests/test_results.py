@@ -312,7 +312,8 @@ FALLEN: dict[str, Any] = {
 def test_commands_are_red_where_a_guarantee_fell(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = {"verdict": "identical", "digests": [DIGEST], "guarantee": FALLEN, "runs": ["a\nb"]}
+    told: dict[str, Any] = {"verdict": "identical", "digests": [DIGEST], "guarantee": FALLEN}
+    told |= {"runs": ["a\nb"]}
     told |= {"varied": [], "not_varied": {}, "differing": 0, "notes": []}
     monkeypatch.chdir(PROJECT.root)
     monkeypatch.setattr(gate, "verify", lambda *given: told)
