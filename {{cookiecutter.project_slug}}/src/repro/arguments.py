@@ -12,7 +12,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="repro",
         description="Train reproducibly, and prove it.",
-        epilog="exit status: 0 identical or done, 1 the runs differ, 2 bad input, "
+        epilog="exit status: 0 identical or done, 1 the runs differ or the guarantee "
+        "does not hold, 2 bad input, "
         "3 not comparable, 4 the training failed, 70 the machinery failed: report it; "
         "make knows only 0 and 2, and has 2 for all but 0",
     )
