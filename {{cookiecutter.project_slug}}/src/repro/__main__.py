@@ -1,5 +1,6 @@
 """The command `repro`. Exit status: 0 identical or done, 1 the runs differ or the guarantee does
-not hold, 2 bad input, 3 not comparable, 4 the training itself failed, 70 a fault of the machinery; see `faults`."""
+not hold, 2 bad input, 3 not comparable, 4 the training itself failed, 70 a fault of the machinery;
+see `faults`."""
 
 from __future__ import annotations
 
