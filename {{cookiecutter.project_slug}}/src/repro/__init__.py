@@ -53,6 +53,17 @@ class RunEnded(RunFailed):
         return RunEnded(self.what, then, self.log)
 
 
+class Parted(BadInput):
+    """A run that went on was not what it had been: its data, settings or initial state differ.
+
+    `where` says so as `ledger.first_difference` does.
+    """
+
+    def __init__(self, message: str, where: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.where = where
+
+
 class Probed(Exception):
     """A run made only to look at one place has written what it found there, and is over."""
 

@@ -64,6 +64,7 @@ def _end_in_order() -> None:
         return
 
     def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # Once is enough: ending takes a moment.
         raise SystemExit(128 + number)
 
     for name in ("SIGTERM", "SIGHUP"):

@@ -74,6 +74,8 @@ def compare(a: Path, b: Path, one_recipe: bool = False) -> dict[str, Any]:
     if fields:
         return answer | {"verdict": "not comparable", "not_comparable": fields}
     found = ledger.first_difference(a / "ledger.jsonl", b / "ledger.jsonl")
+    if found is None:  # In one run of a gate a process may have seen another beginning.
+        found = one.get("parted") or other.get("parted")
     if found is None and one["digest"] == other["digest"]:
         return answer | {"verdict": "identical"}
     if found is None:

@@ -138,10 +138,17 @@ def train(
                     command, around.root, env, directory, locked, listener, on_start
                 )
                 # In the variation `killed` the process ends itself once, and is started again.
-                if status == 0 or content["resumed"] or "killed" not in varied or said.over:
+                if "killed" not in varied or status == 0:
                     break
-                content = recipes.read_manifest(directory)
-                content["resumed"].append(_now())
+                if said.parted is not None and "parted" not in content:
+                    # It is not what it was when it began: it shows that as a whole run.
+                    content = recipes.read_manifest(directory) | {"parted": said.parted}
+                    shutil.rmtree(directory / "checkpoints")
+                elif said.over or content["resumed"]:
+                    break
+                else:
+                    content = recipes.read_manifest(directory)
+                    content["resumed"].append(_now())
     if said.refused is not None and status == BAD_INPUT:
         if resume is None:
             shutil.rmtree(directory)
@@ -208,6 +215,8 @@ class _Said:
     refused: str | None = None
     changed: bool = False
     """Refused since what the run was begun with has changed."""
+    parted: dict[str, Any] | None = None
+    """Refused since the run is not what it was: where, as the ledger has it."""
     failed: str | None = None
 
     @property
@@ -248,6 +257,7 @@ def _run(
         for event in _events(process):
             if event["event"] == "refused":
                 said.refused, said.changed = event["message"], event["changed"]
+                said.parted = event["parted"]
             elif event["event"] == "failed":
                 said.failed = event["message"]
             else:

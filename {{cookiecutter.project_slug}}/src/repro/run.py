@@ -21,6 +21,7 @@ from . import (
     FAILED,
     INTERNAL,
     BadInput,
+    Parted,
     Probed,
     datafiles,
     datalock,
@@ -68,7 +69,8 @@ def main(directory: Path, lock: int | None = None) -> int:
         outcome = train(project, directory, content, send)
     except BadInput as error:
         changed = isinstance(error, provenance.Changed)
-        send(event="refused", message=str(error), changed=changed)
+        parted = error.where if isinstance(error, Parted) else None
+        send(event="refused", message=str(error), changed=changed, parted=parted)
         return BAD_INPUT
     except Probed:
         recipes.write_manifest(directory, content | {"status": "probed"})
@@ -330,10 +332,13 @@ def _same_beginning(path: Path, beginning: list[tuple[str, Any]]) -> None:
     for entry, (stage, fields) in zip(ledger.read(path, whole=False), beginning, strict=False):
         for what, values in fields.items():
             for name, value in values.items():
-                if entry.get(what, {}).get(name) != value:
-                    raise BadInput(
+                before = entry.get(what, {}).get(name)
+                if before != value:
+                    where = {"stage": stage, "epoch": 0, "step": 0, "what": what, "name": name}
+                    raise Parted(
                         f"{stage}: {name} is not what it was when this run began; "
-                        "a new run is needed: repro train --fresh"
+                        "a new run is needed: repro train --fresh",
+                        where | {"a": before, "b": value, "names": [name]},
                     )
 
 

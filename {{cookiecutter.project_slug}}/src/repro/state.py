@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from . import BadInput, backends, files, outside, sha256, unreadable
+from . import BadInput, Parted, backends, files, outside, sha256, unreadable
 from .files import replacing
 
 KEPT = ("generators", "weights", "optimizer", "outside")
@@ -282,7 +282,7 @@ class Checkpoints:
         """Returns the newest whole checkpoint; None where there is none.
 
         Raises:
-            BadInput: it belongs to another recipe.
+            Parted: it belongs to another recipe.
         """
         refused = self.refused = list[str]()
         for path in sorted(self._directory.glob("*.json"), reverse=True):
@@ -298,7 +298,13 @@ class Checkpoints:
                 refused.append(f"{path.with_suffix('.npz').name}: torn or altered, not used")
                 continue
             if content["recipe"] != self._recipe_digest:
-                raise BadInput(f"{path}: the checkpoint of another recipe")
+                where = {"stage": "data", "epoch": 0, "step": 0, "what": "sources"}
+                recipes = {"a": content["recipe"], "b": self._recipe_digest}
+                raise Parted(
+                    f"{path}: the checkpoint of another recipe; the data are read from other "
+                    "sources than when this run began: repro train --fresh",
+                    where | recipes | {"name": "recipe", "names": ["recipe"]},
+                )
             kept = content["position"]
             position = Position(**kept | {"history": files.numbers(kept["history"])})
             return Checkpoint(position, tensors, content["host"], refused)

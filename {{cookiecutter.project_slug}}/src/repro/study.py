@@ -16,12 +16,9 @@ import contextlib
 import hashlib
 import json
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn, Protocol, TextIO, get_args
+from typing import Any, Protocol, TextIO, get_args
 
 from . import BadInput, RunFailed, compare, datalock, files, launcher, parameters, slots, table
 from . import recipe as recipes
@@ -189,7 +186,7 @@ class Study:
         if left or (verify and self._unverified() is not None):
             most = max(slots.room(trial["recipe"]["parameters"]) for trial in trials)
             number = workers or min(most, max(len(left), 1))
-            with _sigterm_interrupts(), _trainers(number, cluster, listener) as pool:
+            with _trainers(number, cluster, listener) as pool:
                 tasks = [self._task(trial) for trial in left]
                 again: dict[int, Outcome | None] = {}  # The further runs, by their trials.
 
@@ -350,25 +347,6 @@ def _trainers(number: int, cluster: Cluster | None, listener: Listener) -> Itera
 
         with Workers(cluster, listener) as workers:
             yield workers
-
-
-@contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """While the block runs SIGTERM is what Ctrl-C is, where nothing else was to be done with it."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Once is enough: ending takes a moment.
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _folder(project: Project) -> Path:
