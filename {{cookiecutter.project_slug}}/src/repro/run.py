@@ -152,7 +152,9 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
     with reads.recorded(project.root, project.source) as read:
         ready = preparing.prepare(project, directory, content, seed)
         content["reads"] = read.as_dict()
-        recipes.write_manifest(directory, content)
+        # The recipe as it was asked for, by which a run that is interrupted is found again.
+        asked = {name: value for name, value in recipe.items() if name != "data"}
+        recipes.write_manifest(directory, content | {"recipe": asked})
         checkpoints, checkpoint = _checkpoints(directory, content, ready)
         ledger = _ledger(directory / "ledger.jsonl", ready, checkpoint)
         send(
