@@ -144,7 +144,7 @@ def train(
                     # It is not what it was when it began: it shows that as a whole run.
                     content = recipes.read_manifest(directory) | {"parted": said.parted}
                     shutil.rmtree(directory / "checkpoints")
-                elif said.over or content["resumed"]:
+                elif content["resumed"] or status not in KILLED:
                     break
                 else:
                     content = recipes.read_manifest(directory)
@@ -161,6 +161,11 @@ def train(
             raise MachineryFailed(said.failed or failure.end_of_log(directory))
         raise RunFailed(said.failed) if said.failed else failure.of(directory, status)
     return directory
+
+
+KILLED = (-9, 128 + 9, 15)
+"""Exit statuses of a process that has ended itself in the variation `killed`: as `subprocess` and
+as a program that starts another one has it, and on Windows."""
 
 
 class Busy(BadInput):
@@ -218,10 +223,6 @@ class _Said:
     parted: dict[str, Any] | None = None
     """Refused since the run is not what it was: where, as the ledger has it."""
     failed: str | None = None
-
-    @property
-    def over(self) -> bool:
-        return self.refused is not None or self.failed is not None
 
 
 def _run(
