@@ -157,6 +157,8 @@ def test_a_run_holds_what_is_promised(project: Generated) -> None:
         "manifest.json",
         "ledger.jsonl",
         "history.json",
+        "ending.json",
+        "lock",
         "predictions.npz",
         "split.npz",
         "state.npz",
@@ -167,7 +169,11 @@ def test_a_run_holds_what_is_promised(project: Generated) -> None:
     promised = "recipe seed code in_effect versions machine environment started duration_seconds"
     for key in (*promised.split(), "peak_memory_bytes", "guarantee", "digest", "metrics"):
         assert content[key], key
-    assert content["code"] == {"commit": content["code"]["commit"], "dirty": False}
+    assert content["code"].keys() == {"commit", "dirty", "digest"}
+    assert content["code"]["dirty"] is False
+    assert {*content["files"], "manifest.json", "log.txt", "lock"} == {
+        p.name for p in run.iterdir()
+    }
     assert len(content["code"]["commit"]) == 40
     assert content["recipe"]["lock"]["departures"] == {}
     assert set(content["recipe"]["data"]) == {"digits images", "digits labels"}
