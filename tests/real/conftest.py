@@ -111,6 +111,16 @@ def end(run: Path) -> dict[str, Any]:
     }
 
 
+def kill(process: subprocess.Popen[str], run: Path) -> None:
+    """Kills a launcher and the training that it has started."""
+    # Both at once: a launcher that hears of the other's end would write that it failed.
+    os.kill(process.pid, signal.SIGSTOP)
+    with contextlib.suppress(ProcessLookupError, ValueError):  # It may have ended a moment ago.
+        os.kill(int((run / "lock").read_text(encoding="utf-8")), signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def kill_when(project: Generated, arguments: tuple[str, ...], moment: float) -> Path:
     """Starts a run, kills launcher and training after that share of it, returns its directory."""
     before = set(project.root.glob("runs/*"))
@@ -121,12 +131,7 @@ def kill_when(project: Generated, arguments: tuple[str, ...], moment: float) -> 
             break
         time.sleep(0.005)
     (run,) = set(project.root.glob("runs/*")) - before
-    # Both at once: a launcher that hears of the other's end would write that it failed.
-    os.kill(process.pid, signal.SIGSTOP)
-    with contextlib.suppress(ProcessLookupError, ValueError):  # It may have ended a moment ago.
-        os.kill(int((run / "lock").read_text()), signal.SIGKILL)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process, run)
     status = json.loads((run / "manifest.json").read_text())["status"]
     assert status != "finished", "the training ended before it was killed"
     return run

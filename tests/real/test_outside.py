@@ -135,7 +135,9 @@ def test_what_can_be_found_is_kept(project: Generated, tmp_path: Path) -> None:
     }
     named = {name: notes for name, (_, notes) in found.items() if notes}
     assert named.keys() == {"stateful_operation", "numpy_generator"}
-    assert "RandomUniform keeps a state that no checkpoint can have" in named["stateful_operation"][0]
+    assert (
+        "RandomUniform keeps a state that no checkpoint can have" in named["stateful_operation"][0]
+    )
     assert "PyFunc" in named["numpy_generator"][0]
 
 

@@ -3,17 +3,14 @@ go on."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .conftest import Generated
+from .conftest import Generated, kill
 
 pytestmark = pytest.mark.real
 
@@ -73,10 +70,7 @@ def killed(copy: Generated, *arguments: str) -> Path:
         assert process.poll() is None
         time.sleep(0.005)
     (run,) = set(copy.root.glob("runs/*")) - before
-    os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(int((run / "lock").read_text(encoding="utf-8")), signal.SIGKILL)
-    process.wait()
+    kill(process, run)
     return run
 
 

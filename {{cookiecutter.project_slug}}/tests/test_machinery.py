@@ -283,10 +283,10 @@ def test_runs_are_found_by_the_beginning_of_their_id(tmp_path: Path) -> None:
 def test_a_run_that_was_just_killed_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from repro import launcher
+    from repro import launcher, locks
 
     ending = (tmp_path / "lock").open("a")
-    assert launcher.lock(ending)
+    assert locks.lock(ending)
     monkeypatch.setattr(launcher, "ENDING", 0.1)
     assert not launcher.idle(tmp_path)
     monkeypatch.setattr(launcher, "ENDING", 60)

@@ -12,7 +12,7 @@ import re
 import secrets
 import tokenize
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -62,16 +62,6 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
-
-
-def digest(folder: Path, paths: Iterable[Path]) -> str:
-    """The SHA-256 of text files in a folder, and their names; ends of lines do not count."""
-    total = hashlib.sha256()
-    for path in sorted(paths):
-        content = path.read_bytes().replace(b"\r\n", b"\n")
-        name = path.relative_to(folder).as_posix()
-        total.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
-    return total.hexdigest()
 
 
 def code_digest(code: Path | bytes) -> str:

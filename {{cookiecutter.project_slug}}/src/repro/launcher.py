@@ -35,11 +35,11 @@ from . import (
     failure,
     files,
     image,
+    locks,
     provenance,
     surroundings,
 )
 from . import recipe as recipes
-from .locks import lock as lock
 from .recipe import Project
 
 Listener = Callable[[Path, dict[str, Any]], None]
@@ -75,7 +75,7 @@ def train(
     listener: Listener,
     varied: Sequence[str] = (),
     index: int = 0,
-    on_start: Callable[[subprocess.Popen[str]], None] = lambda process: None,
+    on_start: OnStart = lambda process: None,
     resume: Path | None = None,
     checkpoint_seconds: float = 60,
     overrides: Sequence[str] = (),
@@ -208,7 +208,7 @@ def _locked(directory: Path) -> Iterator[TextIO]:
     """Holds a run locked; the process that trains inherits the lock, and keeps it if it outlives
     this one."""
     with (directory / "lock").open("a", encoding="utf-8") as file:
-        if not lock(file, ENDING):
+        if not locks.lock(file, ENDING):
             raise Busy(f"{directory}: this run is still going on, in another process")
         yield file
 
@@ -232,7 +232,7 @@ def _run(
     directory: Path,
     locked: TextIO,
     listener: Listener,
-    on_start: Callable[[subprocess.Popen[str]], None],
+    on_start: OnStart,
 ) -> tuple[_Said, int]:
     """Runs one process to its end, and returns what it said of it and its exit status.
 
@@ -377,7 +377,7 @@ def can_go_on(run: Path, content: dict[str, Any], recipe: dict[str, Any]) -> boo
 def idle(run: Path) -> bool:
     """Whether no process is at a run, which it would hold locked."""
     with (run / "lock").open("a") as file:
-        return lock(file, ENDING)
+        return locks.lock(file, ENDING)
 
 
 def _now() -> str:

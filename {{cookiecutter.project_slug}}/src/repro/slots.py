@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from . import BadInput, RunFailed, launcher
+from . import BadInput, RunFailed, launcher, locks
 
 LONG_WAIT = 10
 """Seconds after which a training that waits for room says so."""
@@ -58,7 +58,7 @@ def held(
             with contextlib.ExitStack() as files:
                 taken: list[str] = []
                 for place in places:
-                    if launcher.lock(files.enter_context(opened(place))):
+                    if locks.lock(files.enter_context(opened(place))):
                         taken.append(place)
                     if len(taken) == needed:
                         yield devices[places.index(taken[0])] if devices else None

@@ -270,7 +270,7 @@ class Checkpoints:
         }
         text = files.dumps(rest)
         with replacing(self._directory / f"{name}.json") as file:
-            file.write(json.dumps([_sha256(text.encode()), text]).encode())
+            file.write(json.dumps([sha256(text.encode()), text]).encode())
         for path in sorted(self._directory.glob("*.json"))[:-CHECKPOINTS]:
             path.unlink()
             path.with_suffix(".npz").unlink(missing_ok=True)
@@ -289,7 +289,7 @@ class Checkpoints:
             try:
                 digest, text = json.loads(path.read_bytes())
                 content = json.loads(text)
-                whole = digest == _sha256(text.encode())
+                whole = digest == sha256(text.encode())
                 tensors = path.with_suffix(".npz")
                 whole = whole and content["sha256"] == files.sha256(tensors)
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -339,7 +339,3 @@ def restore_host(found: dict[str, Any]) -> None:
     random.setstate((python[0], tuple(python[1]), python[2]))
     np.random.set_state((numpy[0], np.array(numpy[1], dtype=np.uint32), *numpy[2:]))
     outside.restore(found["project"])
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

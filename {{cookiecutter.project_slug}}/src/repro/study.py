@@ -20,7 +20,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO, get_args
 
-from . import BadInput, RunFailed, compare, datalock, files, launcher, parameters, slots, table
+from . import (
+    BadInput,
+    RunFailed,
+    compare,
+    datalock,
+    files,
+    launcher,
+    locks,
+    parameters,
+    slots,
+    table,
+)
 from . import recipe as recipes
 from .choice import OUTER_FOLD
 from .keys import Cluster
@@ -136,7 +147,7 @@ class Study:
         self.project, self.plan = project, planned
         self.directory = (None if fresh else self._unfinished()) or self._new()
         self._file = _opened(self.directory / "results.jsonl")
-        if not launcher.lock(self._file, launcher.ENDING):
+        if not locks.lock(self._file, launcher.ENDING):
             self._file.close()
             raise BadInput(f"{self.directory}: this study is still going on, in another process")
         try:
