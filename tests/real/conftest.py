@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,6 +165,25 @@ def installed() -> Path:
 def project(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Generated:
     """A project with the defaults, never changed by a test; `copy` it first."""
     return bake(tmp_path_factory.mktemp("defaults"), installed)
+
+
+@pytest.fixture(autouse=True)
+def unchanged(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What all tests share is after each as it was, but for what git ignores."""
+    if "project" not in request.fixturenames:
+        yield
+        return
+    root = request.getfixturevalue("project").root
+
+    def changes() -> str:
+        if not (root / ".git").is_dir():  # The copy that a file of tests has for itself.
+            return ""
+        git = ("git", "status", "--porcelain")
+        return subprocess.run(git, cwd=root, capture_output=True, check=True, text=True).stdout
+
+    before = changes()
+    yield
+    assert changes() == before
 
 
 @pytest.fixture(scope="session")

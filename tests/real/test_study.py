@@ -33,6 +33,12 @@ def digests(answer: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
+def project(project: Generated, tmp_path_factory: pytest.TempPathFactory) -> Generated:
+    """One that is these tests' own: what a study is sent stays in its `splits/`."""
+    return project.copy(tmp_path_factory.mktemp("study") / "project")
+
+
+@pytest.fixture(scope="module")
 def serial(project: Generated) -> dict[str, str]:
     """What all other ways of running the study have to give."""
     found = digests(project.repro(*STUDY, VALUES, "--workers", "1", "--fresh"))
