@@ -41,6 +41,7 @@ check: .venv/installed ## lint, format and types; writes nothing
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	PYTHONPATH="{{cookiecutter.project_slug}}/src" $(BIN)/lint-imports
 
 fix: .venv/installed ## mend what ruff can mend
 	$(BIN)/ruff check --fix

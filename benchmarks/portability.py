@@ -36,7 +36,8 @@ import numpy as np
 SOURCES = Path(__file__).resolve().parents[1] / "{{cookiecutter.project_slug}}" / "src"
 sys.path.insert(0, str(SOURCES))
 
-from repro import determinism, portable  # noqa: E402  (found once the line above has run)
+from repro.backends import portable  # noqa: E402  (found once the line above has run)
+from repro.environment import determinism  # noqa: E402
 
 CPUS = ("native", "SandyBridge", "Haswell", "max", "EPYC")
 

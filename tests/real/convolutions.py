@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
-from repro import portable
+from repro.backends import portable
 from repro.backends import tensorflow as backend
 
 CASES = (

@@ -76,8 +76,8 @@ def test_the_verdict_stands_where_its_explanation_fails(project: Generated, tmp_
     # What follows after the first run's own state is another order of samples.
     text = "    import json, sys\n    from repro import determinism\n"
     text += "    content = json.load(open(f'{sys.argv[1]}/manifest.json'))\n"
-    text += "    order = determinism.permutation\n    if content['surroundings']['index']:\n"
-    text += "        determinism.permutation = lambda *given: order(*given)[::-1].copy()\n"
+    text += "    order = seeds.permutation\n    if content['surroundings']['index']:\n"
+    text += "        seeds.permutation = lambda *given: order(*given)[::-1].copy()\n"
     faulty.insert("data.py", IMAGES, text)
     summary = tmp_path / "summary"
     command = ("repro", "verify", *SHORT, "--vary", "none", "--update", "--summary", str(summary))

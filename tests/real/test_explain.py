@@ -118,13 +118,13 @@ FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
     "the order in epoch 2": (
         Fault(
             data="    from repro import determinism\n"
-            "    order = determinism.permutation\n"
+            "    order = seeds.permutation\n"
             "    def swapped(seed, epoch, *size):\n"
             "        found = order(seed, epoch, *size)\n"
             f"        if {VARIED} and epoch == 2:\n"
             "            found[[160, 177]] = found[[177, 160]]\n"
             "        return found\n"
-            "    determinism.permutation = swapped\n"
+            "    seeds.permutation = swapped\n"
         ),
         {"epoch": 2, "step": 11, "kind": "batch indices", "tensor": "0", "index": [0]},
     ),

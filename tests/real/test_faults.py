@@ -95,7 +95,7 @@ def thread_count(project: Generated) -> None:
 
 def batch_order(project: Generated) -> None:
     # The second epoch begins with the first two samples exchanged.
-    text = IN_ONE_RUN + "from repro import determinism\n\n_order = determinism.permutation\n"
+    text = IN_ONE_RUN + "from repro import determinism\n\n_order = seeds.permutation\n"
     text += "_swap = _in_one_run()\n\n"
     text += "def _swapped(seed, epoch, *size):\n"
     text += "    order = _order(seed, epoch, *size)\n"

@@ -98,13 +98,13 @@ UNSEEN = {"host_list": MODEL.format(module="", call="        return x", more=HOS
 GATE = """
 import json, sys
 from repro import compare, gate, recipe as recipes
-project = recipes.Project.find()
+project = Project.find()
 for name in sys.argv[1:]:
     own = ["training.metrics=[]", "training.loss=null"] if name == "host_list" else []
     given = [f"model.name={name}", "training.epochs=2", "training.batch_size=64", *own]
     made = recipes.make(project, given)
     runs = gate.train_all(project, made, 2, lambda run, event: None, ["killed"])
-    found = recipes.read_manifest(runs[1])
+    found = manifest.read(runs[1])
     assert found["resumed"], "it was not killed"
     verdict = compare.compare(*runs)["verdict"]
     print(json.dumps([name, verdict, found["notes"]]), flush=True)

@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from repro import determinism, portable
+from repro.backends import portable
+from repro.environment import determinism
 
 determinism.apply(
     {

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from repro import cause
+from repro.compare import cause
 
 NAMES = [str(number) for number in range(14)]
 

@@ -16,10 +16,16 @@ from typing import Any
 
 import pytest
 
-from repro import BadInput, console, datafiles, datalock, fetch, launcher, recipe, sha256
-from repro.__main__ import main
+from repro.basics.digests import sha256
+from repro.basics.errors import BadInput
+from repro.cli import console
+from repro.cli.commands import main
+from repro.data import datafiles, datalock
+from repro.data.datafiles import fetch
+from repro.recipe.project import Project
+from repro.run import launcher, recipes
 
-PROJECT = recipe.Project.find(Path(__file__).parent)
+PROJECT = Project.find(Path(__file__).parent)
 CONTENT = b"a,b\n1,2\n"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
@@ -559,8 +565,8 @@ def test_a_training_on_changed_data_does_not_begin(root: Path) -> None:
     """What the run does not need is checked as well; what is not there is not missed."""
     write("a.csv", b"another")
     lock()
-    project = recipe.Project.find(root)
-    wanted = recipe.make(PROJECT)
+    project = Project.find(root)
+    wanted = recipes.make(PROJECT)
     with pytest.raises(BadInput, match=r"a\.csv: it has 7 bytes, data\.lock says 8"):
         launcher.train(project, wanted, lambda run, event: None)
     assert not project.runs.exists()

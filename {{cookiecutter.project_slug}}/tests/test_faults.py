@@ -15,9 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repro import ISSUES, BadInput, __main__, faults, ledger, recipe, state
+from repro.basics import files
+from repro.basics.errors import ISSUES, BadInput
+from repro.cli import commands
+from repro.recipe.project import Project
+from repro.run import faults, ledger, manifest, state
 
-PROJECT = recipe.Project.find(Path(__file__).parent)
+PROJECT = Project.find(Path(__file__).parent)
 RUN = "20260101-000000-digits-dense-0123ab"
 COMMANDS = {
     "help": (("sweep", "--help"), 0),
@@ -38,7 +42,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     book.append("environment", {"settings": {"seed": 1}})
     book.close()
     content: dict[str, Any] = {
-        "format": recipe.FORMAT,
+        "format": manifest.FORMAT,
         "run": RUN,
         "recipe": {"parameters": {}},
         "status": "finished",
@@ -48,7 +52,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "guarantee": {"asked": "machine", "holds": "machine", "broken": []},
         "files": {},
     }
-    recipe.write_manifest(run, content)
+    manifest.write(run, content)
     return made
 
 
@@ -127,8 +131,8 @@ def run(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
     def fail(options: Any) -> int:
         raise error
 
-    monkeypatch.setitem(__main__.COMMANDS, "report", fail)
-    return __main__.main(["report", "x"])
+    monkeypatch.setitem(commands.COMMANDS, "report", fail)
+    return commands.main(["report", "x"])
 
 
 def test_an_internal_error_has_its_own_status_and_says_where_to_report_it(
@@ -167,7 +171,7 @@ def test_what_the_machine_around_refuses_is_one_line(
     [
         BrokenPipeError(errno.EPIPE, "Broken pipe"),  # Of a pipe that is not the output's.
         OSError(errno.EBADF, "Bad file descriptor"),
-        FileNotFoundError(errno.ENOENT, "No such file", str(faults.HERE / "report.html")),
+        FileNotFoundError(errno.ENOENT, "No such file", str(files.MACHINERY / "report.html")),
         ModuleNotFoundError("No module named 'repro.x'", name="repro.x"),
     ],
 )
@@ -187,7 +191,7 @@ def raised(file: Path, code: str, **names: Any) -> BaseException:
 
 
 def test_in_a_training_the_innermost_code_of_ours_tells_whose_fault_it_is() -> None:
-    ours, theirs = faults.HERE / "loop.py", PROJECT.source / "models" / "dense.py"
+    ours, theirs = files.MACHINERY / "loop.py", PROJECT.source / "models" / "dense.py"
     library = Path(np.__file__).parent / "ma" / "core.py"
 
     def passed_on(file: Path, code: str) -> Callable[[], None]:
@@ -204,7 +208,7 @@ def test_in_a_training_the_innermost_code_of_ours_tells_whose_fault_it_is() -> N
 
 def test_what_is_raised_where_the_project_is_called_is_the_projects() -> None:
     code = "with calling('judge'):\n    len(3)"  # Called with what it cannot take.
-    error = raised(faults.HERE / "loop.py", code, calling=faults.calling)
+    error = raised(files.MACHINERY / "loop.py", code, calling=faults.calling)
     assert not faults.of_machinery(error)
     assert error.__notes__ == ["the project's own code was running: judge"]
 
@@ -256,7 +260,7 @@ def test_it_is_said_where_no_checkpoint_is_whole(tmp_path: Path) -> None:
     [
         ("[1]", "not the manifest of a run"),
         ('{"recipe": {}}', "another version of the machinery"),
-        (f'{{"recipe": {{}}, "format": {recipe.FORMAT}}}', "altered since"),
+        (f'{{"recipe": {{}}, "format": {manifest.FORMAT}}}', "altered since"),
         ("{", "not valid JSON"),
     ],
 )
@@ -268,7 +272,7 @@ def test_a_foreign_manifest_is_one_line(
     foreign.mkdir(exist_ok=True)
     (foreign / "manifest.json").write_text(content, encoding="utf-8")
     for command in (["diff", RUN, "foreign"], ["report", "foreign"], ["train", "--resume=foreign"]):
-        assert __main__.main(command) == 2
+        assert commands.main(command) == 2
         said = capsys.readouterr().err
         assert told in said
         assert said.count("\n") == 1

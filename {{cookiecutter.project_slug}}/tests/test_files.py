@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from numpy.lib import format as npy
 
-from repro import BadInput, files, ledger, report
-from repro import recipe as recipes
-from repro.text import file_name, markdown, printable
+from repro.basics import files
+from repro.basics.errors import BadInput
+from repro.basics.text import file_name, markdown, printable
+from repro.report import pages
+from repro.run import ledger, manifest
 
 CODE = b'''"""Text of the module."""
 import math
@@ -141,12 +143,12 @@ def test_a_ledger_and_a_manifest_hold_numbers_that_are_none(tmp_path: Path) -> N
         book = ledger.Ledger(tmp_path / name / "ledger.jsonl")
         book.append("final", {"results": {"loss": math.nan}})
         book.close()
-        recipes.write_manifest(tmp_path / name, {"recipe": {}, "metrics": {"loss": math.nan}})
+        manifest.write(tmp_path / name, {"recipe": {}, "metrics": {"loss": math.nan}})
     one, other = (tmp_path / name / "ledger.jsonl" for name in ("one", "other"))
     assert ledger.first_difference(one, other) is None
     for path in (one, tmp_path / "one" / "manifest.json"):
         json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert math.isnan(recipes.read_manifest(tmp_path / "one")["metrics"]["loss"])
+    assert math.isnan(manifest.read(tmp_path / "one")["metrics"]["loss"])
 
 
 def test_arrays_are_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +260,7 @@ def run(folder: Path, targets: np.ndarray, name: str = "20260101-000000-run-abcd
         "machine": {"cpu": "Zen"},
         "ledger_head": book.head,
     }
-    recipes.write_manifest(directory, content)
+    manifest.write(directory, content)
     rows = json.loads(json.dumps([{"loss": "NaN"} | dict.fromkeys(METRICS, 0.5)] * 2))
     (directory / "history.json").write_text(json.dumps(rows), encoding="utf-8")
     predicted = np.zeros(len(targets), np.int64)
@@ -271,7 +273,7 @@ def run(folder: Path, targets: np.ndarray, name: str = "20260101-000000-run-abcd
 
 def written(folder: Path, *runs: Path) -> str:
     """The report in Markdown, whose pictures are all there and well formed."""
-    page = report.write(folder, *report.of_runs(runs))
+    page = pages.write(folder, *pages.of_runs(runs))
     text = page.with_suffix(".md").read_text(encoding="utf-8")
     drawn = sorted(path.name for path in folder.glob("*.svg"))
     assert drawn and all(f"]({name})" in text for name in drawn)
@@ -309,14 +311,14 @@ def test_a_file_that_unpacks_to_too_much_is_refused(
     monkeypatch.setattr(files, "ARRAYS_MOST", 1 << 16)
     np.savez_compressed(one / "produced.npz", noise=np.zeros(1 << 20, np.uint8))
     with pytest.raises(BadInput, match=r"produced\.npz: unpacks to 1,048,"):
-        report.of_runs([one])
+        pages.of_runs([one])
 
 
 def test_a_page_of_names_has_no_markdown_of_theirs() -> None:
-    section = report.Section(
+    section = pages.Section(
         "a [link](http://x)", ["one\n\n# two\n- three <b>"], ["a|b"], [["`c`\n| d"]]
     )
-    assert report.render("md", "<i>", [section]) == (
+    assert pages.render("md", "<i>", [section]) == (
         "# \\<i\\>\n\n## a \\[link\\](http://x)\n\none\n\\# two\n\\- three \\<b\\>\n\n"
         "| a\\|b |\n| --- |\n| \\`c\\` \\| d |\n"
     )

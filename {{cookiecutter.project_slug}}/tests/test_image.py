@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from repro import BadInput, image
+from repro.basics.errors import BadInput
+from repro.environment import image
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGEST = f"sha256:{'a' * 64}"

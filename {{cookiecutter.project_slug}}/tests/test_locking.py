@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import pytest
 
-from repro import locks
+from repro.basics import locks
 
 fcntl = pytest.importorskip("fcntl", reason="what is imitated here is imitated on POSIX")
 

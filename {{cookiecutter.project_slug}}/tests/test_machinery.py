@@ -13,24 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repro import (
-    BadInput,
-    Dataset,
-    RunEnded,
-    arrays,
-    backends,
-    compare,
-    determinism,
-    failure,
-    ledger,
-    packages,
-    sha256,
-    state,
-)
-from repro import recipe as recipes
-from repro.resolve import parameters
+from repro import backends
+from repro.basics import seeds
+from repro.basics.digests import sha256
+from repro.basics.errors import BadInput, RunEnded
+from repro.compare import comparison
+from repro.data.dataset import Dataset, arrays
+from repro.environment import determinism
+from repro.recipe import packages
+from repro.recipe.project import Project
+from repro.recipe.reading import parameters
+from repro.run import failure, ledger, manifest, state
 
-PROJECT = recipes.Project.find(Path(__file__).parent)
+PROJECT = Project.find(Path(__file__).parent)
 
 
 def resolve(*overrides: str) -> dict[str, Any]:
@@ -38,18 +33,18 @@ def resolve(*overrides: str) -> dict[str, Any]:
 
 
 def test_the_data_order_is_a_pure_function() -> None:
-    order = determinism.permutation(1234, epoch=1, size=1000)
+    order = seeds.permutation(1234, epoch=1, size=1000)
     assert sorted(order) == list(range(1000))
-    assert (order == determinism.permutation(1234, epoch=1, size=1000)).all()
+    assert (order == seeds.permutation(1234, epoch=1, size=1000)).all()
     others = [(1234, 2, 0), (1235, 1, 0), (1234, 1, 1)]
     for seed, epoch, fold in others:
-        assert (order != determinism.permutation(seed, epoch, 1000, fold)).any()
+        assert (order != seeds.permutation(seed, epoch, 1000, fold)).any()
     # Written down once: no version of Python, NumPy or Keras may change it.
-    assert determinism.permutation(1234, epoch=1, size=8).tolist() == [1, 0, 3, 4, 5, 7, 2, 6]
+    assert seeds.permutation(1234, epoch=1, size=8).tolist() == [1, 0, 3, 4, 5, 7, 2, 6]
 
 
 def test_a_purpose_has_its_own_seed() -> None:
-    seeds = {determinism.seed(s, p) for s in (1, 2) for p in ("data", "model", "training")}
+    seeds = {seeds.seed(s, p) for s in (1, 2) for p in ("data", "model", "training")}
     assert len(seeds) == 6
     assert all(0 <= seed < 2**32 for seed in seeds)
 
@@ -205,11 +200,11 @@ def test_other_processors_are_named(tmp_path: Path) -> None:
         content |= {"status": "finished", "files": {}, "made_of": {}}
         content |= {"reads": {"variables": {}, "files": {}}}
         content |= {"machine": {"cpu": cpu}, "guarantee": {"holds": holds}}
-        recipes.write_manifest(directory, content)
+        manifest.write(directory, content)
         return directory
 
     def means(one: Path, other: Path) -> str:
-        return str(compare.compare(one, other)["first_divergence"]["means"])
+        return str(comparison.compare(one, other)["first_divergence"]["means"])
 
     here = run("1", "Zen", None)
     assert "processors" not in means(here, run("2", "Zen", 3))
@@ -219,7 +214,6 @@ def test_other_processors_are_named(tmp_path: Path) -> None:
 
 
 def test_no_setting_of_the_shell_reaches_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from repro import launcher
 
     names = ("TF_ENABLE_ONEDNN_OPTS", "OMP_NUM_THREADS", "PYTHONHASHSEED", "XLA_FLAGS", "NPROC")
     for name in (*names, "JAX_ENABLE_X64", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"):
@@ -228,7 +222,7 @@ def test_no_setting_of_the_shell_reaches_a_run(monkeypatch: pytest.MonkeyPatch) 
     for backend in backends.BACKENDS:
         for guarantee in ("machine", "none", *(["portable"] if backend == "tensorflow" else [])):
             parameters = resolve(f"guarantee={guarantee}", f"backend={backend}")
-            env = launcher.environment(PROJECT.root, parameters)
+            env = determinism.of_process(PROJECT.root, parameters)
             assert env["MY_OWN"] == "kept"
             assert env["KERAS_BACKEND"] == backend
             assert "7" not in [env.get(name) for name in names]
@@ -269,21 +263,22 @@ def test_a_guarantee_falls_as_far_as_it_must(
 
 
 def test_runs_are_found_by_the_beginning_of_their_id(tmp_path: Path) -> None:
-    project = recipes.Project(tmp_path, "any")
+    project = Project(tmp_path, "any")
     for name in ("20260101-a", "20260101-b", "20260202-c"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-        recipes.write_manifest(tmp_path / "runs" / name, {"recipe": {}})
-    assert recipes.find_run(project, "20260202").name == "20260202-c"
+        manifest.write(tmp_path / "runs" / name, {"recipe": {}})
+    assert manifest.find_run(project, "20260202").name == "20260202-c"
     for name in ("20260101", "2027"):
         with pytest.raises(BadInput):
-            recipes.find_run(project, name)
+            manifest.find_run(project, name)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a run is not locked there")
 def test_a_run_that_was_just_killed_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from repro import launcher, locks
+    from repro.basics import locks
+    from repro.run import launcher
 
     ending = (tmp_path / "lock").open("a")
     assert locks.lock(ending)
@@ -433,13 +428,15 @@ def test_elements_are_told_apart_by_their_bits(
 ) -> None:
     records = {"a": one, "b": other}
     files = [record_of(tmp_path, name, first=np.ones(3), x=x) for name, x in records.items()]
-    found = compare._first_tensor(*files)
+    found = comparison._first_tensor(*files)
     assert found is not None and (found["kind"], found["tensor"]) == ("activation", "x")
-    text = compare.describe_tensor(found | {"again": True, "epoch": 0, "step": 0, "cause": "any"})
+    text = comparison.describe_tensor(
+        found | {"again": True, "epoch": 0, "step": 0, "cause": "any"}
+    )
     assert told in text
     assert found.get("ulps", 0) == ulps
     json.loads(json.dumps(found), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert compare._first_tensor(files[0], files[0]) is None
+    assert comparison._first_tensor(files[0], files[0]) is None
 
 
 def test_what_only_the_results_show_is_not_run_again(tmp_path: Path) -> None:
@@ -450,10 +447,10 @@ def test_what_only_the_results_show_is_not_run_again(tmp_path: Path) -> None:
         made.close()
     found = ledger.first_difference(tmp_path / "a", tmp_path / "b")
     assert found is not None and found["what"] == "results"
-    assert not compare.can_be_explained(found)
-    nobody = recipes.Project(tmp_path, "any")
-    assert compare.explain(nobody, tmp_path, tmp_path, found, lambda run, event: None) is None
-    assert "judges itself by" in compare._means(found) and "race" not in compare._means(found)
+    assert not comparison.can_be_explained(found)
+    nobody = Project(tmp_path, "any")
+    assert comparison.explain(nobody, tmp_path, tmp_path, found, lambda run, event: None) is None
+    assert "judges itself by" in comparison._means(found) and "race" not in comparison._means(found)
 
 
 # Which lock is installed, and where the environment departs from it.
@@ -526,9 +523,11 @@ def test_a_package_that_is_taken_away_is_named(lock: str, monkeypatch: pytest.Mo
     text = (PROJECT.root / "requirements" / f"{lock}.txt").read_text(encoding="utf-8")
     there = {name: versions[0] for name, versions in packages.pins(text).items()}
     monkeypatch.setattr(packages, "installed", lambda: there)
-    found = recipes.lock(PROJECT.root)
+    found = packages.lock(PROJECT.root)
     if found["file"] != f"requirements/{lock}.txt":
         pytest.skip("without NVIDIA's packages for this system, the locks are one")
     assert found["departures"] == {}
     version = there.pop("click")
-    assert recipes.lock(PROJECT.root)["departures"] == {"click": f"{version} locked, not installed"}
+    assert packages.lock(PROJECT.root)["departures"] == {
+        "click": f"{version} locked, not installed"
+    }

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from repro import BadInput, backends
-from repro import recipe as recipes
-from repro.resolve import data_module
-from repro.resolve import parameters as resolve_file
+from repro import backends
+from repro.basics.errors import BadInput
+from repro.recipe.project import Project
+from repro.recipe.reading import data_module
+from repro.recipe.reading import parameters as resolve_file
+from repro.run import recipes
 
-PROJECT = recipes.Project.find(Path(__file__).parent)
+PROJECT = Project.find(Path(__file__).parent)
 
 
 def resolve(*overrides: str) -> dict[str, Any]:

@@ -20,9 +20,13 @@ from typing import Any
 
 import pytest
 
-from repro import BadInput, RunFailed, keys, launcher, recipe, slots, study, trials
-from repro.pool import Pool
-from repro.trials import Task
+from repro.basics.errors import BadInput, RunFailed
+from repro.environment import machine
+from repro.recipe.project import Project
+from repro.run import launcher, manifest
+from repro.study import keys, slots, study, trials
+from repro.study.pool import Pool
+from repro.study.trials import Task
 
 PARAMETERS: dict[str, Any] = {
     "threads": 1,
@@ -66,7 +70,7 @@ def training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callab
     running: list[subprocess.Popen[str]] = []
 
     def put(behave: Behave) -> None:
-        def train(project: recipe.Project, wanted: dict[str, Any], *_: Any, **more: Any) -> Path:
+        def train(project: Project, wanted: dict[str, Any], *_: Any, **more: Any) -> Path:
             run: Path = project.runs / more["name"]
             seed = wanted["parameters"]["seed"]
             process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"])
@@ -90,7 +94,7 @@ def training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callab
                 "recipe_digest": f"{seed}",
                 "duration_seconds": 1,
             }
-            recipe.write_manifest(run, content)
+            manifest.write(run, content)
             return run
 
         monkeypatch.setattr(launcher, "train", train)
@@ -106,7 +110,7 @@ def forever(number: int) -> None:
 def run(
     folder: Path, number: int, workers: int, told: list[str] | None = None, verify: bool = False
 ) -> dict[str, Any]:
-    project = recipe.Project(folder, "any")
+    project = Project(folder, "any")
     with study.Study(project, planned(number)) as one:
         return one.run(
             workers,
@@ -224,7 +228,7 @@ def test_a_study_that_is_ended_ends_its_trainings(
         pytest.raises(KeyboardInterrupt),
         Pool(2, lambda run, event: None) as pool,
     ):
-        project = recipe.Project(tmp_path, "any")
+        project = Project(tmp_path, "any")
         tasks = [
             Task("study", f"run-{n}", {"parameters": PARAMETERS | {"seed": n}}, (), "", "")
             for n in range(4)
@@ -258,7 +262,7 @@ def test_more_is_asked_for_while_there_is_room(
         return task(9) if len(asked) == 1 else None
 
     with Pool(2, lambda run, event: None) as pool:
-        outcomes = pool.run(recipe.Project(tmp_path, "any"), [], [task(0), task(1)], further)
+        outcomes = pool.run(Project(tmp_path, "any"), [], [task(0), task(1)], further)
         names = {outcome.task.name for outcome in outcomes}
     assert names == {"run-0", "run-1", "run-9"}
 
@@ -326,7 +330,7 @@ def test_the_limit_of_a_container_counts(
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    assert launcher._quota(tmp_path, tmp_path / "own") == (share or float("inf"))
+    assert machine._quota(tmp_path, tmp_path / "own") == (share or float("inf"))
 
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repro import recipe as recipes
-from repro import resolve, sha256
+from repro.basics.digests import sha256
+from repro.recipe import reading
+from repro.recipe.project import Project
+from repro.run import recipes
 
-PROJECT = recipes.Project.find(Path(__file__).parent)
-BACKEND = resolve.parameters(PROJECT.source, PROJECT.root / "params.yaml")["backend"]
+PROJECT = Project.find(Path(__file__).parent)
+BACKEND = reading.parameters(PROJECT.source, PROJECT.root / "params.yaml")["backend"]
 GUARANTEES = ["machine", "portable"] if BACKEND == "tensorflow" else ["machine"]
 MODELS = sorted(p.stem for p in (PROJECT.source / "models").glob("*.py") if p.stem != "__init__")
 
@@ -24,7 +26,7 @@ MODELS = sorted(p.stem for p in (PROJECT.source / "models").glob("*.py") if p.st
 def settings(model: str) -> list[str]:
     """What a model is tried with: a preset of its own, if there is one, that needs no download."""
     for path in sorted((PROJECT.root / "presets").glob("*.yaml")):
-        found = resolve.parameters(
+        found = reading.parameters(
             PROJECT.source, PROJECT.root / "params.yaml", [f"preset={path.stem}"]
         )
         if found["model"]["name"] == model and not path.stem.startswith("mnist"):

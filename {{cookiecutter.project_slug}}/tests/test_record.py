@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from repro import recipe as recipes
-from repro import resolve
+from repro.recipe import reading
+from repro.recipe.project import Project
 
-PROJECT = recipes.Project.find(Path(__file__).parent)
-BACKEND = resolve.parameters(PROJECT.source, PROJECT.root / "params.yaml")["backend"]
+PROJECT = Project.find(Path(__file__).parent)
+BACKEND = reading.parameters(PROJECT.source, PROJECT.root / "params.yaml")["backend"]
 
 SCRIPT = """
 import json, sys

@@ -11,22 +11,15 @@ from typing import Any, ClassVar
 
 import pytest
 
-from repro import (
-    DIFFERS,
-    FAILED,
-    IDENTICAL,
-    NOT_COMPARABLE,
-    BadInput,
-    console,
-    gate,
-    recorded,
-    results,
-    study,
-)
-from repro import recipe as recipes
-from repro.__main__ import main
+from repro.basics.errors import DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadInput
+from repro.cli import console
+from repro.cli.commands import main
+from repro.compare import gate, results_lock, review
+from repro.recipe.project import Project
+from repro.run import recipes
+from repro.study import study
 
-PROJECT = recipes.Project.find(Path(__file__).parent)
+PROJECT = Project.find(Path(__file__).parent)
 DIGEST, OTHER = "a" * 64, "b" * 64
 ENTRY: dict[str, Any] = {
     "digest": DIGEST,
@@ -45,7 +38,7 @@ ENTRY: dict[str, Any] = {
 CHANGED = {"digest": OTHER, "metrics": {"val_loss": 0.10312}}
 
 
-def entry(**changes: Any) -> recorded.Entry:
+def entry(**changes: Any) -> results_lock.Entry:
     """An entry with some values changed; a key such as `recipe__data__images` leads deeper."""
     content = copy.deepcopy(ENTRY)
     for key, value in changes.items():
@@ -54,25 +47,25 @@ def entry(**changes: Any) -> recorded.Entry:
         for name in path:
             place = place[name]
         place[last] = value
-    return recorded.Entry(**content)
+    return results_lock.Entry(**content)
 
 
 def outcome(
-    before: recorded.Entry | None,
-    now: recorded.Entry | None,
+    before: results_lock.Entry | None,
+    now: results_lock.Entry | None,
     verdict: str = "identical",
     dropped: str | None = None,
     broken: tuple[str, ...] = (),
-) -> results.Outcome:
+) -> review.Outcome:
     answer = {"verdict": verdict, "guarantee": {"holds": "machine", "broken": list(broken)}}
-    return results.Outcome("model.name=dense", answer, before, now, dropped)
+    return review.Outcome("model.name=dense", answer, before, now, dropped)
 
 
 def test_what_is_as_recorded_passes() -> None:
     found = outcome(entry(), entry())
     assert found.recorded == "as recorded"
     assert found.lines() == ["as recorded in results.lock"]
-    assert results.status([found]) == IDENTICAL
+    assert review.status([found]) == IDENTICAL
 
 
 def test_a_change_that_keeps_the_bits_passes_and_is_named() -> None:
@@ -90,8 +83,8 @@ def test_a_change_is_told_before_and_after_with_its_cause() -> None:
         "cause: params.yaml optimizer.learning_rate 0.001 → 0.01",
         "if this is meant: repro verify --update model.name=dense",
     ]
-    assert results.status([found]) == DIFFERS
-    assert results.status([found], updated=True) == IDENTICAL
+    assert review.status([found]) == DIFFERS
+    assert review.status([found], updated=True) == IDENTICAL
 
 
 @pytest.mark.parametrize(
@@ -101,7 +94,7 @@ def test_a_change_is_told_before_and_after_with_its_cause() -> None:
         ({"code": {"models/dense.py": OTHER}}, "models/dense.py"),
         ({"recipe__lock__sha256": OTHER}, "other packages in requirements/cpu.txt"),
         ({"recipe__lock__sha256": OTHER, "versions": {"keras": "4"}}, "keras 3.1 → 4"),
-        ({}, results.UNKNOWN),
+        ({}, review.UNKNOWN),
     ],
 )
 def test_each_cause_is_named(changes: dict[str, Any], cause: str) -> None:
@@ -123,57 +116,57 @@ def test_other_results_of_the_same_weights_are_a_change() -> None:
 def test_another_processor_without_a_promise_is_not_compared() -> None:
     here = {**CHANGED, "guarantee": "machine", "cpu": "other"}
     found = outcome(entry(guarantee="machine"), entry(**here))
-    assert found.recorded == "elsewhere" and results.status([found]) == IDENTICAL
+    assert found.recorded == "elsewhere" and review.status([found]) == IDENTICAL
     assert "recorded on one, and this is other" in found.lines()[0]
-    assert "and as recorded" not in results.headline([found])
-    assert "not compared" in results.headline([found])
+    assert "and as recorded" not in review.headline([found])
+    assert "not compared" in review.headline([found])
     # Other code may be what does it, and nobody can tell.
     found = outcome(entry(guarantee="machine"), entry(**here, code={"models/dense.py": OTHER}))
-    assert found.recorded == "not comparable" and results.status([found]) == NOT_COMPARABLE
+    assert found.recorded == "not comparable" and review.status([found]) == NOT_COMPARABLE
     # The promise holds across processors.
     assert outcome(entry(), entry(**CHANGED, cpu="other")).recorded == "changed"
 
 
 def test_equal_results_of_another_processor_are_told_as_such() -> None:
     found = outcome(entry(guarantee="machine"), entry(guarantee="machine", cpu="other"))
-    assert found.recorded == "as recorded" and results.status([found]) == IDENTICAL
+    assert found.recorded == "as recorded" and review.status([found]) == IDENTICAL
     assert found.lines() == ["as recorded in results.lock, there on one, here on other"]
-    assert results.headline([found]) == "Training is reproducible, and as recorded"
+    assert review.headline([found]) == "Training is reproducible, and as recorded"
 
 
 def test_what_is_not_recorded_is_not_told_as_recorded() -> None:
     found = outcome(None, entry())
     assert found.recorded == "not recorded"
-    assert results.status([found]) == NOT_COMPARABLE
-    assert results.status([found], updated=True) == IDENTICAL
+    assert review.status([found]) == NOT_COMPARABLE
+    assert review.status([found], updated=True) == IDENTICAL
     assert found.lines() == [
         "not in results.lock yet; to record it: repro verify --update model.name=dense"
     ]
-    assert results.headline([found]) == (
+    assert review.headline([found]) == (
         "Training is reproducible; nothing is recorded yet of a recipe"
     )
 
 
 def test_a_dropped_recipe_is_named_and_compared() -> None:
     found = outcome(entry(), entry(), dropped="main")
-    assert found.recorded == "dropped" and results.status([found]) == NOT_COMPARABLE
+    assert found.recorded == "dropped" and review.status([found]) == NOT_COMPARABLE
     assert found.lines()[0].startswith("recorded in results.lock at main, and dropped since")
-    assert "and as recorded" not in results.headline([found])
+    assert "and as recorded" not in review.headline([found])
     # A change is red, as if the entry were there.
     found = outcome(entry(), entry(**CHANGED), dropped="main")
-    assert found.recorded == "changed" and results.status([found]) == DIFFERS
+    assert found.recorded == "changed" and review.status([found]) == DIFFERS
     # Perhaps its preset is gone as well, and nothing could be trained.
-    found = results.Outcome("preset=gone", {"verdict": "not made"}, entry(), dropped="main")
-    assert found.recorded == "dropped" and results.status([found]) == NOT_COMPARABLE
+    found = review.Outcome("preset=gone", {"verdict": "not made"}, entry(), dropped="main")
+    assert found.recorded == "dropped" and review.status([found]) == NOT_COMPARABLE
     assert found.lines()
 
 
 def test_a_guarantee_that_fell_is_red_and_not_recorded() -> None:
     fallen = outcome(entry(), entry(), broken=("curved: Atan",))
-    assert results.status([fallen]) == DIFFERS
-    assert results.status([fallen], updated=True) == DIFFERS
+    assert review.status([fallen]) == DIFFERS
+    assert review.status([fallen], updated=True) == DIFFERS
     assert not fallen.can_be_recorded and outcome(entry(), entry()).can_be_recorded
-    assert results.headline([fallen]) == "Training is NOT as it should be"
+    assert review.headline([fallen]) == "Training is NOT as it should be"
 
 
 def test_what_a_model_produces_is_a_result() -> None:
@@ -188,23 +181,23 @@ def test_what_a_model_produces_is_a_result() -> None:
 def test_a_nan_is_as_recorded(tmp_path: Path) -> None:
     metrics = {"val_loss": math.nan, "val_auc": math.inf}
     path = tmp_path / "results.lock"
-    recorded.write(path, {"a": entry(metrics=metrics)})
+    results_lock.write(path, {"a": entry(metrics=metrics)})
     text = path.read_text(encoding="utf-8")
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    found = outcome(recorded.read(path)["a"], entry(metrics=metrics))
-    assert found.recorded == "as recorded" and results.status([found]) == IDENTICAL
-    found = outcome(recorded.read(path)["a"], entry(metrics=metrics | {"val_auc": 0.5}))
+    found = outcome(results_lock.read(path)["a"], entry(metrics=metrics))
+    assert found.recorded == "as recorded" and review.status([found]) == IDENTICAL
+    found = outcome(results_lock.read(path)["a"], entry(metrics=metrics | {"val_auc": 0.5}))
     assert found.lines()[0] == "val_auc inf → 0.5000"
 
 
 def test_a_cause_is_not_claimed_of_what_was_not_looked_at() -> None:
     stages = {**ENTRY["stages"], "samples": OTHER}
-    assert f"cause: {results.UNNAMED}" in outcome(entry(), entry(**CHANGED, stages=stages)).lines()
+    assert f"cause: {review.UNNAMED}" in outcome(entry(), entry(**CHANGED, stages=stages)).lines()
     # Of the data, only the named sources are compared.
-    assert "sources that the data function names" in results.UNKNOWN
+    assert "sources that the data function names" in review.UNKNOWN
     # Where the named sources changed, these are the cause.
     found = entry(**CHANGED, stages=stages, recipe__data__images=OTHER)
-    assert results.causes(entry(), found) == ["the data: images has other content"]
+    assert review.causes(entry(), found) == ["the data: images has other content"]
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -218,62 +211,64 @@ def git(folder: Path, *arguments: str) -> str:
 def test_what_was_recorded_is_read_from_git(tmp_path: Path) -> None:
     project = tmp_path / "project"  # In a folder of a repository, as some keep theirs.
     project.mkdir()
-    path = project / recorded.FILE
-    assert recorded.at(project, None).entries == {}
+    path = project / results_lock.FILE
+    assert results_lock.at(project, None).entries == {}
     git(tmp_path, "init", "--quiet", "--initial-branch", "main")
-    assert recorded.at(project, None).entries == {}, "no commit yet"
-    recorded.write(path, {"a": entry(), "b": entry()})
+    assert results_lock.at(project, None).entries == {}, "no commit yet"
+    results_lock.write(path, {"a": entry(), "b": entry()})
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "--message", "Two")
     path.unlink()
-    assert recorded.at(project, None) == recorded.Base("HEAD", {"a": entry(), "b": entry()})
+    assert results_lock.at(project, None) == results_lock.Base("HEAD", {"a": entry(), "b": entry()})
     git(tmp_path, "commit", "--quiet", "--all", "--message", "None")
-    assert recorded.at(project, None).entries == {}
-    assert list(recorded.at(project, "HEAD^1").entries) == ["a", "b"]
-    assert recorded.at(project, "0" * 40).entries == {}, "of a branch that was not there"
+    assert results_lock.at(project, None).entries == {}
+    assert list(results_lock.at(project, "HEAD^1").entries) == ["a", "b"]
+    assert results_lock.at(project, "0" * 40).entries == {}, "of a branch that was not there"
     for wrong in ("nowhere", "f" * 40, "--output=x", ""):
         with pytest.raises(BadInput, match="--base: "):
-            recorded.at(project, wrong)
+            results_lock.at(project, wrong)
     # Who mends a damaged file must not be stopped by the damaged one.
     path.write_text("{")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "--all", "--message", "Damaged")
     told: list[str] = []
-    assert recorded.at(project, None, told.append).entries == {} and "Invalid JSON" in told[0]
+    assert results_lock.at(project, None, told.append).entries == {} and "Invalid JSON" in told[0]
 
 
 def test_a_recipe_that_cannot_be_made_any_more_is_told_as_dropped() -> None:
-    base = recorded.Base("main", {"model.name=gone": entry()})
+    base = results_lock.Base("main", {"model.name=gone": entry()})
 
-    def verify(base: recorded.Base | None) -> list[results.Outcome]:
+    def verify(base: results_lock.Base | None) -> list[review.Outcome]:
         names = ["model.name=gone"]
-        return results.verify(PROJECT, names, {}, 2, lambda run, event: None, base=base)
+        return review.verify(PROJECT, names, {}, 2, lambda run, event: None, base=base)
 
     (found,) = verify(base)
-    assert (found.recorded, results.status([found])) == ("dropped", NOT_COMPARABLE)
+    assert (found.recorded, review.status([found])) == ("dropped", NOT_COMPARABLE)
     assert "gone" in found.answer["message"]
     with pytest.raises(BadInput, match=r"recipe model\.name=gone: "):
         verify(None)
 
 
 def test_runs_that_differ_or_fail_are_red_whatever_is_recorded() -> None:
-    assert results.status([outcome(entry(), entry(), "diverged")], updated=True) == DIFFERS
+    assert review.status([outcome(entry(), entry(), "diverged")], updated=True) == DIFFERS
     failed = outcome(entry(), None, "failed")
-    assert results.status([outcome(entry(), entry(), "diverged"), failed]) == FAILED
+    assert review.status([outcome(entry(), entry(), "diverged"), failed]) == FAILED
 
 
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "results.lock"
-    assert recorded.read(path) == {}
-    names = [recorded.name_of(given) for given in ([], ["model.name=dense", "training.metrics=[]"])]
-    assert [recorded.overrides(name) for name in names] == [
+    assert results_lock.read(path) == {}
+    names = [
+        results_lock.name_of(given) for given in ([], ["model.name=dense", "training.metrics=[]"])
+    ]
+    assert [results_lock.overrides(name) for name in names] == [
         [],
         ["model.name=dense", "training.metrics=[]"],
     ]
-    recorded.write(path, dict.fromkeys(names, entry()))
-    assert recorded.read(path) == dict.fromkeys(names, entry())
+    results_lock.write(path, dict.fromkeys(names, entry()))
+    assert results_lock.read(path) == dict.fromkeys(names, entry())
     before = path.read_bytes()
-    recorded.write(path, dict.fromkeys(reversed(names), entry()))
+    results_lock.write(path, dict.fromkeys(reversed(names), entry()))
     assert path.read_bytes() == before
 
 
@@ -293,13 +288,13 @@ def test_a_file_that_is_none_is_refused_in_one_line(tmp_path: Path, text: str, t
     path = tmp_path / "results.lock"
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(BadInput, match=r"results\.lock: ") as refused:
-        recorded.read(path)
+        results_lock.read(path)
     assert told in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_what_the_project_records_can_be_made() -> None:
-    for name in recorded.read(PROJECT.root / recorded.FILE):
-        assert recipes.make(PROJECT, recorded.overrides(name))["parameters"]
+    for name in results_lock.read(PROJECT.root / results_lock.FILE):
+        assert recipes.make(PROJECT, results_lock.overrides(name))["parameters"]
 
 
 FALLEN: dict[str, Any] = {

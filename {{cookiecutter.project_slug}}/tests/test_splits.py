@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
-from repro import BadInput, Dataset, resolve, splits
-from repro import recipe as recipes
+from repro.basics.errors import BadInput
+from repro.data import splits
+from repro.data.dataset import Dataset
+from repro.recipe import reading
+from repro.recipe.project import Project
 
-PROJECT = recipes.Project.find(Path(__file__).parent)
+PROJECT = Project.find(Path(__file__).parent)
 STRATEGIES = ("random", "stratified", "grouped", "stratified_grouped", "time_series")
 QUICK = settings(derandomize=True, deadline=None, max_examples=60)
 
@@ -23,7 +26,7 @@ QUICK = settings(derandomize=True, deadline=None, max_examples=60)
 def group(**changed: Any) -> dict[str, Any]:
     """The parameters of a split: the defaults, but for these."""
     given_here = [f"split.{name}={value}" for name, value in changed.items()]
-    resolved = resolve.parameters(PROJECT.source, PROJECT.root / "params.yaml", given_here)
+    resolved = reading.parameters(PROJECT.source, PROJECT.root / "params.yaml", given_here)
     return {**resolved["split"]}
 
 

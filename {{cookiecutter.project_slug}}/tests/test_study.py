@@ -21,11 +21,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from repro import BadInput, console, launcher, resolve, slots, study, table
-from repro import recipe as recipes
-from repro.search import METHODS, Repetitions, Search
+from repro.basics import digests
+from repro.basics.errors import BadInput
+from repro.cli import console
+from repro.recipe import reading
+from repro.recipe.project import Project
+from repro.run import launcher, manifest, recipes
+from repro.study import slots, study, table
+from repro.study.search import METHODS, Repetitions, Search
 
-PROJECT = recipes.Project.find(Path(__file__).parent)
+PROJECT = Project.find(Path(__file__).parent)
 
 
 def points(method: str, number: int, *texts: str, seed: int = 1) -> list[dict[str, Any]]:
@@ -374,7 +379,7 @@ Scalars = (
     )
 )
 def test_a_value_is_written_as_it_is_read(value: Any) -> None:
-    (read,) = resolve.values(resolve.written(value))
+    (read,) = reading.values(reading.written(value))
     assert repr(read) == repr(value)
 
 
@@ -384,7 +389,7 @@ def test_class_weights_are_tried_with_their_whole_numbers() -> None:
     weights = [t["recipe"]["parameters"]["training"]["class_weight"] for t in found["trials"]]
     assert weights[2] is None and [w.get(1, w.get("1")) for w in weights[:2]] == [2.0, 5.0]
     alone = recipes.make(PROJECT, ["training.class_weight={0: 1.0, 1: 2.0}"])
-    assert found["trials"][0]["recipe_digest"] == recipes.digest(alone)
+    assert found["trials"][0]["recipe_digest"] == digests.of_json(alone)
     kept = json.loads(json.dumps(found["configurations"]))  # As `study.json` has it.
     told = [table.describe(values) for values in found["configurations"]]
     assert told == [table.describe(values) for values in kept]
@@ -394,7 +399,7 @@ def test_class_weights_are_tried_with_their_whole_numbers() -> None:
 def written_study(folder: Path) -> Path:
     plan = planned(2, 1) | {"digest": "abcdef"}
     (folder / "study.json").write_text(json.dumps(plan))
-    lines = [json.dumps(recipes.sealed(result(n, 0.5))) + "\n" for n in range(2)]
+    lines = [json.dumps(manifest.sealed(result(n, 0.5))) + "\n" for n in range(2)]
     (folder / "results.jsonl").write_text("".join(lines))
     return folder
 
@@ -434,7 +439,7 @@ def sealed_anew(text: str) -> str:
             content = json.loads(line)
         except ValueError:
             return text
-        lines.append(json.dumps(recipes.sealed(content)) if "seal" in content else line)
+        lines.append(json.dumps(manifest.sealed(content)) if "seal" in content else line)
     return "\n".join(lines) + "\n"
 
 
@@ -457,7 +462,7 @@ def test_any_other_content_is_no_study(file: str, content: bytes, tmp_path: Path
 
 
 def test_a_study_killed_while_it_wrote_goes_on_behind_the_last_whole_line(tmp_path: Path) -> None:
-    project = recipes.Project(tmp_path, "any")
+    project = Project(tmp_path, "any")
     plan = planned(2, 1) | {"digest": "abcdef", "code": {"digest": "code"}}
     with study.Study(project, plan) as one:
         one._write(result(0, 0.5))
@@ -475,7 +480,7 @@ def test_a_study_killed_while_it_wrote_goes_on_behind_the_last_whole_line(tmp_pa
 
 
 def test_a_study_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
-    project = recipes.Project(tmp_path, "any")
+    project = Project(tmp_path, "any")
     plan = planned(1, 1) | {"digest": "abcdef"}
     with study.Study(project, plan) as one:
         path = one.directory / "results.jsonl"
@@ -577,7 +582,7 @@ def test_a_row_is_an_ordinary_training_and_early_stopping_ends_with_its_best_epo
 def test_a_study_that_was_just_killed_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = recipes.Project(tmp_path, "any")
+    project = Project(tmp_path, "any")
     planned = {"kind": "sweep", "digest": "abcdef", "trials": []}
     ending = study.Study(project, planned)
     monkeypatch.setattr(launcher, "ENDING", 0.1)

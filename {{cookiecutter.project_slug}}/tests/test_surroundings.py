@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
-from repro import BadInput, RunEnded, RunFailed, changes, gate, launcher, surroundings
-from repro.recipe import Project
+from repro.basics.errors import BadInput, RunEnded, RunFailed
+from repro.compare import gate
+from repro.environment import changes, surroundings
+from repro.recipe.project import Project
+from repro.run import launcher
 
 PROJECT = Project.find(Path(__file__).parent)
 

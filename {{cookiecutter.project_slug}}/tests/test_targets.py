@@ -8,11 +8,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from repro import BadInput, Part, Parts, needs, parameters, targets
-from repro import recipe as recipes
-from repro.resolve import parameters as resolve_file
+from repro.basics.errors import BadInput
+from repro.data.dataset import Part, Parts
+from repro.recipe import parameters
+from repro.recipe.project import Project
+from repro.recipe.reading import parameters as resolve_file
+from repro.run import needs, targets
 
-PROJECT = recipes.Project.find(Path(__file__).parent)
+PROJECT = Project.find(Path(__file__).parent)
 LABELS = np.arange(21) % 7
 ONE_HOT = np.eye(7)[LABELS]
 SEVERAL = np.tile([[1.0, 0, 1], [0, 0, 0], [0, 1, 0]], (7, 1))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .. import Part
+from repro.data.dataset import Part
 
 FLAGS = {
     "--xla_gpu_deterministic_ops": "true",

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .. import Part, portable
+from repro.backends import portable
+from repro.data.dataset import Part
 
 
 def environment(parameters: dict[str, Any]) -> dict[str, str]:

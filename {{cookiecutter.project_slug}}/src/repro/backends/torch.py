@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .. import Part
+from repro.data.dataset import Part
 
 
 def environment(parameters: dict[str, Any]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Literal
 import keras
 from keras import layers
 
-from repro.parameters import Fraction, PositiveInt
+from repro import Fraction, PositiveInt
 
 
 def build(

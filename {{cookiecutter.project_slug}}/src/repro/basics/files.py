@@ -1,0 +1,251 @@
+"""Files: whole or not there; their digests; JSON; arrays; in which fields two contents differ."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import secrets
+import tokenize
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from repro.basics.errors import BadInput
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+MACHINERY = Path(__file__).resolve().parents[1]
+"""The folder of the machinery, `src/repro`."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
+    """Opens a file that takes its name when it is whole and on the disk, not before.
+
+    `shared` is for what several processes may write at once. Else the new file has one name, so
+    that what a killed process leaves is written over by the next.
+    """
+    name = f".{path.name}.{secrets.token_hex(4)}" if shared else path.name
+    new = path.with_name(f"{name}.new")
+    try:
+        with new.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # The name itself has to reach the disk as well.
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def sha256(path: Path, settle: bool = False) -> str:
+    """The SHA-256 of a file; with `settle` its content is on the disk when this returns."""
+    with path.open("rb") as file:
+        if settle:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have (too long, a NUL) is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def code_digest(code: Path | bytes) -> str:
+    """The SHA-256 of a Python file as it runs: without comments, blank lines and trailing spaces.
+
+    Docstrings count, and so does each space inside a line. The digest is the same on every
+    version of Python. A file that cannot be read as Python is taken as it is, except for the ends
+    of its lines.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    content = code if isinstance(code, bytes) else code.read_bytes()
+    content = content.replace(b"\r\n", b"\n")
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+        text = _bare(content.decode(encoding))
+    except (SyntaxError, ValueError):
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# The module tokenize is not used for this: its tokens and their places differ between versions of
+# Python, for f-strings and for strings with letters outside ASCII.
+_COMMENT_OR_STRING = re.compile(
+    r"""(?P<comment>\#[^\n]*)
+    | (?:(?<!\w)(?P<formatted>r?[ft]r?))?  # Of the prefixes of strings only these matter.
+      (?P<string> \"{3} (?:[^"\\]|\\.|"(?!""))* \"{3} | '{3} (?:[^'\\]|\\.|'(?!''))* '{3}
+                | " (?:[^"\\\n]|\\.)* "              | ' (?:[^'\\\n]|\\.)* ')
+    | (?P<open>["'])""",
+    re.DOTALL | re.IGNORECASE | re.VERBOSE,
+)
+
+
+def _bare(text: str) -> str:
+    """Python without comments, blank lines and trailing spaces; strings keep all of theirs.
+
+    Raises:
+        ValueError: a string does not end, or is one that only Python 3.12 and later can read: an
+            f-string that holds its own quotes or new lines.
+    """
+    strings: list[str] = []
+
+    def stand_in(found: re.Match[str]) -> str:
+        if found["comment"]:
+            return ""
+        if found["open"] or (found["formatted"] and not _closed(found["string"])):
+            raise ValueError("no string that every version of Python reads alike")
+        strings.append(found[0])
+        return "\0"
+
+    if "\0" in text:
+        raise ValueError("no text of Python's")
+    lines: list[str] = []
+    for line in _COMMENT_OR_STRING.sub(stand_in, text.replace("\r", "\n")).split("\n"):
+        line = line.rstrip(" \t\f")
+        # An empty line that ends a continued one keeps the next line apart from it.
+        if line or (lines and lines[-1].endswith("\\")):
+            lines.append(line)
+    kept = iter(strings)
+    return re.sub("\0", lambda _: next(kept), "\n".join(lines))
+
+
+def _closed(string: str) -> bool:
+    """Whether each brace of an f-string is closed in it; two of a kind can be one for itself."""
+    while (shorter := re.sub(r"\{[^{}]*\}", "", string)) != string:
+        string = shorter
+    return re.search("[{}]", re.sub(r"\{\{|\}\}", "", string)) is None
+
+
+ARRAYS_MOST = 1 << 30
+"""What a file of arrays may take in memory, in bytes: a few kilobytes of zip can say far more."""
+
+
+def arrays(path: Path, what: str = "a readable file of arrays") -> dict[str, np.ndarray]:
+    """Returns the arrays of an `.npz` file, by their names, once their sizes are known.
+
+    Nothing is unpickled, and nothing is unpacked before what the zip's directory and the arrays'
+    own headers declare was added up. `what` is what a refusal says that the file should be.
+
+    Raises:
+        BadInput: it is no such file, or would take more than `ARRAYS_MOST`.
+        FileNotFoundError: there is no such file.
+    """
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            total = sum(one.file_size for one in archive.infolist())
+            if total > ARRAYS_MOST:
+                raise BadInput(
+                    f"{path}: unpacks to {total:,} bytes; expected {ARRAYS_MOST:,} at most"
+                )
+            return {
+                one.filename.removesuffix(".npy"): _array(archive, one)
+                for one in archive.infolist()
+            }
+    except (BadInput, FileNotFoundError):
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own.
+        raise BadInput(f"{path}: not {what}: {unreadable(error)}") from None
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """An array whose header claims no more than its member of the archive holds."""
+    from numpy.lib import format as npy
+
+    content = io.BytesIO(archive.read(member))
+    version = npy.read_magic(content)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, kind = read(content)
+    if (
+        kind.hasobject
+        or math.prod(shape) * kind.itemsize != len(content.getvalue()) - content.tell()
+    ):
+        raise ValueError(f"{member.filename} is not the array that its header describes")
+    content.seek(0)
+    found: np.ndarray = npy.read_array(content, allow_pickle=False)
+    return found
+
+
+def dumps(content: Any, **options: Any) -> str:
+    """Returns content as JSON, which has no word for a number that is not finite.
+
+    Such a number is written as the string `NaN`, `Infinity` or `-Infinity`; `numbers` takes it
+    back. The text of everything else is that of `json.dumps`, which also takes the options.
+    """
+    return json.dumps(_spelled(content), allow_nan=False, **options)
+
+
+def numbers(content: Any) -> Any:
+    """Takes back what `dumps` made of numbers, in content that has no other strings than these.
+
+    Such are results by their names, and lists of them; the keys of mappings stay as they are.
+    """
+    if isinstance(content, dict):
+        return {key: numbers(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [numbers(value) for value in content]
+    return float(content) if content in ("NaN", "Infinity", "-Infinity") else content
+
+
+def _spelled(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _spelled(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_spelled(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return "NaN" if math.isnan(content) else "Infinity" if content > 0 else "-Infinity"
+    return content
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two contents are equal, where a NaN is equal to a NaN."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
+        return math.isnan(other)
+    return bool(one == other)
+
+
+def changed(one: Any, other: Any, prefix: str = "") -> dict[str, list[Any]]:
+    """Returns each field in which two contents differ, by its dotted name, with both values."""
+    found: dict[str, list[Any]] = {}
+    for key in sorted({**one, **other}):
+        left, right = one.get(key), other.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found |= changed(left, right, f"{prefix}{key}.")
+        elif not same(left, right):
+            found[f"{prefix}{key}"] = [left, right]
+    return found
+
+
+def unreadable(error: Exception) -> str:
+    """What to say in place of what NumPy says when it cannot read arrays.
+
+    It advises to load what it does not know in an unsafe way, which would execute it.
+    """
+    said = " ".join(str(error).split()) or type(error).__name__
+    if "pickle" in said.lower():
+        return "expected arrays of numbers or strings in NumPy's format, and it is something else"
+    return said

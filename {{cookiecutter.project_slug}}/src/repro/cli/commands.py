@@ -1,0 +1,396 @@
+"""The command `repro`. Exit status: 0 identical or done, 1 the runs differ or the guarantee does
+not hold, 2 bad input, 3 not comparable, 4 the training itself failed, 70 a fault of the machinery;
+see `guard`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from repro.basics import files
+from repro.basics.errors import BAD_INPUT, DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadInput
+from repro.basics.text import printable
+from repro.cli import arguments, console, guard
+from repro.recipe.project import Project, own_machinery
+from repro.run import manifest
+
+if TYPE_CHECKING:
+    from repro.study.search import Search
+
+STATUS = {"identical": IDENTICAL, "diverged": DIFFERS, "not comparable": NOT_COMPARABLE}
+
+
+def main(command_line: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status, whatever happens."""
+    return guard.guarded(lambda: _main(command_line))
+
+
+def _main(command_line: Sequence[str] | None) -> int:
+    parser = arguments.parser()
+    given = list(sys.argv[1:] if command_line is None else command_line)
+    # What stands behind `--` is for the program that the command calls.
+    mark = given.index("--") if "--" in given else len(given)
+    # Options may stand among the overrides: `repro train --json a=1` and `repro train a=1 --json`.
+    options, rest = parser.parse_known_args(given[:mark])
+    if given[mark + 1 :] and not hasattr(options, "passed"):
+        parser.error("-- is for `repro image` alone")
+    options.passed = given[mark + 1 :]
+    if rest and (not hasattr(options, "overrides") or any(r.startswith("-") for r in rest)):
+        parser.error(f"unknown argument: {rest[0]}")
+    options.overrides = [*getattr(options, "overrides", ()), *rest]
+    _end_in_order()
+    if command_line is None and (source := _other_machinery(options.command)):
+        return _run_with(source)
+    return COMMANDS[options.command](options)
+
+
+def _end_in_order() -> None:
+    """Has a signal that ends this process end what it started first, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # Once is enough: ending takes a moment.
+        raise SystemExit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_DFL:
+            signal.signal(getattr(signal, name), end)
+
+
+def _other_machinery(command: str) -> str | None:
+    """Where the machinery of the project around lies, if another one is running.
+
+    None where there is no project around, which the command itself will say.
+    """
+    if command == "image":  # Needs no project around, and builds the one that it lies in.
+        return None
+
+    try:
+        project = Project.find()
+    except BadInput:
+        return None
+    return own_machinery(project)
+
+
+def _run_with(source: str) -> int:
+    """Runs this command by the machinery at `source`, and returns its exit status.
+
+    A recipe that another project's code were trained by would be recorded as this project's.
+    """
+    if os.environ.get("PYTHONPATH") == source:
+        raise BadInput(
+            f"{source}: this project's machinery does not start; {__file__} does instead"
+        )
+    command = (sys.executable, "-P", "-m", "repro", *sys.argv[1:])
+    environment = {**os.environ, "PYTHONPATH": source}
+    if os.name != "nt":
+        os.execve(sys.executable, command, environment)
+    return subprocess.run(command, env=environment).returncode
+
+
+def _train(options: argparse.Namespace) -> int:
+    from repro.run import launcher, recipes
+
+    project = Project.find()
+    if not options.checkpoint_seconds >= 0:
+        raise BadInput(
+            f"--checkpoint-seconds: expected 0 or more, got {options.checkpoint_seconds}"
+        )
+    seconds, given = options.checkpoint_seconds, options.overrides
+    with console.Reporter() as reporter:
+        if options.resume:
+            run = manifest.find_run(project, options.resume)
+            wanted = recipes.resumable(project, run, given)
+            directory = launcher.train(
+                project, wanted, reporter, resume=run, checkpoint_seconds=seconds
+            )
+        else:
+            wanted = recipes.make(project, given)
+            directory = launcher.start(project, wanted, reporter, options.fresh, seconds, given)
+    content = manifest.read(directory)
+    if options.json:
+        answer = {key: content[key] for key in ("digest", "metrics", "guarantee", "recipe_digest")}
+        print(files.dumps({"run_dir": str(directory)} | answer))
+    else:
+        console.show("  ".join(f"{name} {v:.4f}" for name, v in content["metrics"].items()))
+        console.show(f"digest     {content['digest']}")
+        console.show(f"guarantee  {console.guarantee(content)}")
+        for note in content["notes"]:
+            console.show(printable(f"note       {note}"))
+        console.show(f"run        {directory}")
+    return IDENTICAL
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from repro.compare import gate
+    from repro.run import recipes
+
+    recorded = options.locked or options.against or options.update
+    # One run can be compared with what is recorded, but proves nothing that could be recorded.
+    least = 2 if options.update or not recorded else 1
+    if options.runs < least:
+        raise BadInput(f"--runs: expected {least} or more, got {options.runs}")
+    if options.summary and not recorded:
+        raise BadInput("--summary: expected with --locked, --against or --update")
+    if options.base is not None and not options.locked:
+        raise BadInput("--base: expected with --locked")
+    project = Project.find()
+    if recorded:
+        return _verify_recorded(options, project)
+    wanted = recipes.make(project, options.overrides)
+    with console.Reporter() as reporter:
+        answer = gate.verify(project, wanted, options.runs, reporter, options.vary)
+    # The verdict is told before anything explains it.
+    if not options.json:
+        console.print_gate(answer, f"{options.runs} runs")
+    try:
+        _explain(project, answer, options, gated=True)
+    finally:
+        if options.json:
+            print(files.dumps(answer))
+    return _status(answer) or _fallen(answer["guarantee"]["broken"])
+
+
+def _fallen(broken: Sequence[str]) -> int:
+    """The status where runs agree and the guarantee that was asked for may not hold."""
+    return DIFFERS if broken else IDENTICAL
+
+
+def _verify_recorded(options: argparse.Namespace, project: Project) -> int:
+    """The gate for the recipes in `results.lock`, or for the one that is given."""
+    from repro.compare import results_lock, review
+
+    path = options.against or project.root / results_lock.FILE
+    if options.against and not path.is_file():
+        raise BadInput(f"--against: {path}: no such file; a `repro verify --summary` writes one")
+    expected = results_lock.read(path)
+    given = options.overrides
+    with console.Reporter() as reporter:
+        base = (
+            results_lock.at(project.root, options.base, reporter.line) if options.locked else None
+        )
+        known = {**expected, **(base.entries if base else {})}
+        names = [results_lock.name_of(given)] if given else list(known) or [results_lock.PLAIN]
+        line, vary = reporter.line, options.vary
+        outcomes = review.verify(
+            project, names, expected, options.runs, reporter, vary, line, base, path.name
+        )
+    found = {o.name: o.now for o in outcomes if o.now and o.answer["verdict"] == "identical"}
+    # What was found is told, and written, before anything explains it.
+    if options.summary:
+        from repro.report import pages
+
+        pages.write_gate(options.summary, outcomes)
+        results_lock.write(options.summary / results_lock.FILE, found)
+    kept = {o.name: o.now for o in outcomes if o.now and o.can_be_recorded}
+    if options.update and kept:
+        results_lock.write(path, expected | kept)
+    if not options.json:
+        console.print_outcomes(outcomes, options.runs, options.update)
+    try:
+        for outcome in outcomes:
+            told = _explain(project, outcome.answer, options, gated=True, of=outcome.name)
+            if told and options.summary:
+                pages.write_gate(options.summary, outcomes)
+    finally:
+        if options.json:
+            recipes_told = [
+                {"recipe": o.name, "recorded": o.recorded, "lines": o.lines(), **o.answer}
+                for o in outcomes
+            ]
+            print(files.dumps({"recipes": recipes_told, "updated": options.update}))
+    return review.status(outcomes, options.update)
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from repro.compare import comparison
+
+    project = Project.find()
+    one, other = (manifest.find_run(project, name) for name in (options.run_a, options.run_b))
+    answer = comparison.compare(one, other)
+    if not options.json:
+        console.print_verdict(answer, "2 runs")
+    try:
+        if options.explain:
+            _explain(project, answer, options)
+        elif answer["verdict"] == "diverged" and not options.json:
+            print("  to the tensor: repro diff --explain, which runs the steps again")
+    finally:
+        if options.json:
+            print(files.dumps(answer))
+    return STATUS[answer["verdict"]]
+
+
+def _cross_validate(options: argparse.Namespace) -> int:
+    from repro.study.search import Search
+
+    return _study(options, "cross-validate", Search(options.overrides))
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from repro.study.search import METHODS, Search
+
+    if options.method not in METHODS:
+        raise BadInput(f"--method: expected one of {', '.join(METHODS)}; got {options.method!r}")
+    search = Search.read(options.overrides)
+    return _study(options, "sweep", search, options.method, options.trials)
+
+
+def _study(
+    options: argparse.Namespace,
+    kind: str,
+    search: Search,
+    method: str = "grid",
+    points: int | None = None,
+) -> int:
+    from repro.study import keys, study
+    from repro.study.search import Repetitions
+
+    if options.workers is not None and options.workers < 1:
+        raise BadInput(f"--workers: expected 1 or more, got {options.workers}")
+    if options.strategy:
+        search = search.fix(f"split.strategy={options.strategy}")
+    project = Project.find()
+    cluster = keys.cluster(options.scheduler, options.keys, options.insecure, project.root)
+    repetitions = Repetitions(options.seeds, options.folds, options.repeats, options.outer_folds)
+    planned = study.plan(
+        project, kind, search, repetitions, method, points, options.monitor, options.mode
+    )
+    trials = len(planned["trials"])
+    with study.Study(project, planned, options.fresh) as one, console.Reporter(trials) as reporter:
+        reporter.begin(one.done)
+        answer = one.run(options.workers, cluster, reporter, reporter.trial, not options.no_verify)
+    verification = answer["verification"] or {"verdict": "identical"}
+    if not options.json:
+        console.print_study(answer)
+    try:
+        _explain(project, verification, options)
+    finally:
+        if options.json:
+            print(files.dumps(answer))
+    if answer["failed"] or verification["verdict"] == "failed":
+        return FAILED
+    return STATUS[verification["verdict"]] or _fallen(answer["broken"])
+
+
+def _cluster_keys(options: argparse.Namespace) -> int:
+    from repro.study import keys
+
+    made = keys.make(options.folder or Project.find().root / keys.FOLDER)
+    answer = {"certificate": str(made.certificate), "key": str(made.key)}
+    print(files.dumps(answer) if options.json else "\n".join(made.lines()))
+    return IDENTICAL
+
+
+def _report(options: argparse.Namespace) -> int:
+
+    project = Project.find()
+    if bool(options.runs) == bool(options.study):
+        raise BadInput("expected one or more runs, or --study and a study's id")
+    from repro.report import pages
+    from repro.study import study
+
+    if options.study:
+        title, sections = pages.of_study(project, study.find(project, options.study))
+    else:
+        runs = [manifest.find_run(project, name) for name in options.runs]
+        title, sections = pages.of_runs(runs)
+    folder = options.output or project.root / "reports" / title.replace(" ", "-")
+    page = pages.write(folder, title, sections)
+    print(files.dumps({"report": str(page)}) if options.json else f"report     {page}")
+    return IDENTICAL
+
+
+def _image(options: argparse.Namespace) -> int:
+    from repro.environment import (
+        image,  # Needs the standard library alone: `make image` works without .venv.
+    )
+
+    if options.device not in image.DEVICES:
+        raise BadInput(f"image: expected {' or '.join(image.DEVICES)}, got {options.device!r}")
+    answer = image.build(options.device, options.twice, options.passed)
+    print(files.dumps(answer) if options.json else "\n".join(image.lines(answer)))
+    return STATUS[answer.get("verdict", "identical")]
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from repro.environment import doctor
+    from repro.run import recipes
+
+    project = Project.find()
+    found = doctor.examine(project, recipes.make(project, options.overrides))
+    print(files.dumps(found) if options.json else "\n".join(doctor.lines(found)))
+    return DIFFERS if found["guarantee"]["broken"] else IDENTICAL
+
+
+def _data(options: argparse.Namespace) -> int:
+    from repro.data import datafiles
+
+    root = Project.find().root
+    with console.Bytes() as bar:
+        if options.action == "add":
+            answer = datafiles.add(root, options.path, options.source, bar)
+        elif options.action == "check-size":
+            answer = datafiles.check_size(options.files)
+        else:
+            act = datafiles.verify if options.action == "verify" else datafiles.fetch_missing
+            answer = act(root, options.paths, bar)
+    print(files.dumps(answer) if options.json else "\n".join(datafiles.lines(answer)))
+    return DIFFERS if answer.get("verdict") == "differs" else IDENTICAL
+
+
+def _status(answer: dict[str, Any]) -> int:
+    """The exit status for what a gate said of one recipe."""
+    if answer["verdict"] == "failed":
+        return BAD_INPUT if answer["refused"] else FAILED
+    return STATUS[answer["verdict"]]
+
+
+def _explain(
+    project: Project,
+    answer: dict[str, Any],
+    options: argparse.Namespace,
+    gated: bool = False,
+    of: str = "",
+) -> bool:
+    """Adds to an answer why runs differ, and prints it; returns whether there was something to say.
+
+    The verdict stands: what fails here is one line in `unexplained`.
+
+    Args:
+        gated: whether the answer is that of `gate.verify`, whose variations are looked at too.
+        of: the recipe that is explained, where there are several.
+    """
+    from repro.compare import gate
+
+    tensor = answer["verdict"] == "diverged" and not getattr(options, "no_explain", False)
+    # Where the first run failed, or that of a study, there is nothing to look for.
+    variation = gated and "index" in answer
+    if not (tensor or variation):
+        return False
+    with console.Reporter() as reporter:
+        lines = gate.explain(project, answer, reporter, reporter.line, variation, tensor)
+    if not options.json:
+        console.show("\n".join([f"why        {of}"] * bool(of) + lines))
+    return True
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "train": _train,
+    "verify": _verify,
+    "diff": _diff,
+    "cross-validate": _cross_validate,
+    "sweep": _sweep,
+    "cluster-keys": _cluster_keys,
+    "report": _report,
+    "image": _image,
+    "doctor": _doctor,
+    "data": _data,
+}

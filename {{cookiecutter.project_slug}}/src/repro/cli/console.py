@@ -1,0 +1,297 @@
+"""What `repro` shows a person: how far runs are, verdicts, tables."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from repro.basics.text import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from repro.compare.review import Outcome
+
+
+FALLEN = "this is red: mend what is named, or ask for the guarantee that holds"
+
+
+def show(text: str) -> None:
+    """Prints text of one or several lines, in which nothing commands the terminal."""
+    print(printable(text, lines=True))
+
+
+def print_verdict(answer: dict[str, Any], what: str) -> None:
+    from repro.compare import comparison
+
+    verdict = answer["verdict"]
+    show(f"{verdict.upper()}  {printable(what)}")
+    if verdict == "identical":
+        show(f"digest     {answer['digests'][0]}")
+    elif verdict == "diverged":
+        show(comparison.describe(answer["first_divergence"]))
+    elif verdict == "failed":
+        show(f"  {answer['message']}")
+    else:
+        for name, (one, other) in answer["not_comparable"].items():
+            show(printable(f"  {name}: {one} in the first, {other} in the second"))
+
+
+def print_gate(answer: dict[str, Any], what: str) -> None:
+    from repro.compare import gate
+
+    print_verdict(answer, what)
+    show("\n".join(gate.lines(answer)))
+    show(f"guarantee  {printable(guarantee(answer))}")
+    if answer["guarantee"]["broken"]:
+        show(f"           {FALLEN}")
+    for run in answer["runs"]:
+        show(f"run        {printable(run)}")
+
+
+def print_outcomes(outcomes: Sequence[Outcome], runs: int, updated: bool) -> None:
+    """What became of recipes that are, or should be, in `results.lock`."""
+    for outcome in outcomes:
+        if outcome.now is None:
+            show(f"{outcome.answer['verdict'].upper()}  {printable(outcome.name)}")
+            show(f"  {outcome.answer['message']}")
+        else:
+            print_gate(outcome.answer, f"{outcome.name}, {runs} run{'s' if runs > 1 else ''}")
+        for line in outcome.lines():
+            show(printable(f"recorded   {line}"))
+        if updated and outcome.can_be_recorded:
+            show("recorded   anew: commit results.lock")
+        elif updated and outcome.broken:
+            show(
+                "recorded   NOT: its guarantee does not hold; record what does: guarantee="
+                f"{outcome.answer['guarantee']['holds']}"
+            )
+
+
+def guarantee(content: dict[str, Any]) -> str:
+    found = content["guarantee"]
+    if not found["broken"]:
+        return str(found["holds"])
+    holds, asked = found["holds"], found["asked"]
+    return f"{holds}; {asked} does NOT hold: " + "; ".join(found["broken"])
+
+
+def _unmarked(name: str) -> str:
+    """A name as rich shows it, to which `[red]` would be a mark."""
+    from rich.markup import escape
+
+    return escape(printable(name))
+
+
+class Reporter:
+    """How far each run is: bars on a terminal, a line for each epoch in a log; on stderr.
+
+    A `launcher.Listener` for any number of runs at once, used in a `with` block. Of a study, with
+    `trials` of them, one more bar, and in a log a line for each trial.
+    """
+
+    def __init__(self, trials: int = 0) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._running: set[str] = set()
+        self._lock = threading.RLock()
+        self._trials, self._begun = trials, time.monotonic()
+        self._before = self._done = 0
+        if sys.stderr.isatty():
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+
+    def __enter__(self) -> Reporter:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def __call__(self, run: Path, event: dict[str, Any]) -> None:
+        with self._lock:
+            if event["event"] == "wait" and not self._running:
+                self.line(f"{run.name}: waits for {event['needed']}, which others train on")
+            elif event["event"] == "start":
+                self._running.add(run.name)
+                for line in event["refused"]:
+                    self.line(f"{run.name}: {line}")
+                if event["epoch"]:
+                    self.line(
+                        f"{run.name}: goes on in epoch {event['epoch']} after step {event['step']}"
+                    )
+                for note in event["notes"]:
+                    self.line(f"{run.name}: {note}")
+                if event["guarantee"]["broken"]:
+                    self.line(f"{run.name}: guarantee {guarantee(event)}")
+                self._bar(run.name, run.name, "steps", 0, None)
+                self._count()
+            elif event["event"] == "step":
+                loss = "" if event["loss"] is None else f"loss {event['loss']:.4f}"
+                self._bar(
+                    run.name,
+                    f"{run.name}  epoch {event['epoch']}/{event['epochs']}",
+                    f"steps  {loss}",
+                    (event["epoch"] - 1) * event["steps"] + event["step"],
+                    event["steps"] * event["epochs"],
+                )
+            elif event["event"] == "epoch" and not self._bars and not self._trials:
+                results = "  ".join(f"{k} {v:.4f}" for k, v in event["results"].items())
+                self.line(f"{run.name}  epoch {event['epoch']}/{event['epochs']}  {results}")
+
+    def begin(self, done: int) -> None:
+        """A study begins, or goes on, with so many trials done."""
+        self._before = self._done = done
+        self._count()
+        if done:
+            self.line(f"goes on: {done} of {self._trials} trials are done")
+
+    def trial(self, run: str, text: str, done: int) -> None:
+        """One more trial is over, of which `done` have a result."""
+        with self._lock:
+            passed, made = time.monotonic() - self._begun, done - self._before
+            left = passed / made * (self._trials - done) if made else 0
+            self._running.discard(run)
+            if self._bars and run in self._tasks:
+                self._bars.remove_task(self._tasks.pop(run))
+            self._done = done
+            self._count()
+            when = f"  ({left:.0f} s left)" if left and not self._bars else ""
+            self.line(f"{done}/{self._trials}  {text}{when}")
+
+    def line(self, text: str) -> None:
+        """A line of its own, above the bars."""
+        text = printable(text, lines=True)
+        if self._bars:
+            self._bars.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _count(self) -> None:
+        """The bar of a study, which stands above those of its runs."""
+        if self._trials:
+            text = f"done, {len(self._running)} running"
+            self._bar("", "trials", text, self._done, self._trials)
+
+    def _bar(self, name: str, description: str, text: str, done: int, of: int | None) -> None:
+        if self._bars is None:
+            return
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task("", text="")
+        self._bars.update(
+            self._tasks[name],
+            description=_unmarked(description),
+            text=text,
+            completed=done,
+            total=of,
+        )
+
+
+class Bytes:
+    """How far files are read or downloaded: a bar on a terminal, nothing in a log.
+
+    A `datalock.Tell`, used in a `with` block.
+    """
+
+    def __init__(self) -> None:
+        self._bars: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Bytes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def __call__(self, path: str, done: int, of: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        if self._bars is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+            self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bars.start()
+        if self._task is None:
+            self._task = self._bars.add_task("")
+        self._bars.update(self._task, description=_unmarked(path), completed=done, total=of or None)
+
+
+NOTES = 3
+"""Of the notes on the trials of a study, so many are shown."""
+
+
+def print_study(answer: dict[str, Any]) -> None:
+    from repro.study import table
+
+    _print_table(*table.columns(answer))
+    if answer["nested"] is not None and len(answer["rows"]) > 1:
+        print()
+        _print_table(*table.nested_columns(answer))
+    verification = answer["verification"]
+    for line in table.lines(answer):
+        show(printable(line))
+    for line in answer["broken"]:
+        show(printable(f"guarantee  does NOT hold: {line}"))
+    if answer["broken"]:
+        show(f"           {FALLEN}")
+    for note in answer["notes"][:NOTES]:
+        show(printable(f"note       {note}"))
+    if answer["notes"][NOTES:]:
+        show(f"           and {len(answer['notes']) - NOTES} more, in the manifests of the runs")
+    show(f"table      {answer['digest']}")
+    show(printable(f"study      {answer['study_dir']}"))
+    for trial in answer["trials"]:
+        if trial["failed"]:
+            show(f"failed     trial {trial['trial']}: {trial['failed']}")
+    again = answer["again"] or {"what": "a trial"}
+    if verification is not None and verification["verdict"] == "failed":
+        show(f"failed     {again['what']}, trained once more: {verification['failed']}")
+    elif verification is not None:
+        run = Path(verification["runs"][0]).name
+        print_verdict(verification, f"{again['what']}, {run}, trained once more")
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False)
+    for column in columns:
+        shown.add_column(printable(column), justify="right", no_wrap=True)
+    for row in rows:
+        shown.add_row(*map(printable, row))
+    # A table is not cut, neither in a file nor on a narrow terminal.
+    console = Console(highlight=False, markup=False, emoji=False)
+    unbounded = console.options.update_width(10_000)
+    console.width = max(console.width, console.measure(shown, options=unbounded).maximum)
+    console.print(shown, crop=False, soft_wrap=True)

@@ -1,0 +1,260 @@
+"""What became of recipes at the gate, beside what `results.lock` has recorded of them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from repro.basics import files
+from repro.basics.errors import DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadInput, RunFailed
+from repro.basics.text import printable, result
+from repro.compare import gate
+from repro.compare.results_lock import FILE, Base, Entry, of_run, overrides
+from repro.recipe.project import Project
+from repro.run import recipes
+from repro.run.launcher import Listener
+
+UNKNOWN = (
+    "not found in what is recorded: the parameters, the sources that the data function names, the "
+    "project's code and the versions of the libraries are the same"
+)
+UNNAMED = (
+    "the data function returned other samples from the same named sources: it reads or draws "
+    "something that it does not name"
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one recipe: `verdict` is the gate's, `recorded` what the file says of it."""
+
+    name: str
+    answer: dict[str, Any]
+    """Of `gate.verify`; or `verdict` and `message` alone, where a run failed or none was made."""
+    before: Entry | None = None
+    now: Entry | None = None
+    dropped: str | None = None
+    """Where the recipe was recorded, such as `HEAD`, when the file no longer has it."""
+    file: str = FILE
+    """The name of the file that the recipe was looked for in."""
+
+    @property
+    def recorded(self) -> str:
+        """`as recorded`, `changed`, `not recorded`, `dropped`, `elsewhere`, `not comparable`, or
+        `unknown`.
+
+        `elsewhere`: recorded on another processor, from the same recipe and code, and nothing was
+        promised across processors; `not comparable`: likewise, from another recipe or other code.
+        `dropped`: recorded before and no longer, and not found to have changed.
+        """
+        if self.now is None:
+            return "dropped" if self.dropped else "unknown"
+        if self.before is None:
+            return "not recorded"
+        found = _compared(self.before, self.now)
+        return "dropped" if self.dropped and found != "changed" else found
+
+    @property
+    def broken(self) -> list[str]:
+        """Why the guarantee that was asked for does not hold; nothing where it does."""
+        return list(self.answer.get("guarantee", {}).get("broken", ()))
+
+    def lines(self) -> list[str]:
+        """What the file and the runs say of each other, for a person."""
+        before, now = self.before, self.now
+        gone = [
+            f"recorded in {FILE} at {self.dropped}, and dropped since: put the entry back from "
+            f"git, or record the recipe again: {self.update}"
+        ] * bool(self.dropped)
+        if now is None:
+            return gone
+        if before is None:
+            return [f"not in {self.file} yet; to record it: {self.update}"]
+        return gone + self._compared(before, now)
+
+    def _compared(self, before: Entry, now: Entry) -> list[str]:
+        recorded = _compared(before, now)
+        if recorded == "as recorded":
+            more = causes(before, now)
+            there = "" if before.cpu == now.cpu else f", there on {before.cpu}, here on {now.cpu}"
+            return [f"as recorded in {self.file}{there}"] + [
+                f"though changed: {'; '.join(more)}"
+            ] * bool(more)
+        if recorded == "elsewhere":
+            return [
+                f"recorded on {before.cpu}, and this is {now.cpu}: not compared, since only "
+                "guarantee=portable promises the same bits there; recipe and code are as recorded"
+            ]
+        found = [
+            f"{name} {result(before.metrics.get(name))} → {result(now.metrics.get(name))}"
+            for name in {**before.metrics, **now.metrics}
+            if not files.same(before.metrics.get(name), now.metrics.get(name))
+        ]
+        if before.digest != now.digest:
+            found.append(f"digest {before.digest[:16]} → {now.digest[:16]}")
+        stage = first_stage(before, now)
+        text = ["; ".join(found)] if found else []
+        text.append(f"cause: {'; '.join(causes(before, now)) or UNKNOWN}")
+        if stage:
+            text.append(f"first difference: {stage}")
+        if recorded == "not comparable":
+            text.append(f"recorded on {before.cpu}, and this is {now.cpu}: it may be that alone")
+        return [*text, f"if this is meant: {self.update}"]
+
+    @property
+    def update(self) -> str:
+        """The command that records what was found."""
+        return shlex.join(["repro", "verify", "--update", *overrides(self.name)])
+
+    @property
+    def can_be_recorded(self) -> bool:
+        """Whether the runs agree and keep the guarantee that their recipe asks for."""
+        good = self.answer["verdict"] == "identical" and not self.broken
+        return self.now is not None and good
+
+
+def verify(
+    project: Project,
+    names: Iterable[str],
+    expected: Mapping[str, Entry],
+    runs: int,
+    listener: Listener,
+    vary: str | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+    base: Base | None = None,
+    file: str = FILE,
+) -> list[Outcome]:
+    """Verifies each recipe (see `gate.verify`) and puts what was expected of it beside.
+
+    Args:
+        base: what was recorded before; a recipe that is not expected any more and stands there is
+            compared with it, and told as dropped.
+        file: what the file is called that has what is expected.
+
+    Raises:
+        BadInput: a recipe cannot be made; none has been trained then. One that was dropped may be
+            one that cannot be made any more.
+    """
+    begun, recipe = [], None
+    for name in names:
+        gone = base.entries.get(name) if base and name not in expected else None
+        outcome = Outcome(
+            name,
+            {},
+            expected.get(name) or gone,
+            dropped=base.name if base and gone else None,
+            file=file,
+        )
+        try:
+            recipe = recipes.make(project, overrides(name))
+        except BadInput as error:
+            if not gone:
+                raise BadInput(f"recipe {name}: {error}") from None
+            answer = {"verdict": "not made", "message": str(error)}
+            outcome, recipe = replace(outcome, answer=answer), None
+        begun.append((outcome, recipe))
+    return [
+        _verified(project, outcome, recipe, runs, listener, vary, tell) if recipe else outcome
+        for outcome, recipe in begun
+    ]
+
+
+def _verified(
+    project: Project,
+    outcome: Outcome,
+    recipe: dict[str, Any],
+    runs: int,
+    listener: Listener,
+    vary: str | None,
+    tell: Callable[[str], None],
+) -> Outcome:
+    tell(f"recipe {printable(outcome.name)}")
+    try:
+        answer = gate.verify(project, recipe, runs, listener, vary)
+    except RunFailed as error:
+        return replace(outcome, answer={"verdict": "failed", "message": str(error)})
+    return replace(outcome, answer=answer, now=of_run(project, Path(answer["runs"][0])))
+
+
+def status(outcomes: Sequence[Outcome], updated: bool = False) -> int:
+    """The exit status for outcomes; what was recorded does not count once it is `updated`.
+
+    A guarantee that was asked for and does not hold is a difference too.
+    """
+    verdicts = {outcome.answer["verdict"] for outcome in outcomes}
+    recorded = set() if updated else {outcome.recorded for outcome in outcomes}
+    if "failed" in verdicts:
+        return FAILED
+    if "diverged" in verdicts or "changed" in recorded or any(one.broken for one in outcomes):
+        return DIFFERS
+    return IDENTICAL if recorded <= {"as recorded", "elsewhere"} else NOT_COMPARABLE
+
+
+def headline(outcomes: Sequence[Outcome]) -> str:
+    """What a reviewer reads first. It says no more of the recipes than was compared."""
+    recorded = {outcome.recorded for outcome in outcomes}
+    if status(outcomes) not in (IDENTICAL, NOT_COMPARABLE):
+        return "Training is NOT as it should be"
+    said = {
+        "dropped": "a recipe is recorded no longer",
+        "not recorded": "nothing is recorded yet of a recipe",
+        "not comparable": "not comparable with what was recorded on another processor",
+        "elsewhere": "not compared with what was recorded on another processor",
+    }
+    told = [text for name, text in said.items() if name in recorded]
+    return "Training is reproducible" + (f"; {'; '.join(told)}" if told else ", and as recorded")
+
+
+def causes(before: Entry, now: Entry) -> list[str]:
+    """All that a recipe's result follows from and that is not what it was, each in a few words."""
+    found = []
+    fields = files.changed(before.recipe, now.recipe)
+    for field, (one, other) in fields.items():
+        if field.startswith("parameters."):
+            found.append(f"params.yaml {field.removeprefix('parameters.')} {one} → {other}")
+        elif field.startswith("data."):
+            found.append(f"the data: {field.removeprefix('data.')} has other content")
+        elif field != "lock.sha256":
+            found.append(f"{field.replace('.', ': ')} {one} → {other}")
+    for file in sorted({**before.code, **now.code}):
+        if before.code.get(file) != now.code.get(file):
+            found.append(file)
+    versions = files.changed(before.versions, now.versions)
+    found += [f"{library} {one} → {other}" for library, (one, other) in versions.items()]
+    if before.recipe["lock"]["sha256"] != now.recipe["lock"]["sha256"] and not versions:
+        found.append(f"other packages in {now.recipe['lock']['file']}")
+    asked = ("data.", "parameters.data.", "parameters.seed")
+    if first_stage(before, now) == "samples" and not any(f.startswith(asked) for f in fields):
+        found.append(UNNAMED)
+    return found
+
+
+def first_stage(before: Entry, now: Entry) -> str | None:
+    """The first of the digests along the run that differs."""
+    both = {**before.stages, **now.stages}
+    return next((s for s in both if before.stages.get(s) != now.stages.get(s)), None)
+
+
+def _compared(before: Entry, now: Entry) -> str:
+    if _same(before, now):
+        return "as recorded"
+    both = {before.guarantee, now.guarantee}
+    if both != {"portable"} and before.cpu != now.cpu:
+        told = (before.recipe, before.code) == (now.recipe, now.code)
+        return "elsewhere" if told else "not comparable"
+    return "changed"
+
+
+RESULTS = ("predictions", "what the model produced")
+"""The stages that are results: they count beside the metrics and the final state."""
+
+
+def _same(before: Entry, now: Entry) -> bool:
+    return (
+        before.digest == now.digest
+        and files.same(before.metrics, now.metrics)
+        and all(before.stages.get(stage) == now.stages.get(stage) for stage in RESULTS)
+    )

@@ -1,0 +1,423 @@
+"""Data files: downloaded, added to `data.lock`, compared with it; large ones kept from git."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+from repro.basics import files
+from repro.basics.errors import BadInput
+from repro.basics.text import printable
+from repro.data import datalock
+from repro.data.datalock import LOCK, Entry, Tell, silent
+
+LIMIT = 1_000_000
+"""Bytes of a file in git itself, at most."""
+LARGEST = 10 * 10**9
+"""Bytes of a download of which neither lock nor caller says how many it has, at most."""
+PATIENCE = 30.0
+"""Seconds without a single byte, or for a connection, after which a source is given up."""
+HEADERS = 60.0
+"""Seconds until a source has begun to answer, redirections included."""
+WINDOW, SLOWEST = 60.0, 10_000
+"""A source that sends less than so many bytes a second, over so many seconds, is given up."""
+
+handed_out: dict[str, str] = {}
+"""What `repro.fetch` gave out in this process: each file's SHA-256, by its path in the data."""
+
+
+def fetch(
+    name: str, url: str | None = None, sha256: str | None = None, *, size: int | None = None
+) -> Path:
+    """Returns the file `name` of the folder that `REPRO_DATA` names, or else of `data/`.
+
+    `data.lock` says what it must be and where it can be had, once `repro data add` has put it
+    there: the file is checked, and downloaded into `data/` when it is missing.
+
+    What has been published somewhere needs no entry in the lock, when its address and SHA-256 are
+    given here: it is downloaded when it is missing. A file that is there already is then the
+    caller's to check, since archives of the same arrays differ in their bytes. `size` is how many
+    bytes it may have at most, 10 GB where it is not given. A source that does not answer within a
+    minute, or sends less than 10 kB a second, is given up.
+
+    Raises:
+        BadInput: no such file, and no source that has it; or not the one of the lock; or neither
+            in the lock nor given a SHA-256; or a pointer of Git LFS in its place.
+    """
+    from repro.data import datafiles
+
+    return datafiles.provide(Path(), name, url, sha256, size)
+
+
+def provide(
+    root: Path, path: str, url: str | None, sha256: str | None, size: int | None = None
+) -> Path:
+    """Returns where a data file lies, downloaded if need be, and notes it in `handed_out`.
+
+    See `repro.fetch`. A file's digest is taken once, and then known as long as it stays as it is.
+    """
+    if datalock.leads_out(path):
+        raise BadInput(f"data: expected a path inside the data folder; got {path!r}")
+    entry, file = datalock.read(root).get(path), datalock.find(root, path)
+    shown = root / "data" / path
+    if file is not None:
+        datalock.no_pointer(file.path)
+        if entry is not None:
+            datalock.check(root, [path])
+        elif sha256 is None:
+            raise BadInput(f"{file.path}: not in {LOCK}; repro data add {file.path}")
+        with datalock.remembered(root):
+            handed_out[path] = datalock.digest(file)
+        return file.path
+    given = () if url is None else (url,)
+    if entry is not None:
+        _download(root, path, (*entry.sources, *given), entry.sha256, entry.size)
+        handed_out[path] = entry.sha256
+    elif sha256 is None:
+        raise BadInput(f"{shown}: no such file; put it there, then: repro data add {shown}")
+    else:
+        _download(root, path, given, sha256, most=LARGEST if size is None else size)
+        handed_out[path] = sha256
+    return shown
+
+
+class _Sink:
+    """Takes what is downloaded: counts, digests, writes it, and ends what is too long or slow."""
+
+    def __init__(self, file: BinaryIO, path: Path, most: int, tell: Tell) -> None:
+        self.file, self.path, self.most, self.tell = file, path, most, tell
+        self.done, self.digest = 0, hashlib.sha256()
+        self._since, self._then = time.monotonic(), 0
+
+    def write(self, chunk: bytes) -> None:
+        self.done += len(chunk)
+        if self.done > self.most:
+            raise ValueError(f"more than {self.most:,} bytes")
+        self.digest.update(chunk)
+        try:
+            self.file.write(chunk)
+        except OSError as error:  # Another source would not help.
+            raise BadInput(f"{self.path}: cannot be written: {error.strerror}") from None
+        now = time.monotonic()
+        if now - self._since > WINDOW:
+            if self.done - self._then < SLOWEST * (now - self._since):
+                raise ValueError(f"slower than {SLOWEST // 1000} kB a second, given up")
+            self._since, self._then = now, self.done
+
+
+def _download(
+    root: Path,
+    path: str,
+    sources: Sequence[str],
+    sha256: str,
+    size: int | None = None,
+    tell: Tell = silent,
+    most: int = LARGEST,
+) -> str:
+    """Downloads a file into `data/` from the first source that has it, which is returned.
+
+    It takes its name when size and SHA-256 are right; of what is not, nothing is left. `most` is
+    the number of bytes at most where `size` does not say how many there are.
+
+    Raises:
+        BadInput: no source has it.
+    """
+    target = root / "data" / path
+    datalock.inside(root / "data", target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{target.parent}: cannot be made: {error.strerror}") from None
+    failed = []
+    for source in sources:
+        sink = None
+        try:
+            with files.replacing(target, shared=True) as file:
+                sink = _Sink(file, target, most if size is None else size, tell)
+                _get(source, sink)
+                if size is not None and sink.done != size:
+                    raise ValueError(f"{sink.done:,} bytes, expected {size:,}")
+                if (found := sink.digest.hexdigest()) != sha256:
+                    raise ValueError(f"SHA-256 {found}, expected {sha256}")
+            return source
+        except (OSError, ValueError) as error:  # Those of `requests` are kinds of OSError.
+            failed.append(f"{source}: {_reason(error, sink)}")
+    why = "; ".join(failed) or f"{LOCK} names no source"
+    raise BadInput(f"{target}: no such file; put it there, or name its folder in REPRO_DATA; {why}")
+
+
+def _get(source: str, sink: _Sink) -> None:
+    """Hands on what a source sends, as it comes, so that one that drips is seen to.
+
+    Redirections to other schemes than http and https are not followed (`requests` knows no other).
+
+    Raises:
+        OSError, ValueError: the source has not got it, broke off, or was too long or too slow.
+    """
+    from urllib3.exceptions import HTTPError
+
+    with _answer(source) as response:
+        response.raise_for_status()
+        length = response.headers.get("Content-Length", "")
+        plain = "Content-Encoding" not in response.headers and length.isdecimal()
+        if plain and int(length) > sink.most:
+            raise ValueError(f"{int(length):,} bytes, more than {sink.most:,} bytes")
+        try:
+            # Not `iter_content`, which waits until it has a whole piece together.
+            while chunk := response.raw.read1(1 << 16, decode_content=True):
+                sink.write(chunk)
+        except HTTPError as error:
+            raise OSError(str(error)) from None
+
+
+def _answer(source: str) -> Any:
+    """The response of a source, once its headers are there.
+
+    They are waited for beside, since a server may send these byte by byte as well, and each byte
+    is in time.
+    """
+    import requests
+
+    came: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            came.put(requests.get(source, stream=True, timeout=PATIENCE))
+        except Exception as error:  # Told where it is waited for.
+            came.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        found = came.get(timeout=HEADERS)
+    except queue.Empty:
+        raise ValueError(f"no answer within {HEADERS:.0f} s, given up") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _reason(error: Exception, sink: _Sink | None) -> str:
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"{response.status_code} {response.reason}"
+    if isinstance(error, ValueError) or sink is None or getattr(error, "strerror", None):
+        return " ".join(str(error).split())
+    return f"broke off after {sink.done:,} bytes" if sink.done else "not reached, or broke off"
+
+
+def add(
+    root: Path, given: Path, sources: Sequence[str] = (), tell: Tell = silent
+) -> dict[str, Any]:
+    """Puts a file, or each file of a folder, into the lock as it is now; returns the entries.
+
+    A source of a folder ends with a slash. Without any, a file keeps those that it has.
+
+    Raises:
+        BadInput: no such file, or not in the data folder; or a source is no address.
+    """
+    if not given.exists():
+        raise BadInput(f"{given}: no such file")
+    folder, name = _place(root, given)
+    if folder is None or name is None:
+        raise BadInput(f"{given}: not in the data folder; put it into {_places(root)}")
+    many = given.is_dir()
+    for source in sources:
+        if wrong := datalock.no_source(source):
+            raise BadInput(f"--{wrong}")
+        if many and not source.endswith("/"):
+            raise BadInput(f"--source: expected the address of a folder, {source}/; got {source}")
+    files = {"": given}
+    if many:
+        files = _files(given)
+    if not files:
+        raise BadInput(f"{given}: no file in it")
+    entries, added = datalock.read(root), []
+    with datalock.remembered(root):
+        for below, file in files.items():
+            path = "/".join(part for part in (name, below) if part not in ("", "."))
+            if datalock.leads_out(path):
+                raise BadInput(f"{file}: {path!r} cannot be a path in {LOCK}; rename the file")
+            found = datalock.at(folder, file)
+            datalock.no_pointer(file)
+            before = entries.get(path)
+            own = tuple(source + quote(below) for source in sources)
+            kept = own or (before.sources if before else ())
+            now = Entry(path, found.stamp[0], datalock.digest(found, tell, again=True), kept)
+            entries[path] = now
+            added.append(asdict(now) | {"changed": now != before})
+    datalock.write(root, entries.values())
+    return {"added": added}
+
+
+def verify(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -> dict[str, Any]:
+    """Reads each file of the lock, or of these paths, and returns which are not as it says.
+
+    `extra` are files in `data/` that the lock does not name. A folder that `REPRO_DATA` names is
+    not looked through: it may be others' as well.
+    """
+    entries = datalock.read(root)
+    chosen, extra = _chosen(root, entries, given)
+    missing, changed = [], {}
+    with datalock.remembered(root):
+        for entry in chosen:
+            file = datalock.find(root, entry.path)
+            if file is None:
+                missing.append(entry.path)
+            elif datalock.is_pointer(file.path):
+                changed[entry.path] = datalock.NOT_PULLED
+            elif wrong := (
+                datalock.other_size(entry, file) or datalock.other_content(entry, file, tell, True)
+            ):
+                changed[entry.path] = wrong
+    return {
+        "verdict": "differs" if missing or changed or extra else "identical",
+        "files": len(chosen),
+        "bytes": sum(entry.size for entry in chosen),
+        "missing": missing,
+        "changed": changed,
+        "extra": extra,
+    }
+
+
+def fetch_missing(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -> dict[str, Any]:
+    """Downloads what is missing of the lock, or of these paths.
+
+    Raises:
+        BadInput: no source has some of it, or another file is in its place. The rest is there.
+    """
+    there, fetched, failed = [], {}, []
+    for entry in _chosen(root, datalock.read(root), given)[0]:
+        try:
+            file = datalock.find(root, entry.path)
+            if file is None:
+                fetched[entry.path] = _download(
+                    root, entry.path, entry.sources, entry.sha256, entry.size, tell
+                )
+            else:
+                datalock.no_pointer(file.path)
+                datalock.check(root, [entry.path])
+                there.append(entry.path)
+        except BadInput as error:
+            failed.append(str(error))
+    if failed:
+        more = f" (and {len(failed) - 1} more)" if failed[1:] else ""
+        raise BadInput(failed[0] + more)
+    return {"fetched": fetched, "there": there}
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The files below a folder, sorted, but hidden ones: those of systems and of downloads."""
+    found = {}
+    for file in folder.rglob("*"):
+        below = file.relative_to(folder)
+        if file.is_file() and not any(part.startswith(".") for part in below.parts):
+            found[below.as_posix()] = file
+    return dict(sorted(found.items()))
+
+
+def _chosen(
+    root: Path, entries: dict[str, Entry], given: Sequence[Path]
+) -> tuple[list[Entry], list[str]]:
+    """What a person means: entries of the lock, and files in `data/` that are not in it.
+
+    Raises:
+        BadInput: a path is neither, or leads out.
+    """
+    extra = [path for path in _files(root / "data") if path not in entries]
+    # As a file's path, or as the lock has it.
+    named = [(one, {_place(root, one)[1], one.as_posix()}) for one in given]
+
+    def meant(path: str, names: set[str | None]) -> bool:
+        return "." in names or any(path == name or path.startswith(f"{name}/") for name in names)
+
+    for one, names in named:
+        if not any(meant(path, names) for path in (*entries, *extra)):
+            raise BadInput(f"{one}: neither in {LOCK} nor in the data folder, {_places(root)}")
+
+    def chosen(path: str) -> bool:
+        return not named or any(meant(path, names) for _, names in named)
+
+    return [e for e in entries.values() if chosen(e.path)], [path for path in extra if chosen(path)]
+
+
+def _place(root: Path, file: Path) -> tuple[Path | None, str | None]:
+    """The data folder that a file lies in, and its path there; or neither."""
+    file = Path(os.path.abspath(file))
+    for folder in datalock.folders(root):
+        for base in (Path(os.path.abspath(folder)), folder.resolve()):
+            if file.is_relative_to(base):
+                return folder, file.relative_to(base).as_posix()
+    return None, None
+
+
+def _places(root: Path) -> str:
+    return " or ".join(os.path.relpath(folder) for folder in datalock.folders(root))
+
+
+def check_size(files: Sequence[str]) -> dict[str, Any]:
+    """Returns files of which git is to keep, or keeps, more than `LIMIT` bytes, with their sizes.
+
+    What counts is what git has, not what lies there: of a file under Git LFS that is a pointer,
+    and where LFS is not installed, in spite of .gitattributes, the file.
+    """
+
+    def git(*words: str, given: str = "") -> str:
+        command = ("git", "--literal-pathspecs", *words)
+        try:
+            done = subprocess.run(
+                command,
+                input=given,
+                capture_output=True,
+                encoding="utf-8",
+                errors="surrogateescape",  # Names of files can be any bytes.
+            )
+        except FileNotFoundError:
+            raise BadInput("git is not installed") from None
+        if done.returncode:
+            raise BadInput(f"git: {' '.join(done.stderr.split())}")
+        return done.stdout
+
+    # `mode blob stage TAB name`, and a NUL, which is in no name; 160000 is another repository.
+    lines = [line.split("\t", 1) for line in git("ls-files", "-sz", "--", *files).split("\0")[:-1]]
+    blobs = {name: about.split()[1] for about, name in lines if not about.startswith("160000")}
+    asked = "".join(f"{blob}\n" for blob in blobs.values())
+    sizes = git("cat-file", "--batch-check=%(objectsize)", given=asked).splitlines()
+    large = {
+        name: int(size)
+        for name, size in zip(blobs, sizes, strict=True)
+        if size.isdecimal() and int(size) > LIMIT
+    }
+    return {"verdict": "differs" if large else "identical", "large": large}
+
+
+def lines(answer: dict[str, Any]) -> list[str]:
+    """What one of these functions returned, for a person."""
+    text = [
+        f"{'locked   ' if entry['changed'] else 'unchanged'}  {entry['path']}  {entry['sha256']}"
+        for entry in answer.get("added", ())
+    ]
+    text += [f"fetched    {path}  {url}" for path, url in answer.get("fetched", {}).items()]
+    if "there" in answer:
+        text.append(f"there      {len(answer['there'])}, as {LOCK} says")
+    text += [f"missing    {path}" for path in answer.get("missing", ())]
+    text += [f"changed    {path}: {what}" for path, what in answer.get("changed", {}).items()]
+    text += [f"extra      {path}: not in {LOCK}" for path in answer.get("extra", ())]
+    if "files" in answer:
+        count = f"{answer['files']} file{'' if answer['files'] == 1 else 's'}"
+        text.append(f"{answer['verdict'].upper()}  {count}, {answer['bytes'] / 10**6:.1f} MB")
+    text += [
+        f"{name}: {size / 10**6:.1f} MB in git, more than {LIMIT // 10**6} MB; keep it in data/, "
+        "with `repro data add`, or under Git LFS: `git lfs install`, `git lfs track FILE`, "
+        "`git add --renormalize FILE`"
+        for name, size in answer.get("large", {}).items()
+    ]
+    return [printable(line) for line in text]

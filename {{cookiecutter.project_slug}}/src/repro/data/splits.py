@@ -1,0 +1,442 @@
+"""Which samples are learnt from (train), chosen by (validation) and judged by (test).
+
+The test is split off first and nothing else sees it: not validation, folds, sweeps, early stopping
+or what is fitted to the data before the network. The splitters are scikit-learn's. They see the
+samples in the order of their content's digests, so that a split does not depend on the order of the
+rows (except in time, where the order is what is split by).
+
+    strategy            keeps
+    random              nothing
+    stratified          the proportions of the classes
+    grouped             all samples of a group (a patient, say) in one part
+    stratified_grouped  both, as far as they go together
+    time_series         what is later than the training in validation, and later still in the test
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn import model_selection
+from sklearn.base import clone
+
+from repro.basics import files, seeds
+from repro.basics.digests import sha256
+from repro.basics.errors import BadInput
+from repro.data.dataset import Dataset, Part, Parts
+
+NAMES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What splitters look at: positions in the data set, and a label and a group for each."""
+
+    places: np.ndarray
+    labels: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+    def at(self, chosen: np.ndarray) -> Rows:
+        """The rows at these positions among these rows."""
+        labels, groups = self.labels, self.groups
+        return Rows(
+            self.places[chosen],
+            None if labels is None else labels[chosen],
+            None if groups is None else groups[chosen],
+        )
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions of the samples of each part, int64, ascending; no position twice."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+    def parts(self) -> dict[str, np.ndarray]:
+        return {name: getattr(self, name) for name in NAMES}
+
+    def digest(self) -> str:
+        """SHA-256 of the positions in each part."""
+        lines = [f"{name} {sha256(places)}\n" for name, places in self.parts().items()]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def make(dataset: Dataset, parameters: dict[str, Any]) -> Split:
+    """Splits a data set as the group `split` of the parameters says.
+
+    Raises:
+        BadInput: the numbers or the data do not allow it; the message names the number.
+    """
+    strategy, folds, outer = (parameters[name] for name in ("strategy", "folds", "outer_folds"))
+    rows = _rows(dataset, strategy)
+    kept = len(dataset.x) - dataset.held_out
+    apart = rows.at(rows.places >= kept)  # What the publisher of the data set aside.
+    test, validation = parameters["test"], parameters["validation"]
+
+    def seed_of(*purpose: str | int) -> int:
+        return seeds.seed(parameters["seed"], *purpose)
+
+    def halves(among: Rows, share: float, *purpose: str) -> tuple[Rows, Rows]:
+        return hold_out(among, strategy, share, seed_of(*purpose))
+
+    def fold(among: Rows, of: str, *purpose: str | int) -> tuple[Rows, Rows]:
+        number = parameters[of.removesuffix("s")]
+        return k_fold(among, strategy, parameters[of], number, seed_of(*purpose))
+
+    if dataset.held_out and outer:
+        raise BadInput(
+            "split.outer_folds: expected null, since these data have "
+            f"{dataset.held_out} samples set aside for the test; got {outer}"
+        )
+    if dataset.held_out:
+        inner = rows.at(rows.places < kept)
+        if inner.groups is not None and apart.groups is not None:
+            both = np.intersect1d(inner.groups, apart.groups)
+            if len(both):
+                raise BadInput(
+                    f"data: group {both[0]} is among the {dataset.held_out} samples set aside and "
+                    "among the others; split.strategy without groups would do"
+                )
+    elif outer:
+        inner, apart = fold(rows, "outer_folds", "test")
+        test = 1 / outer
+    else:
+        inner, apart = halves(rows, test, "test")
+    if folds:
+        train, chosen = fold(inner, "folds", "folds", parameters["repeat"])
+    elif dataset.held_out:
+        train = inner
+        chosen, apart = halves(apart, test / (test + validation), "test")
+    else:
+        train, chosen = halves(inner, validation / (1 - test), "validation")
+    if parameters["train_size"]:
+        train = few(train, strategy, parameters["train_size"], seed_of("train_size"))
+    split = Split(*(np.sort(part.places) for part in (train, chosen, apart)))
+    all_used = not parameters["train_size"] and (strategy != "time_series" or not (folds or outer))
+    check(split, dataset, strategy, whole=all_used)
+    return split
+
+
+def hold_out(rows: Rows, strategy: str, share: float, seed: int) -> tuple[Rows, Rows]:
+    """Cuts rows in two; the second has about `share` of them, exactly so where no group binds.
+
+    Raises:
+        BadInput: a half would be empty, or a class is too small to be in both.
+    """
+    size = len(rows.places)
+    part = int(np.ceil(share * size))
+    if not 0 < part < size:
+        raise BadInput(f"split: a share of {share:.3g} of {size} samples leaves a part empty")
+    _enough(rows, 2, "both parts")
+    first = np.arange(size)
+    if strategy == "time_series":
+        return rows.at(first[: size - part]), rows.at(first[size - part :])
+    if strategy == "stratified_grouped":
+        # scikit-learn has it for folds alone; one of so many is about the share.
+        return _cut(model_selection.StratifiedGroupKFold, rows, max(2, round(1 / share)), 0, seed)
+    kinds = {
+        "random": model_selection.ShuffleSplit,
+        "stratified": model_selection.StratifiedShuffleSplit,
+        "grouped": model_selection.GroupShuffleSplit,
+    }
+    splitter = kinds[strategy](1, test_size=share, random_state=seed)
+    try:
+        one, other = next(splitter.split(first, rows.labels, rows.groups))
+    except ValueError as error:
+        raise BadInput(f"split: {error}") from None
+    return rows.at(np.sort(one)), rows.at(np.sort(other))
+
+
+def few(rows: Rows, strategy: str, size: int, seed: int) -> Rows:
+    """Returns so many of the rows: the last ones in time, else drawn, with the classes'
+    proportions where the strategy keeps them.
+
+    Raises:
+        BadInput: there are not more rows, or fewer are asked for than there are classes.
+    """
+    if size >= len(rows.places):
+        raise BadInput(
+            f"split.train_size: expected less than the {len(rows.places)} samples of the training, "
+            f"got {size}"
+        )
+    if strategy == "time_series":
+        return rows.at(np.arange(len(rows.places) - size, len(rows.places)))
+    stratified = "stratified" in strategy
+    kind = model_selection.StratifiedShuffleSplit if stratified else model_selection.ShuffleSplit
+    splitter = kind(1, train_size=size, random_state=seed)
+    try:
+        chosen, _ = next(splitter.split(rows.places, rows.labels))
+    except ValueError as error:
+        raise BadInput(f"split.train_size: {error}") from None
+    return rows.at(np.sort(chosen))
+
+
+def k_fold(rows: Rows, strategy: str, folds: int, fold: int, seed: int) -> tuple[Rows, Rows]:
+    """Returns the rows of all folds but one, and of that one, counted from 0.
+
+    In time, training on what comes before a fold: the first of `folds + 1` blocks is in no fold,
+    and what comes after a fold is in neither part.
+
+    Raises:
+        BadInput: there are more folds than samples, groups or members of a class.
+    """
+    size = len(rows.places)
+    if fold >= folds:
+        raise BadInput(f"split: expected a fold from 0 to {folds - 1}, got {fold}")
+    if folds + (strategy == "time_series") > size:
+        raise BadInput(f"split: {folds} folds need more than {size} samples")
+    _enough(rows, folds, f"each of {folds} folds")
+    if strategy == "time_series":
+        one, other = list(model_selection.TimeSeriesSplit(folds).split(rows.places))[fold]
+        return rows.at(one), rows.at(other)
+    kinds = {
+        "random": model_selection.KFold,
+        "stratified": model_selection.StratifiedKFold,
+        "grouped": model_selection.GroupKFold,
+        "stratified_grouped": model_selection.StratifiedGroupKFold,
+    }
+    return _cut(kinds[strategy], rows, folds, fold, seed)
+
+
+def _cut(kind: Any, rows: Rows, folds: int, fold: int, seed: int) -> tuple[Rows, Rows]:
+    splitter = kind(folds, shuffle=True, random_state=seed)
+    try:
+        one, other = list(splitter.split(rows.places, rows.labels, rows.groups))[fold]
+    except ValueError as error:
+        raise BadInput(f"split: {error}") from None
+    return rows.at(one), rows.at(other)
+
+
+def _enough(rows: Rows, needed: int, where: str) -> None:
+    """Refuses classes and groups that cannot be in every part."""
+    if rows.labels is not None:
+        classes, counts = np.unique(rows.labels, return_counts=True)
+        least = int(np.argmin(counts))
+        if counts[least] < needed:
+            raise BadInput(
+                f"split.strategy: stratified: class {classes[least]} has {counts[least]} samples, "
+                f"too few to be in {where}"
+            )
+    if rows.groups is not None:
+        groups = len(np.unique(rows.groups))
+        if groups < needed:
+            raise BadInput(f"split.strategy: grouped: {groups} groups, too few to be in {where}")
+
+
+def _rows(dataset: Dataset, strategy: str) -> Rows:
+    """All samples, in the order of their content's digests, or, in time, as they are."""
+    labels = groups = None
+    if "stratified" in strategy:
+        labels = class_labels(dataset.y)
+        if labels is None:
+            raise BadInput(
+                f"split.strategy: {strategy} needs classes, and the targets are numbers of type "
+                f"{dataset.y.dtype}; random would do"
+            )
+    if "grouped" in strategy:
+        groups = dataset.groups
+        if groups is None:
+            raise BadInput(
+                f"split.strategy: {strategy} needs a group for each sample, and the data have none"
+            )
+    places = np.arange(len(dataset.x))
+    rows = Rows(places, labels, groups)
+    if strategy == "time_series":
+        return rows
+    return rows.at(np.array(sorted(places, key=dataset.row_digests.__getitem__)))
+
+
+def class_labels(y: np.ndarray) -> np.ndarray | None:
+    """The class of each sample, from integers or from one column a class; None: no classes."""
+    if y.ndim == 2 and y.shape[1] > 1:
+        return y.argmax(axis=1) if np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all() else None
+    return y.reshape(-1) if y.dtype.kind in "biu" and y.size == len(y) else None
+
+
+def check(split: Split, dataset: Dataset, strategy: str, whole: bool = True) -> None:
+    """Makes sure that a split is one.
+
+    Raises:
+        AssertionError: a sample is in two parts, or, where `whole`, in none; a group is in two
+            parts; a part is not later than the one before, in time.
+    """
+    parts = split.parts()
+    together = np.concatenate(list(parts.values()))
+    unknown = (together < 0) | (together >= len(dataset.x))
+    if unknown.any():
+        raise AssertionError(f"a split names sample {together[unknown][0]} of {len(dataset.x)}")
+    if len(np.unique(together)) != len(together):
+        raise AssertionError("a sample is in two parts of a split")
+    if whole and len(together) != len(dataset.x):
+        raise AssertionError(f"{len(dataset.x) - len(together)} samples are in no part of a split")
+    if "grouped" in strategy and dataset.groups is not None:
+        groups = [set(dataset.groups[places].tolist()) for places in parts.values()]
+        if sum(map(len, groups)) != len(set().union(*groups)):
+            raise AssertionError("a group is in two parts of a split")
+    if strategy == "time_series":
+        train, validation, test = parts.values()
+        if not train.max() < validation.min() <= validation.max() < test.min():
+            raise AssertionError("a part of a split in time is not later than the one before")
+
+
+def describe(split: Split, dataset: Dataset) -> dict[str, Any]:
+    """What the manifest says: sizes, samples of each class, and samples that occur in two parts.
+
+    The last are rows of equal content. The splitters do not see that they are: a group for each
+    content would keep them together. `repeated` counts contents, `twins` the samples of them.
+    """
+    labels, digests = class_labels(dataset.y), dataset.row_digests
+    contents = {n: {digests[place] for place in places} for n, places in split.parts().items()}
+    told: dict[str, Any] = {
+        "digest": split.digest(),
+        "sizes": {name: len(places) for name, places in split.parts().items()},
+        "repeated": {
+            name: len(contents[name] & contents["train"]) for name in ("validation", "test")
+        },
+        "twins": {
+            name: sum(digests[place] in contents["train"] for place in split.parts()[name])
+            for name in ("validation", "test")
+        },
+    }
+    if labels is not None and len(np.unique(labels)) <= 1000:
+        told["classes"] = {
+            name: {
+                str(label): int(count)
+                for label, count in zip(*np.unique(labels[places], return_counts=True), strict=True)
+            }
+            for name, places in split.parts().items()
+        }
+    return told
+
+
+def notes(described: dict[str, Any]) -> list[str]:
+    """What a person should know of a split, in whole sentences; `described` is `describe`'s answer.
+
+    Samples that are also learnt from make a result look better than it is, and so do classes that
+    the training or the test has none of.
+    """
+    sizes, told = described["sizes"], []
+    for part, twins in described["twins"].items():
+        if twins:
+            told.append(
+                f"{twins} of the {sizes[part]} samples of the {part} part occur in the training as "
+                "well, so that its results are too good; a group for each content "
+                "(split.strategy=grouped) keeps them together"
+            )
+    classes = described.get("classes", {})
+    known = dict.fromkeys(label for counts in classes.values() for label in counts)
+    for part, counts in classes.items():
+        missing = [label for label in known if label not in counts]
+        if missing:
+            more = f" and {len(missing) - 5} more" if missing[5:] else ""
+            told.append(
+                f"the {part} part has no sample of class {', '.join(missing[:5])}{more}; "
+                "split.strategy=stratified keeps the proportions of the classes"
+            )
+    return told
+
+
+def parts(dataset: Dataset, split: Split, dtype: str = "float32") -> Parts:
+    """The samples of each part. What is fitted to data is fitted to those of the training alone.
+
+    Floating-point samples keep their type when they are transformed. What a transformer makes of
+    others is what it returns, and where that is floating point, it has the type in which the
+    training computes: its `dtype`.
+
+    Raises:
+        BadInput: the transformer fails, or does not return as many columns as it was given.
+    """
+    x = {name: dataset.x[places] for name, places in split.parts().items()}
+    if dataset.preprocessing is not None:
+        x = _preprocessed(dataset.preprocessing, x, "float64" if dtype == "float64" else "float32")
+    weight = dataset.weight
+    made = {
+        name: Part(x[name], dataset.y[places], None if weight is None else weight[places])
+        for name, places in split.parts().items()
+    }
+    return Parts(**made)
+
+
+def _preprocessed(transformer: Any, x: dict[str, np.ndarray], floating: str) -> dict[str, Any]:
+    """The samples of each part, as the transformer makes them once fitted to the training."""
+    name = type(transformer).__name__
+    flat = {part: array.reshape(len(array), -1) for part, array in x.items()}
+    made: dict[str, Any] = {}
+    try:
+        fitted = clone(transformer).fit(flat["train"])
+        for part, array in flat.items():
+            made[part] = fitted.transform(array)
+    except (TypeError, ValueError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise BadInput(f"data: preprocessing: {name} cannot be used: {said[0]}") from None
+    for part, array in flat.items():
+        if (found := getattr(made[part], "shape", None)) != array.shape:
+            raise BadInput(
+                f"data: preprocessing: {name} makes {found} of the {part} part's {array.shape}; "
+                "it has to keep the number of columns; what does not can be done in the data "
+                "function, before the samples are returned"
+            )
+        kept = np.asarray(made[part].toarray() if hasattr(made[part], "toarray") else made[part])
+        if array.dtype.kind == "f":
+            kept = kept.astype(array.dtype)
+        elif kept.dtype.kind == "f":
+            kept = kept.astype(floating)
+        made[part] = kept.reshape(x[part].shape)
+    return made
+
+
+def save(path: Path, split: Split, dataset: Dataset) -> None:
+    """Writes a split, with the digest of the data that it is for, as an `.npz` without pickles."""
+    about = json.dumps({"digest": split.digest(), "data": dataset.digests})
+    np.savez(path, allow_pickle=False, about=np.array(about), **split.parts())
+
+
+def load(path: Path) -> tuple[Split, dict[str, str]]:
+    """Returns a split from a file, and the digests of the data that it is for.
+
+    Raises:
+        BadInput: it is no split, or was altered.
+    """
+    try:
+        read = files.arrays(path, "a readable split")
+        found = {name: read[name] for name in NAMES}
+        about = json.loads(str(read["about"]))
+        digest, data = about["digest"], dict(about["data"])
+        split = Split(**found)
+        placed = all(a.ndim == 1 and a.size and a.dtype.kind == "i" for a in found.values())
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise BadInput(f"{path}: not a readable split: it does not say what it is of") from None
+    if not placed:
+        raise BadInput(f"{path}: not a readable split: its parts are no lists of positions")
+    if split.digest() != digest:
+        raise BadInput(f"{path}: altered since it was written")
+    return split, data
+
+
+def reuse(path: Path, dataset: Dataset, strategy: str, digest: str | None = None) -> Split:
+    """A split from a file, for these data; the one of this digest, where one is given.
+
+    Raises:
+        BadInput: it is no split, was altered, is another than the digest names, or is for other
+            data.
+    """
+    split, data = load(path)
+    if digest is not None and split.digest() != digest:
+        raise BadInput(
+            f"split.file: {path} holds the split {split.digest()[:16]}…, the recipe names "
+            f"{digest[:16]}…; put the file of that one back (git has it, if it was committed)"
+        )
+    if data != dataset.digests:
+        raise BadInput(f"split.file: {path} was made for other data")
+    try:
+        check(split, dataset, strategy, whole=False)
+    except AssertionError as error:
+        raise BadInput(f"split.file: {path}: {error}") from None
+    return split

@@ -1,0 +1,1 @@
+"""What surrounds a run: determinism, what libraries and machine say, variations on purpose."""

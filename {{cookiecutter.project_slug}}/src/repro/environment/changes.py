@@ -1,0 +1,210 @@
+"""What variations change: inside a process, and among the variables that it is started with.
+
+What is changed inside, before anything of the project is imported, is what Python says of the
+system. Libraries in C that ask the system itself do not see it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import gc
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from repro.environment.determinism import CLEARED
+
+KEPT = re.compile(
+    "|".join(
+        (
+            # Set by the machinery itself: what decides results is fixed there (`determinism`).
+            *(re.escape(prefix) + ".*" for prefix in CLEARED),
+            "REPRO_.*",
+            # Changed, or left as they are, by the variations `user`, `host`, `home`, `time-zone`,
+            # `locale`, `temporary-folder` and `caches`.
+            "HOME|USERPROFILE|USER|LOGNAME|USERNAME|LNAME|HOSTNAME|TZ|XDG_.*",
+            "LANG|LANGUAGE|LC_.*|LOCPATH|LOCALE_ARCHIVE.*|TMP.*|TEMP",
+            # Where programs, libraries, packages and devices are.
+            "PATH|.*_(PATH|DIR|DIRS|HOME|ROOT|PREFIX|CACHE|FOLDER)",
+            "LD_.*|DYLD_.*|VIRTUAL_ENV.*|CONDA_.*|MAMBA_.*|PYENV_.*|NIX_.*|GUIX_.*",
+            "CUDA_.*|NVIDIA_.*|HIP_.*|ROCM_.*|ROCR_.*|HSA_.*|ONEAPI_.*",
+            # Where data are, how they are reached, and the right to do so.
+            ".*_PROXY|SSL_CERT.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|NETRC|KRB5.*|SSH_AUTH_SOCK",
+            "AWS_.*|AZURE_.*|GOOGLE_.*|HF_.*|KAGGLE_.*|DASK_.*",
+            # Without these Windows starts nothing, and macOS decodes no name of a file.
+            "SYSTEM(ROOT|DRIVE)|WINDIR|COMSPEC|PATHEXT|OS|HOME(DRIVE|PATH)|(LOCAL)?APPDATA",
+            "(ALLUSERSPROFILE|PUBLIC|PROGRAMDATA|(COMMON)?PROGRAM(FILES|W6432).*)",
+            "NUMBER_OF_PROCESSORS|PROCESSOR_.*|__CF.*",
+        )
+    ),
+    re.IGNORECASE,
+)
+"""Names of variables that the variation `environment` leaves where they are.
+
+A variable of the user's own that a result depends on is in no recipe, and so in no comparison: the
+varied run does without it. What locates software and data stays, for without these the run would
+be another program.
+"""
+
+
+def dropped(name: str) -> bool:
+    """Whether a varied run is to do without this variable."""
+    return KEPT.fullmatch(name) is None
+
+
+def noise(index: int) -> dict[str, str]:
+    """What shells, terminals and continuous integration leave in the environment."""
+    unknown = {f"REPRO_NOISE_{number}": "x" * 97 * number for number in range(index, index + 20)}
+    known = {"COLUMNS": str(60 + index), "LINES": "7", "EDITOR": "noise", "PAGER": "noise"}
+    known |= {"TERM": "dumb", "SHLVL": str(20 + index), "NO_COLOR": "1", "CI": "noise"}
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), f"{os.sep}noise-{index}"))
+    return unknown | known | {"PATH": path}
+
+
+class _Builtin:
+    """A function that, like one written in C, is no method where a class holds it.
+
+    `logging.Formatter` holds `time.localtime`.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *given: Any) -> Any:
+        return self._function(*given)
+
+
+def clock_shift(index: int) -> int:
+    """The seconds by which the clock of a gate's run is moved; no two of 500 million are alike."""
+    year_and_35_days, span = 34_567_891, 560_000_003
+    return year_and_35_days + (index - 1) * year_and_35_days % span
+
+
+def shift_clock(index: int) -> None:
+    """Moves what Python says of the date; the system's clock and `time.monotonic` stay.
+
+    By a year and 35 days in the first run, neither whole weeks nor whole days: every field of the
+    date changes. Further runs have other dates, but none more than twenty years on, since archives
+    hold no date after 2107.
+    """
+    seconds = clock_shift(index)
+
+    realtime = (getattr(time, "CLOCK_REALTIME", None),)
+
+    def later(clock: Callable[..., Any], shift: int) -> Callable[..., Any]:
+        return lambda *which: clock(*which) + shift * (which in ((), realtime))
+
+    def told(
+        function: Callable[..., Any], now: Callable[[], Any], position: int = 0
+    ) -> Callable[..., Any]:
+        def called(*given: Any) -> Any:
+            if given[position:] in ((), (None,)):
+                given = (*given[:position], now())
+            return function(*given)
+
+        return called
+
+    def changed(name: str, change: Callable[..., Any], *how: Any) -> None:
+        if hasattr(time, name):
+            setattr(time, name, _Builtin(change(getattr(time, name), *how)))
+
+    for name in ("time", "clock_gettime"):
+        changed(name, later, seconds)
+        changed(f"{name}_ns", later, seconds * 10**9)
+    for name in ("localtime", "gmtime", "ctime"):
+        changed(name, told, time.time)
+    changed("asctime", told, time.localtime)
+    changed("strftime", told, time.localtime, 1)
+
+    # `datetime.today` and `date.today` ask `time.time`; these two ask the system. A subclass in
+    # their place would not be the type that C code makes and checks for, so the type itself is
+    # changed, through the dictionary behind its read-only view.
+    (methods,) = gc.get_referents(datetime.datetime.__dict__)
+    methods["now"] = classmethod(lambda cls, tz=None: cls.fromtimestamp(time.time(), tz))
+    methods["utcnow"] = classmethod(lambda cls: cls.utcfromtimestamp(time.time()))
+    ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime.datetime))
+
+
+def change_umask(index: int) -> None:
+    now = os.umask(0o077)
+    os.umask(next(mask for mask in (now | 0o027, 0o077, 0o027) if mask != now))
+
+
+def reverse_directories(index: int) -> None:
+    listdir, scandir = os.listdir, os.scandir
+
+    class Reversed:
+        """What `os.scandir` returns, from the last entry to the first."""
+
+        def __init__(self, *path: Any) -> None:
+            with scandir(*path) as entries:
+                self._entries = iter(list(entries)[::-1])
+
+        def __iter__(self) -> Iterator[os.DirEntry[Any]]:
+            return self
+
+        def __next__(self) -> os.DirEntry[Any]:
+            return next(self._entries)
+
+        def __enter__(self) -> Reversed:
+            return self
+
+        def __exit__(self, *exception: object) -> None:
+            self.close()
+
+        def close(self) -> None:
+            self._entries = iter([])
+
+    os.listdir = _Builtin(lambda *path: listdir(*path)[::-1])  # type: ignore[assignment]
+    os.scandir = Reversed  # type: ignore[assignment]
+
+
+def one_core(index: int) -> None:
+    if sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[index % len(cores)]})
+    # Affinity changes none of these; another machine would.
+    os.cpu_count = _Builtin(lambda: 1)
+    if hasattr(os, "process_cpu_count"):
+        os.process_cpu_count = _Builtin(lambda: 1)
+    _change_sysconf(("SC_NPROCESSORS_ONLN", "SC_NPROCESSORS_CONF"), lambda number: 1)
+
+
+def less_memory(index: int) -> None:
+    _change_sysconf(
+        ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"), lambda pages: max(1, pages // 2 - index % 1000)
+    )
+
+
+def _change_sysconf(names: Sequence[str], change: Callable[[int], int]) -> None:
+    """Changes what Python says of the system's limits; libraries in C ask the system itself."""
+    original = os.sysconf
+    changed = {*names, *(os.sysconf_names[name] for name in names if name in os.sysconf_names)}
+
+    def sysconf(name: str | int) -> int:
+        found = original(name)
+        return change(found) if name in changed else found
+
+    os.sysconf = _Builtin(sysconf)
+
+
+def rename_host(index: int) -> None:
+    """Gives this process, alone, another host name."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_user, new_names = 0x10000000, 0x04000000  # CLONE_NEWUSER, CLONE_NEWUTS
+    user, group = os.getuid(), os.getgid()
+    if libc.unshare(new_names) != 0:
+        # Without privileges: in a user namespace of its own, with the same user in it.
+        if libc.unshare(new_user | new_names) != 0:
+            raise OSError(ctypes.get_errno(), "unshare")
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    name = f"varied-{index}".encode()
+    if libc.sethostname(name, len(name)) != 0:
+        raise OSError(ctypes.get_errno(), "sethostname")

@@ -1,0 +1,218 @@
+"""What has to be fixed for a training to repeat, and the proof that it is fixed.
+
+Three steps, each in its own place:
+
+1. `environment` (in the launcher): variables that libraries read once, when they start.
+2. `apply` (in the fresh process, before data and model): threads, deterministic kernels, seeds.
+3. `in_effect` (in the fresh process): what the libraries themselves say afterwards.
+
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repro import backends
+from repro.backends import portable
+from repro.basics import seeds
+
+if TYPE_CHECKING:
+    pass
+
+# Variables that change results or kernels. None of them reaches a run from the user's shell.
+CLEARED = (
+    "PYTHON",
+    "KERAS_",
+    "TF_",
+    "TENSORFLOW_",
+    "XLA_",
+    "JAX_",
+    "NPROC",
+    "TORCH",
+    "PYTORCH_",
+    "ATEN_",
+    "ONEDNN_",
+    "DNNL_",
+    "OMP_",
+    "KMP_",
+    "GOMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "GOTO_",
+    "BLIS_",
+    "NPY_",
+    "NUMEXPR_",
+    "VECLIB_",
+    "CUBLAS_",
+    "CUDNN_",
+    "NVIDIA_TF32_",
+    "SKLEARN_",
+    "SCIPY_",
+    "GLIBC_TUNABLES",
+)
+
+
+class TooLate(RuntimeError):
+    """A setting was asked for after the library that reads it had started."""
+
+
+def environment(parameters: dict[str, Any]) -> dict[str, str]:
+    """Returns the variables a run's process has to be started with.
+
+    `portable` also switches off what picks its kernels by the processor's model in NumPy, OpenBLAS,
+    the C library and the backend.
+    """
+    values = {"KERAS_BACKEND": parameters["backend"]}
+    values |= backends.of(parameters["backend"]).environment(parameters)
+    if parameters["guarantee"] == "none":
+        return values
+    threads = str(parameters["threads"])
+    values |= {
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": threads,
+        "OMP_DYNAMIC": "FALSE",
+        "OPENBLAS_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    if parameters["guarantee"] == "portable" and platform.machine().lower() in ("x86_64", "amd64"):
+        values |= {
+            "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",
+            "OPENBLAS_CORETYPE": "Nehalem",
+        } | portable.environment()
+    return values
+
+
+def of_process(root: Path, parameters: dict[str, Any], gpu: str | None = None) -> dict[str, str]:
+    """The whole environment of a run's process: the caller's, with what decides results fixed.
+
+    `portable` hides all GPUs, also the given one. Machinery and package are those of the project at
+    `root`, also where neither is installed.
+    """
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.upper().startswith(CLEARED)
+    }
+    seen = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+    fixed = environment(parameters)
+    return inherited | seen | fixed | {"PYTHONPATH": str(root / "src")}
+
+
+def apply(parameters: dict[str, Any], recipe_seed: int) -> None:
+    """Fixes threads, kernels, Keras's settings and every seed, in a process just started.
+
+    Raises:
+        TooLate: a library has started already, or a variable of `environment` is not set; it
+            would look fixed and not be.
+    """
+    if started := {"keras", *backends.BACKENDS} & sys.modules.keys():
+        raise TooLate(
+            f"determinism.apply must come before {' and '.join(sorted(started))} are imported: "
+            "start the training with `repro train`"
+        )
+    for name, value in environment(parameters).items():
+        # The value of PYTHONHASHSEED may be any; `verify` varies it, for results must not depend
+        # on it. That it was fixed before the interpreter started is what matters.
+        if os.environ.get(name) != value and (name != "PYTHONHASHSEED" or name not in os.environ):
+            raise TooLate(
+                f"{name} has to be {value!r} before the interpreter starts, and is "
+                f"{os.environ.get(name)!r}: start the training with `repro train`"
+            )
+    # The libraries' objects all stay. To look for garbage among them, while they are imported and
+    # once more when Python ends, takes a second.
+    gc.disable()
+    import keras
+
+    gc.freeze()
+    gc.enable()
+
+    # ~/.keras/keras.json changes these without a trace.
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_dtype_policy(parameters["training"]["dtype"])
+    backends.of(parameters["backend"]).apply(parameters)
+    reseed(recipe_seed)
+
+
+def reseed(recipe_seed: int, *purpose: str | int) -> None:
+    """Seeds Python, NumPy and Keras (with its backend) for one purpose."""
+    import keras
+
+    keras.utils.set_random_seed(seeds.seed(recipe_seed, *purpose))
+
+
+def in_effect(parameters: dict[str, Any]) -> dict[str, Any]:
+    """What the libraries of this process say they do; the keys are those of `expected`."""
+    import keras
+    import threadpoolctl
+
+    backend = backends.current()
+    pools = [p["num_threads"] for p in threadpoolctl.threadpool_info()]
+    found: dict[str, Any] = backend.in_effect()
+    return found | {
+        "blas_and_openmp_threads": max(pools, default=parameters["threads"]),
+        "backend": keras.backend.backend(),
+        "floatx": keras.config.floatx(),
+        "epsilon": keras.config.epsilon(),
+        "image_data_format": keras.config.image_data_format(),
+        "dtype": keras.config.dtype_policy().name,
+        "hash_seed_fixed": os.environ.get("PYTHONHASHSEED", "random") != "random",
+        "gpus": len(backend.gpus()),
+    }
+
+
+def expected(parameters: dict[str, Any], guarantee: str | None = None) -> dict[str, Any]:
+    """What `in_effect` returns where the guarantee holds (default: the one asked for)."""
+    guarantee = guarantee or parameters["guarantee"]
+    if guarantee == "none":
+        return {}
+    wanted: dict[str, Any] = backends.of(parameters["backend"]).expected(parameters, guarantee)
+    wanted |= {
+        "blas_and_openmp_threads": parameters["threads"],
+        "backend": parameters["backend"],
+        "floatx": "float32",
+        "epsilon": 1e-7,
+        "image_data_format": "channels_last",
+        "dtype": parameters["training"]["dtype"],
+        "hash_seed_fixed": True,
+    }
+    return wanted | ({"gpus": 0} if guarantee == "portable" else {})
+
+
+def guarantee(
+    parameters: dict[str, Any],
+    found: dict[str, Any],
+    departures: dict[str, str],
+    unproved: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Returns the guarantee `asked`, the one that `holds`, and why the other is `broken`.
+
+    Args:
+        found: what `in_effect` returned.
+        departures: packages missing, or installed in another version than the locked one.
+        unproved: what `portable.unproved` named in the graphs of the training.
+    """
+    asked = parameters["guarantee"]
+    if asked == "none":
+        return {"asked": asked, "holds": asked, "broken": []}
+
+    def missed(wanted: dict[str, Any]) -> list[str]:
+        return [
+            f"{name}: {value!r} asked, {found[name]!r} in effect"
+            for name, value in wanted.items()
+            if found[name] != value
+        ]
+
+    wanted, machine = expected(parameters), expected(parameters, "machine")
+    broken = missed(machine) + [f"{package}: {what}" for package, what in departures.items()]
+    further = missed({name: value for name, value in wanted.items() if name not in machine})
+    if asked == "portable":
+        further += [f"{operation} is not known to be portable" for operation in unproved]
+    holds = "none" if broken else "machine" if further else asked
+    return {"asked": asked, "holds": holds, "broken": broken + further}

@@ -1,0 +1,108 @@
+"""This machine and its libraries: processor, cores that may be used, GPUs, memory, versions."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from repro.environment import image
+
+LIBRARIES = (
+    *("tensorflow", "tensorflow-cpu", "jax", "jaxlib", "torch"),
+    *("keras", "numpy", "scipy", "scikit-learn", "h5py"),
+)
+
+
+def machine() -> dict[str, Any]:
+    """The processor, as the operating system describes it, and what this process may use of it."""
+    model, flags = platform.processor(), ""
+    with contextlib.suppress(OSError):  # Linux has it.
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        model = _first(r"^model name\s*: (.*)$", text) or model
+        flags = _first(r"^(?:flags|Features)\s*: (.*)$", text)
+    return {
+        "cpu": model,
+        "cpu_flags": flags.split(),
+        "cores": os.cpu_count(),
+        "cores_available": available_cores(),
+        "architecture": platform.machine(),
+        "system": platform.platform(),
+        "image": image.current(),
+    }
+
+
+def _first(pattern: str, text: str) -> str:
+    found = re.search(pattern, text, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def versions() -> dict[str, str]:
+    """Python's and the installed libraries' versions."""
+    found = {"python": platform.python_version(), "implementation": sys.implementation.name}
+    for library in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # Not of this backend.
+            found[library] = metadata.version(library)
+    return found
+
+
+def peak_memory() -> int | None:
+    """Bytes this process held at most; None where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_cores() -> int:
+    """Those this process may run on: affinity and a container's limit can make them fewer."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _quota())))
+
+
+def _quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """The share of processors that Linux's control group allows, such as 1.5; infinite: all."""
+    with contextlib.suppress(OSError, ValueError):
+        group = own.read_text().rpartition(":")[2].strip().lstrip("/")
+        second = groups / group / "cpu.max"
+        first = [groups / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
+        files = [second] if second.is_file() else first
+        quota, period = " ".join(file.read_text() for file in files).split()
+        if quota.isdigit() and int(period) > 0:
+            return int(quota) / int(period)
+    return math.inf
+
+
+def gpus(guarantee: str) -> list[str]:
+    """The NVIDIA GPUs that a run may use here, as `CUDA_VISIBLE_DEVICES` names them.
+
+    `portable` uses none.
+    """
+    if guarantee == "portable":
+        return []
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return [] if allowed.strip() in ("", "-1") else allowed.split(",")
+    return [str(number) for number in range(_installed_gpus())]
+
+
+@functools.cache  # A study asks for each of its trials.
+def _installed_gpus() -> int:
+    try:
+        listed = subprocess.run(("nvidia-smi", "-L"), capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return 0 if listed.returncode else len(listed.stdout.splitlines())

@@ -1,0 +1,168 @@
+"""What a run is made of beside its recipe: code, packages, Python, variables, processor.
+
+None of it belongs to the recipe: a change of code that keeps the bits is what a comparison is to
+prove. But one run has to be made of one thing. So the process that trains writes down what it is
+made of when it starts, and a run that was interrupted goes on only where all of it is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from repro.basics import files
+from repro.basics.errors import BadInput
+from repro.environment import determinism, machine
+
+# Where code lies and what surrounds a run may be another place each time; neither is a setting.
+_PLACES = ("PYTHONPATH", "PYTHONPYCACHEPREFIX", "PYTHONUSERBASE")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Names and their digests or values, in groups."""
+
+    code: dict[str, str]
+    """By path below `src/`: the digest of each file of the project and of the machinery."""
+    packages: dict[str, str]
+    """The version of each installed package."""
+    python: dict[str, str]
+    variables: dict[str, str]
+    """The variables that the libraries read when they start."""
+    processor: dict[str, str]
+
+    @classmethod
+    def of_this_process(cls, root: Path) -> Provenance:
+        """What this process is made of, for the project at `root`."""
+        here = machine.machine()
+        return cls(
+            code=code(root),
+            packages={d.metadata["Name"]: d.version for d in metadata.distributions()},
+            python={"version": platform.python_version(), "built by": sys.implementation.name},
+            variables={
+                name: value
+                for name, value in sorted(os.environ.items())
+                if name.startswith((*determinism.CLEARED, "CUDA_")) and name not in _PLACES
+            },
+            processor={name: str(here[name]) for name in ("cpu", "architecture")},
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a manifest."""
+        return asdict(self)
+
+    def changes(self, before: Mapping[str, Any], processor: bool) -> Iterator[str]:
+        """Says of each thing that is not what it was `before`, in a few words.
+
+        Args:
+            before: what `as_dict` returned when the run began.
+            processor: whether the processor counts, too.
+        """
+        now = self.as_dict()
+        for group in (field.name for field in fields(self)):
+            if group == "processor" and not processor:
+                continue
+            then = before.get(group, {})
+            for name in sorted({**then, **now[group]}):
+                left, right = then.get(name), now[group].get(name)
+                if left != right:
+                    yield _change(group, name, left, right)
+
+
+def _change(group: str, name: str, before: str | None, now: str | None) -> str:
+    if group == "code":
+        return f"src/{name} " + (
+            "is new" if before is None else "is gone" if now is None else "has changed"
+        )
+    what = {"packages": "the package ", "variables": "the variable "}.get(group, f"{group} ")
+    return f"{what}{name} is {now or 'gone'} now and was {before or 'not there'}"
+
+
+class Changed(BadInput):
+    """A run cannot go on, since something that it was begun with has changed."""
+
+
+def same_as_when_it_began(
+    now: Provenance, content: Mapping[str, Any], more: Iterable[str] = ()
+) -> None:
+    """Refuses to go on with a run that was begun with something else.
+
+    Args:
+        content: the manifest of the run that was interrupted.
+        more: further changes, in a few words each.
+
+    Raises:
+        Changed: something has changed; the first change is named, and how many more there are.
+    """
+    guarantee = content["recipe"]["parameters"]["guarantee"]
+    own = now.changes(content.get("made_of", {}), processor=guarantee != "portable")
+    changes = [*own, *more]
+    if changes:
+        others = f" (and {len(changes) - 1} more changes)" if changes[1:] else ""
+        raise Changed(
+            f"{content['run']} was interrupted, and since it began {changes[0]}{others}: put that "
+            "back to go on with it, or begin anew with `repro train --fresh`"
+        )
+
+
+def code(root: Path) -> dict[str, str]:
+    """The digest of each file below `src/`: those of the project's package and of the machinery.
+
+    In the project's own Python, comments and blank lines do not count (`files.code_digest`). The
+    machinery, which nobody edits, is taken as it is: that is twenty times faster.
+    """
+    source = root / "src"
+    found = {}
+    for path in sorted(source.rglob("*")):
+        below = path.relative_to(source)
+        if path.is_file() and not _made_by_tools(below):
+            own = path.suffix == ".py" and below.parts[0] != "repro"
+            found[below.as_posix()] = files.code_digest(path) if own else _text_digest(path)
+    return found
+
+
+def _text_digest(path: Path) -> str:
+    """Of a file as it is, but for the ends of its lines, which git may have changed."""
+    return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+
+
+def _made_by_tools(path: Path) -> bool:
+    return any(
+        part == "__pycache__" or part.endswith(".egg-info") or part.startswith(".")
+        for part in path.parts
+    )
+
+
+def digest(found: Mapping[str, str]) -> str:
+    """One SHA-256 over the digests that `code` returned."""
+    lines = (f"{name} {value}\n" for name, value in sorted(found.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def commit(root: Path) -> dict[str, Any]:
+    """The commit of the project's code, and whether the files differed from it.
+
+    Nothing is known where git does not keep the project: it may lie in another one's repository.
+    """
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ("git", "-C", str(root), *arguments), capture_output=True, text=True, timeout=30
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", "--", "pyproject.toml") is None:
+        return {"commit": None, "dirty": None}
+    commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ".")
+    return {"commit": commit, "dirty": None if status is None else bool(status)}

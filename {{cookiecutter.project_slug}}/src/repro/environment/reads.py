@@ -1,0 +1,177 @@
+"""What a project's own code reads beside its recipe: variables, and files that no lock names.
+
+A result may depend on them, and the recipe does not tell. So the process that trains notes which
+variables and files the code of the project asks for, as far as Python sees it; the manifest has
+them, and where two runs differ, so does what is said of them.
+
+What is asked for by a library, or by code that is not Python, is not seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+LARGEST = 100_000_000
+"""Bytes of a file whose content is read for its digest; of a larger one the size is noted."""
+MOST = 1000
+"""Files that are noted."""
+SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+"""Parts of the names of variables whose values are not written down."""
+
+# Through these, code asks for a variable.
+_LOOKUPS = ("os.py", "<frozen os>", "_collections_abc.py", "<frozen _collections_abc>")
+
+
+@dataclass
+class Reads:
+    """What was read so far."""
+
+    variables: dict[str, str | None] = field(default_factory=dict)
+    """By name: the value, or its digest where the name says that it is secret; None: not set."""
+    files: dict[str, str] = field(default_factory=dict)
+    """By path, as seen from the project: a digest, or what is known instead."""
+    written: set[str] = field(default_factory=set)
+    """Paths, as seen from the project, that were opened to be written."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a manifest; equal reads give equal content."""
+        return {
+            "variables": dict(sorted(self.variables.items())),
+            "files": dict(sorted(self.files.items())),
+            "written": sorted(self.written),
+        }
+
+    def lines(self, locked: Collection[str]) -> list[str]:
+        """What a person has to know: what decides the result and is in no recipe.
+
+        Args:
+            locked: the paths of data files that a lock or a digest in the code names.
+        """
+        told = [
+            f"the project's code read the variable {name}, which no recipe has; "
+            "make it a parameter in params.yaml"
+            for name in sorted(self.variables)
+        ]
+        for path in sorted(self.files):
+            if path not in locked:
+                told.append(f"the project's code read {path}, which no lock names{_mend(path)}")
+        return told
+
+
+def changes(content: Mapping[str, Any]) -> Iterator[str]:
+    """Says of each variable that a run's code has read and that is not what it was.
+
+    Args:
+        content: the manifest of a run that was interrupted.
+    """
+    for name, before in content.get("reads", {}).get("variables", {}).items():
+        now = _told(name, os.environ.get(name))
+        if now != before:
+            yield f"the variable {name} is {now or 'gone'} now and was {before or 'not there'}"
+
+
+def _told(name: str, value: str | None) -> str | None:
+    """The value of a variable as it may be written down."""
+    if value is None or not any(part in name.upper() for part in SECRET):
+        return value
+    return f"sha256 {hashlib.sha256(value.encode(errors='surrogateescape')).hexdigest()}"
+
+
+def _mend(path: str) -> str:
+    data = Path(path).parts[:1] == ("data",)
+    return f"; `repro data add {path}` has it checked" if data else ""
+
+
+@contextlib.contextmanager
+def recorded(root: Path, package: Path) -> Iterator[Reads]:
+    """Notes in the block what the code in `package` reads; files below `root` by their path there.
+
+    One block in a process: Python cannot take an audit hook away again.
+    """
+    found, machinery = Reads(), str(Path(__file__).parents[1]) + os.sep
+    own, active = str(package) + os.sep, True
+
+    def by_project(frame: FrameType | None, near: bool = False) -> bool:
+        """Whether code of the project asked; `near`: itself, through nothing but `_LOOKUPS`."""
+        while frame is not None:
+            name = frame.f_code.co_filename
+            if name.startswith(own):
+                return True
+            if name.startswith((machinery, "<frozen importlib")):
+                return False
+            if near and (os.path.basename(name) not in _LOOKUPS or frame.f_code.co_name == "copy"):
+                return False
+            frame = frame.f_back
+        return False
+
+    def heard(event: str, arguments: tuple[Any, ...]) -> None:
+        if not active or event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):
+            return
+        # The descriptor of a file, or one that the interpreter opens as it imports, is none of it.
+        if by_project(sys._getframe(1)):
+            _note(found, root, os.fsdecode(arguments[0]), arguments[1], arguments[2])
+
+    environment = type(os.environ)
+    original = environment.__getitem__
+
+    def getitem(self: Any, key: str) -> str:
+        try:
+            value = original(self, key)
+        except KeyError:
+            value = None
+        if isinstance(key, str) and by_project(sys._getframe(1), near=True):
+            found.variables[key] = _told(key, value)
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    environment.__getitem__ = getitem  # type: ignore[method-assign]
+    sys.addaudithook(heard)
+    try:
+        yield found
+    finally:
+        active = False
+        environment.__getitem__ = original  # type: ignore[method-assign]
+
+
+def _note(found: Reads, root: Path, given: str, mode: str | None, flags: int) -> None:
+    path = Path(os.path.abspath(given))
+    real = os.path.realpath(path)
+    libraries = (sys.prefix, sys.base_prefix, str(root / "src"), os.devnull)
+    if str(path).startswith(libraries) or real.startswith(libraries):
+        return
+    name = shown(root, path)
+    written = any(c in mode for c in "wax+") if mode else bool(flags & (os.O_WRONLY | os.O_RDWR))
+    if written:
+        found.written.add(name)
+    elif name not in found.files and len(found.files) < MOST:
+        found.files[name] = _content(path)
+
+
+def shown(root: Path, path: Path) -> str:
+    """A path as seen from the project, or from the home directory: the same in each checkout."""
+    for base, mark in ((root, ""), (Path(os.path.expanduser("~")), "~/")):
+        if path.is_relative_to(base):
+            return mark + path.relative_to(base).as_posix()
+    return path.as_posix()
+
+
+def _content(path: Path) -> str:
+    try:
+        found = path.stat()
+        if not path.is_file() or found.st_size == 0:  # Of the system's own files none has a size.
+            return "of the machine" if path.is_relative_to("/proc") else "empty"
+        if found.st_size > LARGEST:
+            return f"{found.st_size} bytes"
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "not there"

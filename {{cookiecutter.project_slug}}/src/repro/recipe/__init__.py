@@ -1,0 +1,1 @@
+"""Parameters, how they are read, the lock that is installed. It knows nothing of running."""

@@ -1,0 +1,92 @@
+"""The packages that are installed here, beside those that a lock pins for this system.
+
+`python -m repro.recipe.packages` prints which of the locks is installed; the Makefile asks it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from packaging.markers import Marker
+
+from repro.basics.errors import BadInput
+
+_PIN = re.compile(
+    r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?==([^\s;\\]+)[ \t]*(?:;([^\\\n]*))?", re.MULTILINE
+)
+
+
+def canonical(name: str) -> str:
+    """A package's name as it is compared with others."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def installed() -> dict[str, str]:
+    """The version of each package that is installed, by its canonical name."""
+    named = ((d.metadata["Name"], d.version) for d in metadata.distributions())
+    return {canonical(name): version for name, version in named if name}
+
+
+def pins(lock: str) -> dict[str, list[str]]:
+    """The versions that the text of a lock pins for this system and this Python.
+
+    A package has one for each kind of system, such as PyTorch's 2.13.0+cpu and 2.13.0; those
+    whose marker says otherwise are left out.
+    """
+    found: dict[str, list[str]] = {}
+    for name, version, marker in _PIN.findall(lock):
+        if not marker.strip() or Marker(marker).evaluate():
+            found.setdefault(canonical(name), []).append(version)
+    return found
+
+
+def locked(folder: Path, there: dict[str, str]) -> str:
+    """Returns the lock that was installed: `cuda` or `cpu`.
+
+    It is `cuda` where most of what only `cuda.txt` pins is there. A few of these packages come
+    with other programs too, which do not make it another lock.
+    """
+    cpu, cuda = folder / "cpu.txt", folder / "cuda.txt"
+    if not (cpu.is_file() and cuda.is_file()):
+        return "cuda" if cuda.is_file() else "cpu"
+    only = pins(cuda.read_text("utf-8")).keys() - pins(cpu.read_text("utf-8")).keys()
+    return "cuda" if 2 * len(only & there.keys()) > len(only) else "cpu"
+
+
+def departures(lock: str, there: dict[str, str]) -> dict[str, str]:
+    """What is not installed as the text of a lock has it: other versions, and what is missing."""
+    found = {}
+    for package, versions in pins(lock).items():
+        if there.get(package) not in versions:
+            now = f"{there[package]} installed" if package in there else "not installed"
+            found[package] = f"{' or '.join(versions)} locked, {now}"
+    return found
+
+
+def lock(root: Path) -> dict[str, Any]:
+    """Returns the installed lock: its file, its SHA-256, and where the environment departs.
+
+    Raises:
+        BadInput: there is no such lock.
+    """
+    there = installed()
+    name = locked(root / "requirements", there)
+    file = root / "requirements" / f"{name}.txt"
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        raise BadInput(f"{file}: no such lock; make it with `make lock`") from None
+    return {
+        "file": f"requirements/{name}.txt",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "departures": departures(content.decode(), there),
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(locked(Path("requirements"), installed()) + "\n")

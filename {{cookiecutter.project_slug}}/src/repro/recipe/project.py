@@ -1,0 +1,65 @@
+"""A generated project: where its files are, and which machinery is its own."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.basics.errors import BadInput
+from repro.basics.files import MACHINERY
+
+
+@dataclass(frozen=True)
+class Project:
+    """A generated project: where its files are, and the name of its own package."""
+
+    root: Path
+    package: str
+
+    @property
+    def source(self) -> Path:
+        return self.root / "src" / self.package
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    def split_file(self, digest: str) -> Path:
+        """Where a split that recipes name is kept."""
+        return self.root / "splits" / f"{digest[:16]}.npz"
+
+    @classmethod
+    def find(cls, start: Path | None = None) -> Project:
+        """Returns the project around `start` (default: the current folder).
+
+        Raises:
+            BadInput: no folder from `start` upwards holds a project.
+        """
+        here = (start or Path.cwd()).resolve()
+        for folder in (here, *here.parents):
+            file = folder / "pyproject.toml"
+            if file.is_file():
+                try:
+                    tool = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {})
+                except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                    raise BadInput(f"{file}: not valid TOML: {error}") from None
+                if "repro" in tool:
+                    if not isinstance(tool["repro"].get("package"), str):
+                        raise BadInput(f"{file}: tool.repro: expected package, its name")
+                    return cls(folder, tool["repro"]["package"])
+        raise BadInput(f"{here}: not inside a project; go to the folder that has params.yaml")
+
+
+def own_machinery(project: Project) -> str | None:
+    """Where the machinery of a project lies, if it is not the one that is running; else None.
+
+    The environment of one project may run in the folder of another: a worktree, or a copy.
+
+    Raises:
+        BadInput: the project has none.
+    """
+    source = project.root / "src"
+    if not (source / "repro" / "__main__.py").is_file():
+        raise BadInput(f"{source / 'repro'}: the machinery of this project is not there")
+    return None if (source / "repro").resolve() == MACHINERY else str(source)

@@ -1,0 +1,1 @@
+"""Pages of what runs and studies left, for people to look at."""

@@ -1,0 +1,414 @@
+"""A report on runs or on a study: one HTML page that needs no network, and the same as Markdown.
+
+It is made of what the runs left (manifest, history, predictions) and of nothing else, so that the
+same runs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import numpy as np
+
+from repro.basics import files
+from repro.basics.errors import BadInput
+from repro.basics.text import file_name, markdown, result
+from repro.compare import comparison, gate, review
+from repro.compare.review import Outcome
+from repro.recipe.project import Project
+from repro.report import pictures
+from repro.run import manifest
+from repro.study import table
+
+DRAWN = 8
+"""Runs whose curves are drawn: more cannot be told apart."""
+MADE = 24
+"""Of each thing that a model makes, so many are shown."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a report, in this order: text, table, pictures."""
+
+    title: str
+    text: Sequence[str] = ()
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    pictures: Sequence[tuple[str, str]] = ()
+    """Name of each, as people see it, and its SVG."""
+    folded: bool = False
+
+
+def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
+    """Writes `report.html`, `report.md` and the latter's pictures, and returns the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in ("html", "md"):
+        with files.replacing(folder / f"report.{kind}") as file:
+            file.write(render(kind, title, sections).encode())
+    for found in _drawn(sections):
+        for _, name, svg in found:
+            (folder / f"{name}.svg").write_text(standing_alone(svg), encoding="utf-8")
+    return folder / "report.html"
+
+
+def render(kind: Literal["html", "md"], title: str, sections: Sequence[Section]) -> str:
+    """A page as text."""
+    kinds = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=jinja2.select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    kinds.filters["markdown"] = markdown
+    kinds.filters["paragraph"] = _paragraph
+    page = kinds.get_template(f"report.{kind}")
+    return page.render(title=title, parts=zip(sections, _drawn(sections), strict=True))
+
+
+def _paragraph(text: str) -> str:
+    """Text of several lines in Markdown, none of which begins something other than text."""
+    return "\n".join(markdown(line.strip()) for line in text.splitlines() if line.strip())
+
+
+def _drawn(sections: Sequence[Section]) -> list[list[tuple[str, str, str]]]:
+    """Of each section's pictures the name, the name of its file without `.svg`, and the SVG."""
+    taken: set[str] = set()
+    return [
+        [(name, file_name(name, taken), svg) for name, svg in section.pictures]
+        for section in sections
+    ]
+
+
+def standing_alone(svg: str) -> str:
+    """A picture as a file: there is no page whose colour it could take, so it brings its own."""
+    style = "<style>svg{color:#1b1b1b;background:#fff}</style>"
+    return svg.replace("<defs>", f"{style}<defs>", 1)
+
+
+def of_runs(runs: Sequence[Path]) -> tuple[str, list[Section]]:
+    """Title and sections of a report on finished runs.
+
+    Raises:
+        BadInput: one is no run, or has not finished.
+    """
+    runs = list({run.resolve(): run for run in runs}.values())
+    names_of = _names(runs)
+    contents = {names_of[run]: _manifest(run) for run in runs}
+    sections = []
+    if len(runs) > 1:
+        sections.append(_comparison(runs, names_of))
+    names = list(dict.fromkeys(n for content in contents.values() for n in content["metrics"]))
+    sections.append(
+        Section(
+            "Results",
+            head=["run", *names, "digest"],
+            rows=[
+                [
+                    run,
+                    *(result(content["metrics"].get(name)) for name in names),
+                    content["digest"][:16],
+                ]
+                for run, content in contents.items()
+            ],
+        )
+    )
+    sections.append(_curves(runs, names_of))
+    distinct: dict[str, Path] = {}
+    for run, content in zip(runs, contents.values(), strict=True):
+        distinct.setdefault(content["digest"], run)
+    for run in list(distinct.values())[:2]:
+        sections += _judgement(run, names_of[run] if len(distinct) > 1 else None)
+    sections.append(_split(contents[names_of[runs[0]]]))
+    sections += _provenance(contents)
+    more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+    return runs[0].name + more, sections
+
+
+def _names(runs: Sequence[Path]) -> dict[Path, str]:
+    """What to call each run: its directory, with more of the path where two are called alike."""
+    found = {}
+    for run in runs:
+        parts = run.resolve().parts
+        alike = [other.resolve().parts for other in runs if other != run]
+        depth = next(
+            (n for n in range(1, len(parts)) if all(p[-n:] != parts[-n:] for p in alike)),
+            len(parts),
+        )
+        found[run] = "/".join(parts[-depth:])
+    return found
+
+
+def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
+    """Title and sections of a report on a study, also one that is not finished.
+
+    Raises:
+        BadInput: it is none, or no trial has a result.
+    """
+    answer = table.read(directory)
+    done = [trial for trial in answer["trials"] if not trial["failed"]]
+    if not done:
+        raise BadInput(f"{directory.name}: no trial of this study has a result yet")
+    head, rows = table.columns(answer)
+    text = [f"{len(done)} of {len(answer['trials'])} trials have a result."]
+    again, verification = answer["again"], answer["verification"]
+    text += table.lines(answer)
+    if verification is not None and again is not None:
+        what, run = again["what"], again["run"]
+        told = f"{what}, {run}, trained once more in changed surroundings"
+        text.append(f"{told[0].upper()}{told[1:]}: {verification['verdict']}.")
+    text += [
+        f"Trial {t['trial']} has no result: {t['failed']}" for t in answer["trials"] if t["failed"]
+    ]
+    sections = [Section("Table", text, head, rows, _against(answer))]
+    if answer["nested"] is not None and len(answer["rows"]) > 1:
+        sections.append(Section("Chosen", (), *table.nested_columns(answer)))
+    first: dict[int, str] = {}
+    for trial in done:
+        first.setdefault(trial["configuration"], trial["run"])
+    # Of several configurations one trial each, of a single one all of them.
+    drawn = [trial["run"] for trial in done] if len(answer["rows"]) == 1 else first.values()
+    configurations = [row["values"] for row in answer["rows"]]
+    labels = {
+        trial["run"]: table.describe(configurations[trial["configuration"]] | trial["repetition"])
+        for trial in done
+    }
+    named = {project.runs / run: labels[run] for run in drawn}
+    sections.append(_curves(list(named), named))
+    if again is not None and (project.runs / again["run"]).is_dir():
+        run = project.runs / again["run"]
+        content = _manifest(run)
+        sections += [*_judgement(run, run.name), _split(content), *_provenance({run.name: content})]
+    return answer["study"], sections
+
+
+def write_gate(folder: Path, outcomes: Sequence[Outcome]) -> Path:
+    """Writes a report on what the gate said of recipes, and its beginning alone, `summary.md`."""
+    title = review.headline(outcomes)
+    verdicts = [_outcome(outcome) for outcome in outcomes]
+    more = []
+    trained = [outcome for outcome in outcomes if outcome.now]
+    for number, outcome in enumerate(trained, 1):
+        for section in of_runs([Path(run) for run in outcome.answer["runs"]])[1]:
+            drawn = [(f"{number}-{name}", svg) for name, svg in section.pictures]
+            told = f"{outcome.name}: {section.title}"
+            more.append(dataclasses.replace(section, title=told, pictures=drawn))
+    page = write(folder, title, [*verdicts, *more])
+    with files.replacing(folder / "summary.md") as file:
+        file.write(render("md", title, verdicts).encode())
+    return page
+
+
+def _outcome(outcome: Outcome) -> Section:
+    """What a reviewer has to know of one recipe, the worst first."""
+    answer, before, now = outcome.answer, outcome.before, outcome.now
+    title = f"{outcome.name}: {answer['verdict']}, {outcome.recorded}"
+    if now is None:
+        return Section(title, [answer["message"], *outcome.lines()])
+    text = outcome.lines()
+    if answer["verdict"] == "diverged":
+        text.append(comparison.describe(answer["first_divergence"]))
+    elif answer["verdict"] == "failed":
+        text.append(answer["message"])
+    text += [line.strip() for line in gate.why(answer)]
+    told = answer["guarantee"]
+    text += [line.strip() for line in gate.lines(answer)]
+    text.append(f"guarantee: {'; '.join([told['holds'], *told['broken']])}")
+    if told["broken"]:
+        text.append(f"{told['asked']} was asked for and does NOT hold, which is red")
+    metrics = before.metrics if before else {}
+    rows = [
+        [name, result(metrics.get(name)), result(now.metrics.get(name))]
+        for name in {**metrics, **now.metrics}
+    ]
+    rows.append(["digest", before.digest[:16] if before else "", now.digest[:16]])
+    return Section(title, text, ["result", "recorded", "now"], rows)
+
+
+def _manifest(run: Path) -> dict[str, Any]:
+    return manifest.finished(run)
+
+
+def _comparison(runs: Sequence[Path], names: dict[Path, str]) -> Section:
+    rows: list[list[str]] = []
+    text: list[str] = []
+    for other in runs[1:]:
+        answer = comparison.compare(runs[0], other)
+        first, second = names[runs[0]], names[other]
+        rows.append([first, second, answer["verdict"]])
+        if answer["verdict"] == "diverged":
+            text.append(f"{second}: {comparison.describe(answer['first_divergence']).strip()}")
+        for name, (one, two) in answer.get("not_comparable", {}).items():
+            text.append(f"{second}: {name} is {two}, and {one} in {first}")
+    return Section("Comparison", text, ["run", "with", "verdict"], rows)
+
+
+def _curves(runs: Sequence[Path], names_of: dict[Path, str]) -> Section:
+    """Loss and metrics over the epochs, of the first runs that are still there."""
+    histories, first = {}, 1
+    for run in [run for run in runs if run.is_dir()][:DRAWN]:
+        history = files.numbers(json.loads((run / "history.json").read_text(encoding="utf-8")))
+        histories[names_of[run] or run.name] = history
+        first = manifest.read(run)["recipe"]["parameters"]["training"]["initial_epoch"] + 1
+    names = dict.fromkeys(
+        name.removeprefix("val_")
+        for history in histories.values()
+        for row in history
+        for name in row
+        if name != "learning_rate"
+    )
+    text = "Dashed: training. Solid: validation. Equal curves lie on each other, thick under thin."
+    if len(histories) < len(runs):
+        text += f" The first {len(histories)} of {len(runs)}."
+    drawn = [(f"curve-{name}", pictures.curves(histories, name, first)) for name in names]
+    return Section("Curves", [text], pictures=drawn)
+
+
+def _judgement(run: Path, name: str | None) -> list[Section]:
+    """What the test says of one run: classes confused, samples to look at.
+
+    Args:
+        name: what to call the run where there is another one.
+    """
+    try:
+        found = files.arrays(run / "predictions.npz")
+    except FileNotFoundError:
+        return []
+    # As numbers: whether a sample is of a class may have been told as true or false.
+    found = {key: one.astype(np.int64) if one.dtype == bool else one for key, one in found.items()}
+    suffix, tail = (f" of {name}", f"-{name}") if name else ("", "")
+    produced = _produced(run, suffix, tail)
+    if "targets" not in found:
+        return produced
+    targets, predicted = found["targets"], found["predicted"]
+    sections = []
+    if "confidence" in found:
+        from sklearn import metrics
+
+        labels = np.arange(max(int(targets.max()), int(predicted.max())) + 1)
+        counts = metrics.confusion_matrix(targets, predicted, labels=labels)
+        told = metrics.classification_report(
+            targets, predicted, labels=labels, output_dict=True, zero_division=0.0
+        )
+        columns = ("precision", "recall", "f1-score")
+        rows = [
+            [name, *(f"{row[column]:.3f}" for column in columns), f"{row['support']:.0f}"]
+            for name, row in told.items()
+            if isinstance(row, dict)
+        ]
+        picture = ("confusion" + tail, pictures.confusion(counts))
+        text = [f"{int((targets != predicted).sum())} of {len(targets)} samples are wrong."]
+        head = ["class", *columns, "samples"]
+        sections.append(Section(f"Test{suffix}", text, head, rows, [picture]))
+    else:
+        picture = ("predicted" + tail, pictures.scatter(targets, predicted))
+        sections.append(Section(f"Test{suffix}", pictures=[picture]))
+    if "x" in found:
+        titles = [_title(found, place) for place in found["shown"]]
+        drawn = pictures.samples(found["x"], titles)
+        if drawn is not None:
+            text = [
+                "First those that it judges worst, then the first ones of the test. Each with what "
+                "it is, and what it was taken for where that differs."
+            ]
+            sections.append(Section(f"Samples{suffix}", text, pictures=[("samples" + tail, drawn)]))
+    return sections + produced
+
+
+def _produced(run: Path, suffix: str, tail: str) -> list[Section]:
+    """What the trained model made: texts to read, images or series to look at."""
+    try:
+        found = files.arrays(run / "produced.npz")
+    except FileNotFoundError:
+        return []
+    sections = []
+    for name, array in found.items():
+        if array.dtype.kind == "U":
+            text, drawn = [str(one) for one in array.reshape(-1)[:MADE]], None
+        else:
+            text, drawn = [], pictures.samples(array[:MADE], [""] * len(array[:MADE]))
+        picture = [(f"produced-{name}{tail}", drawn)] if drawn else []
+        if text or picture:
+            sections.append(Section(f"Produced: {name}{suffix}", text, pictures=picture))
+    return sections
+
+
+def _title(found: dict[str, np.ndarray], place: int) -> str:
+    is_, taken = found["targets"][place], found["predicted"][place]
+    if "confidence" not in found:
+        return f"{is_:.4g} → {taken:.4g}"
+    return f"{is_}" if is_ == taken else f"{is_} → {taken}"
+
+
+def _split(content: dict[str, Any]) -> Section:
+    found = content["split"]
+    rows = [
+        [part, str(size), str(found["repeated"].get(part, ""))]
+        for part, size in found["sizes"].items()
+    ]
+    drawn = [("classes", pictures.proportions(found["classes"]))] if "classes" in found else []
+    text = [f"Digest {found['digest']}."]
+    head = ["part", "samples", "of these also in the training"]
+    return Section("Split", text, head, rows, drawn)
+
+
+def _against(answer: dict[str, Any]) -> list[tuple[str, str]]:
+    """A picture for each parameter that is a number and takes several values, and each result."""
+    drawn = []
+    rows = [row for row in answer["rows"] if row["metrics"]]
+    for key in answer["rows"][0]["values"]:
+        values = [row["values"][key] for row in rows]
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        if not numbers or len(set(values)) < 2:
+            continue
+        short = table.short(key)
+        for name in [n.removeprefix("val_") for n in rows[0]["metrics"] if n.startswith("val_")]:
+            measured: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
+            for part, prefix in (("validation", "val_"), ("test", "test_")):
+                if prefix + name not in rows[0]["metrics"]:
+                    continue  # Of a nested study: the test is that of what each fold chose.
+                found = [row["metrics"][prefix + name] for row in rows]
+                means = [one["mean"] for one in found]
+                measured[part] = (means, [one["deviation"] or 0 for one in found])
+            picture = pictures.against(values, measured, short, name)
+            drawn.append((f"{name}-against-{short}", picture))
+    return drawn
+
+
+def _provenance(contents: dict[str, dict[str, Any]]) -> list[Section]:
+    guarantees = []
+    for name, content in contents.items():
+        guarantee, around = content["guarantee"], content["surroundings"]["varied"]
+        guarantees.append(
+            [
+                name,
+                guarantee["asked"],
+                guarantee["holds"],
+                "; ".join(guarantee["broken"]) or "–",
+                ", ".join(around) or "–",
+            ]
+        )
+    labels = ["run", "asked", "holds", "why not", "varied around it"]
+    run, first = next(iter(contents.items()))
+    kept = ("recipe", "seed", "code", "versions", "machine", "in_effect", "interpreter", "seconds")
+    told = _flat({name: first[name] for name in kept if name in first})
+    rows = [[name, value] for name, value in told.items()]
+    return [
+        Section("Guarantee", head=labels, rows=guarantees),
+        Section(f"Manifest of {run}", head=["field", "value"], rows=rows, folded=True),
+    ]
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(content, dict) and content:
+        found: dict[str, str] = {}
+        for key, value in content.items():
+            found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return {prefix: content if isinstance(content, str) else files.dumps(content)}

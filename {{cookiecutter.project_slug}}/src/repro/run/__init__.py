@@ -1,0 +1,1 @@
+"""One run: the launcher, the fresh process, and the directory that is left."""

@@ -1,0 +1,381 @@
+"""One recipe into one fresh process; one run directory comes out.
+
+Some settings work only when they are set before the interpreter starts, and a process that has
+trained once is not fresh any more. So every training of this project starts here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import queue
+import secrets
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from repro.basics import digests, files, locks
+from repro.basics.errors import BAD_INPUT, INTERNAL, BadInput, MachineryFailed, RunFailed
+from repro.data import datalock
+from repro.environment import determinism, image, provenance, surroundings
+from repro.recipe.project import Project
+from repro.run import failure, manifest
+
+Listener = Callable[[Path, dict[str, Any]], None]
+"""Called with the run directory and each event: `epoch`, `step`, …, as `run.py` sends them."""
+
+OnStart = Callable[[subprocess.Popen[str]], None]
+"""Called with the process of a run, so that it can be ended."""
+
+
+ENDING = 3.0
+"""Seconds for a process that was just killed to be gone: until then it holds its run locked."""
+
+
+def train(
+    project: Project,
+    recipe: dict[str, Any],
+    listener: Listener,
+    varied: Sequence[str] = (),
+    index: int = 0,
+    on_start: OnStart = lambda process: None,
+    resume: Path | None = None,
+    checkpoint_seconds: float = 60,
+    overrides: Sequence[str] = (),
+    probe: dict[str, Any] | None = None,
+    name: str | None = None,
+    gpu: str | None = None,
+) -> Path:
+    """Runs a recipe in a fresh process and returns the run directory.
+
+    Args:
+        varied: which of `surroundings.VARIATIONS` to change; `index` tells runs of a gate apart.
+        on_start: called with each process, so that the caller can end it.
+        resume: an interrupted run of this recipe, to go on with in its directory.
+        overrides: what the recipe was made from beside `params.yaml`, to check it again later.
+        probe: what to look at; see `loop.train`. The run is only for that.
+        checkpoint_seconds: between two checkpoints, at most; 0: one after each chunk of steps.
+        name: the run's, where it is a trial of a study and not found by its recipe.
+        gpu: the one that the process may see, as `CUDA_VISIBLE_DEVICES` names it; None: all.
+
+    Raises:
+        BadInput: a data file is not what `data.lock` says, or what only the process can see is
+            wrong (no data, say). Of a new run nothing is left behind; of one that went on nothing
+            is lost.
+        Changed: what a run that was to go on was begun with has changed; see `provenance`.
+        Busy: another process is at the run to go on with.
+        RunFailed: the run directory stays, with the log.
+    """
+    interpreter = _interpreter()
+    image.current()  # A wrong one is refused before there is a run.
+    datalock.check(project.root)
+    directory = resume or _new_directory(project, recipe, name)
+    with _locked(directory) as locked:
+        if resume is None:
+            content = _begun(project, recipe, directory, overrides, name is not None)
+            content["surroundings"] = {"varied": list(varied), "index": index}
+        else:
+            content = manifest.read(directory)
+            content["resumed"].append(_now())
+        around = surroundings.Around(project.root, **content["surroundings"])
+        env = around.variables(determinism.of_process(project.root, recipe["parameters"], gpu))
+        content |= {
+            "status": "running",
+            "checkpoint_seconds": checkpoint_seconds,
+            "probe": probe,
+            "code": provenance.commit(project.root),
+            "interpreter": interpreter,
+            "environment": {
+                name: value
+                for name, value in env.items()
+                if name.startswith(determinism.CLEARED)
+                or name in determinism.environment(recipe["parameters"])
+            },
+        }
+        command = (*around.command, interpreter, "-P", "-m", "repro.run", str(directory))
+        before = (directory / "manifest.json").read_bytes() if resume else b""
+        with around:
+            while True:
+                manifest.write(directory, content)
+                said, status = _run(
+                    command, around.root, env, directory, locked, listener, on_start
+                )
+                # In the variation `killed` the process ends itself once, and is started again.
+                if "killed" not in varied or status == 0:
+                    break
+                if said.parted is not None and "parted" not in content:
+                    # It is not what it was when it began: it shows that as a whole run.
+                    content = manifest.read(directory) | {"parted": said.parted}
+                    shutil.rmtree(directory / "checkpoints")
+                elif content["resumed"] or status not in KILLED:
+                    break
+                else:
+                    content = manifest.read(directory)
+                    content["resumed"].append(_now())
+    if said.refused is not None and status == BAD_INPUT:
+        if resume is None:
+            shutil.rmtree(directory)
+        else:
+            (directory / "manifest.json").write_bytes(before)
+        raise (provenance.Changed if said.changed else BadInput)(said.refused)
+    if status != 0:
+        manifest.write(directory, manifest.read(directory) | {"status": "failed"})
+        if status == INTERNAL:
+            raise MachineryFailed(said.failed or failure.end_of_log(directory))
+        raise RunFailed(said.failed) if said.failed else failure.of(directory, status)
+    return directory
+
+
+KILLED = (-9, 128 + 9, 15)
+"""Exit statuses of a process that has ended itself in the variation `killed`: as `subprocess` and
+as a program that starts another one has it, and on Windows."""
+
+
+class Busy(BadInput):
+    """Another process is at the run that was to go on."""
+
+
+def _interpreter() -> str:
+    named = surroundings.interpreter()
+    if shutil.which(named) is None:
+        raise BadInput(
+            f"REPRO_PYTHON: {named} cannot be run; name a Python, or a program that starts one"
+        )
+    return named
+
+
+def _begun(
+    project: Project,
+    recipe: dict[str, Any],
+    directory: Path,
+    overrides: Sequence[str],
+    trial: bool,
+) -> dict[str, Any]:
+    """How the manifest of a new run begins."""
+    seed = recipe["parameters"]["seed"]
+    return {
+        "run": directory.name,
+        "recipe": recipe,
+        "project": {"package": project.package},
+        # Without a seed every run draws its own; written down, even such a run can be repeated.
+        "seed": secrets.randbits(32) if seed is None else seed,
+        "overrides": list(overrides),
+        "trial": trial,
+        "started": _now(),
+        "resumed": [],
+    }
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[TextIO]:
+    """Holds a run locked; the process that trains inherits the lock, and keeps it if it outlives
+    this one."""
+    with (directory / "lock").open("a", encoding="utf-8") as file:
+        if not locks.lock(file, ENDING):
+            raise Busy(f"{directory}: this run is still going on, in another process")
+        yield file
+
+
+@dataclass
+class _Said:
+    """What a training's process said of its end."""
+
+    refused: str | None = None
+    changed: bool = False
+    """Refused since what the run was begun with has changed."""
+    parted: dict[str, Any] | None = None
+    """Refused since the run is not what it was: where, as the ledger has it."""
+    failed: str | None = None
+
+
+def _run(
+    command: Sequence[str],
+    root: Path,
+    env: dict[str, str],
+    directory: Path,
+    locked: TextIO,
+    listener: Listener,
+    on_start: OnStart,
+) -> tuple[_Said, int]:
+    """Runs one process to its end, and returns what it said of it and its exit status.
+
+    What it leaves running is ended with it: a process that a data function forked, say.
+    """
+    posix = os.name != "nt"
+    with (directory / "log.txt").open("a", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            (*command, *([str(locked.fileno())] if posix else ())),
+            cwd=root,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            encoding="utf-8",
+            pass_fds=(locked.fileno(),) if posix else (),
+            start_new_session=posix,
+        )
+    on_start(process)
+    said = _Said()
+    try:
+        for event in _events(process):
+            if event["event"] == "refused":
+                said.refused, said.changed = event["message"], event["changed"]
+                said.parted = event["parted"]
+            elif event["event"] == "failed":
+                said.failed = event["message"]
+            else:
+                listener(directory, event)
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        status = process.wait()
+        if posix:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return said, status
+
+
+def _events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    """Yields what a process says, until it has ended.
+
+    Not until its pipe is closed: a process that it forked may hold that open for ever.
+    """
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    assert process.stdout is not None
+    out = process.stdout
+
+    def read() -> None:
+        for line in out:
+            lines.put(line)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    while True:
+        try:
+            yield _event(lines.get(timeout=0.1))
+        except queue.Empty:
+            if process.poll() is not None:
+                reader.join(timeout=1)
+                break
+    while not lines.empty():
+        yield _event(lines.get())
+
+
+def _event(line: str) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads(line)
+    for name in event.keys() & {"loss", "results"}:
+        event[name] = files.numbers(event[name])
+    return event
+
+
+def start(
+    project: Project,
+    recipe: dict[str, Any],
+    listener: Listener,
+    fresh: bool = False,
+    checkpoint_seconds: float = 60,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Runs a recipe: goes on with a run of it that was interrupted, or begins one; see `train`."""
+    found = None if fresh else interrupted(project, recipe)
+    if found is not None:
+        with contextlib.suppress(Busy):  # Somebody else has gone on with it a moment ago.
+            return train(
+                project, recipe, listener, resume=found, checkpoint_seconds=checkpoint_seconds
+            )
+    return train(
+        project,
+        recipe,
+        listener,
+        checkpoint_seconds=checkpoint_seconds,
+        overrides=overrides,
+    )
+
+
+@contextlib.contextmanager
+def made_to_look(on_start: OnStart = lambda process: None) -> Iterator[OnStart]:
+    """A block whose runs are gone after it, however it ends; `train` is to be given its value.
+
+    `on_start` is called as well.
+    """
+    runs: list[Path] = []
+
+    def started(process: subprocess.Popen[str]) -> None:
+        words = [str(word) for word in process.args]  # type: ignore[union-attr]
+        runs.append(Path(words[words.index("repro.run") + 1]))
+        on_start(process)
+
+    try:
+        yield started
+    finally:
+        for run in runs:
+            shutil.rmtree(run, ignore_errors=True)
+
+
+def interrupted(project: Project, recipe: dict[str, Any]) -> Path | None:
+    """Returns the newest run of this recipe that was interrupted and can go on, or None.
+
+    One that was killed before its first checkpoint is begun again, in its directory. One that
+    failed then is not: what it left says why.
+    """
+    name = digests.of_json(recipe)[:6]
+    for path in sorted(project.runs.glob(f"*-{name}*"), reverse=True):
+        with contextlib.suppress(BadInput, OSError):
+            content = manifest.read(path)
+            ordinary = not content["surroundings"]["varied"] and content["probe"] is None
+            if ordinary and not content["trial"] and can_go_on(path, content, recipe):
+                return path
+    return None
+
+
+def can_go_on(run: Path, content: dict[str, Any], recipe: dict[str, Any]) -> bool:
+    """Whether a run of this recipe was interrupted, and no process is at it."""
+    begun = content["status"] == "running" or any(run.glob("checkpoints/*.json"))
+    unfinished = begun and content["status"] != "finished" and content["recipe"] == recipe
+    return unfinished and idle(run)
+
+
+def idle(run: Path) -> bool:
+    """Whether no process is at a run, which it would hold locked."""
+    with (run / "lock").open("a") as file:
+        return locks.lock(file, ENDING)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def new_name(*words: str) -> str:
+    """A name for a directory, which begins with the time."""
+    return "-".join((datetime.now(UTC).strftime("%Y%m%d-%H%M%S"), *words))
+
+
+def _new_directory(project: Project, recipe: dict[str, Any], name: str | None) -> Path:
+    if name is None:
+        chosen = (recipe["parameters"][group]["name"] for group in ("data", "model"))
+        name = new_name(*chosen, digests.of_json(recipe)[:6])
+    return new_directory(project.runs, name, "a run")
+
+
+def new_directory(folder: Path, name: str, what: str) -> Path:
+    """Makes a directory that was not there, with a number behind its name where that is taken."""
+    for number in itertools.count(1):
+        directory = folder / (name if number == 1 else f"{name}-{number}")
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise BadInput(f"{folder}: cannot hold {what}: {error.strerror}") from None
+        return directory
+    raise AssertionError("numbers do not end")

@@ -1,0 +1,189 @@
+"""The ledger: digests along a run, so that two runs can be compared where they were equal.
+
+`ledger.jsonl` holds an entry a line, each with a `head`: the SHA-256 of the head before it and
+of the entry. Equal heads mean equal runs up to there. Stages, in order:
+
+    environment   what is in effect for the guarantee
+    data          all samples, which of them are in which part, and what preprocessing made of them
+    initial       weights, optimizer and generators before the first step
+    step          after each chunk of steps: data order, generators, metrics
+    epoch         after each epoch: order, generators, metrics, weights, optimizer, results
+    final         predictions, what the model produced, and test results
+
+Weights are read once an epoch, not once a step, so the cost grows with their number and not with
+the number of steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from repro.basics.errors import BadInput
+from repro.basics.files import dumps, replacing
+
+# What differs first in an entry is what stands first here: an order or a generator is a cause,
+# weights and metrics are effects.
+FIELDS = (
+    "settings",
+    "samples",
+    "split",
+    "arrays",
+    "order",
+    "generators",
+    "weights",
+    "optimizer",
+    "outside",
+    "metrics",
+    "produced",
+    "results",
+)
+
+
+FRESH = "; a new run is needed: repro train --fresh"
+"""What to do where a run cannot go on with its ledger."""
+
+
+class Ledger:
+    """Appends entries to a file.
+
+    One that exists is gone on with: `keep` says after how many entries, and what is behind them
+    is written anew. An entry a kill left half written is behind them too.
+    """
+
+    def __init__(self, path: Path, keep: int = 0, head: str = "") -> None:
+        """`head` is that of the last entry to keep.
+
+        Raises:
+            BadInput: the entries to keep are not all there, or were altered; all stays as it is.
+        """
+        lines = path.read_bytes().splitlines(keepends=True)[:keep] if keep else []
+        found = [entry["head"] for entry in _chain(path, lines, whole=False)]
+        if len(found) != keep or (found and found[-1] != head):
+            raise BadInput(
+                f"{path}: not the ledger that the checkpoint was written with, it was cut or "
+                f"altered{FRESH}"
+            )
+        with replacing(path) as file:
+            file.write(b"".join(lines))
+        self._file = path.open("a", encoding="utf-8")
+        self.entries = len(lines)
+        self.head = head
+        self.seconds = 0.0
+        """Spent on the entries made in a `timed` block."""
+
+    def append(
+        self, stage: str, fields: Mapping[str, Mapping[str, Any]], epoch: int = 0, step: int = 0
+    ) -> None:
+        """Writes one entry; `fields` are of `FIELDS`, each names with a digest or a value."""
+        entry = {"stage": stage, "epoch": epoch, "step": step, **fields}
+        text = dumps(entry, sort_keys=True)
+        self.head = hashlib.sha256((self.head + text).encode()).hexdigest()
+        self._file.write(dumps(entry | {"head": self.head}) + "\n")
+        self._file.flush()
+        self.entries += 1
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Adds the time of a block, in which an entry is made, to `seconds`."""
+        start = time.monotonic()
+        yield
+        self.seconds += time.monotonic() - start
+
+    def sync(self) -> None:
+        """Returns when all entries are on the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file, all of which is on the disk then."""
+        self.sync()
+        self._file.close()
+
+
+def read(path: Path, whole: bool = True) -> Iterator[dict[str, Any]]:
+    """Yields the entries, checking the chain; of an interrupted run the last may be torn.
+
+    Args:
+        whole: whether the run has finished; else somebody wants to go on with it, and is told how
+            to begin anew where that cannot be.
+
+    Raises:
+        BadInput: the file is not there, empty, torn or altered.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        raise BadInput(f"{path}: no readable ledger{'' if whole else FRESH}") from None
+    if not lines:
+        told = "it is empty, and was not when the run wrote it"
+        raise BadInput(f"{path}: {told}{'' if whole else FRESH}")
+    for entry in _chain(path, lines, whole):
+        del entry["head"]
+        yield entry
+
+
+def _chain(path: Path, lines: list[bytes], whole: bool = True) -> Iterator[dict[str, Any]]:
+    """Yields the entries that lines hold, each with its head; see `read`."""
+    head = ""
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            found = entry["head"]
+        except (ValueError, KeyError, TypeError):
+            if not whole and number == len(lines):
+                return
+            advice = "" if whole else FRESH
+            raise BadInput(f"{path}, line {number}: not an entry of a ledger{advice}") from None
+        text = dumps({k: v for k, v in entry.items() if k != "head"}, sort_keys=True)
+        head = hashlib.sha256((head + text).encode()).hexdigest()
+        if head != found:
+            advice = "" if whole else FRESH
+            raise BadInput(f"{path}, line {number}: altered since it was written{advice}")
+        yield entry
+
+
+def first_difference(a: Path, b: Path) -> dict[str, Any] | None:
+    """Returns where two ledgers part, or None.
+
+    The keys are `stage`, `epoch`, `step`, `what` (of `FIELDS`), `name` (of the tensor, generator
+    or setting), `a`, `b` and `names`, all that differ at that place.
+    """
+    entries_a, entries_b = list(read(a)), list(read(b))
+    for one, other in zip(entries_a, entries_b, strict=False):
+        if one == other:
+            continue
+        where = {key: one[key] for key in ("stage", "epoch", "step")}
+        for what in FIELDS:
+            left, right = one.get(what, {}), other.get(what, {})
+            names = [n for n in {**left, **right} if left.get(n) != right.get(n)]
+            if names:
+                first = names[0]
+                return where | {
+                    "what": what,
+                    "name": first,
+                    "a": left.get(first),
+                    "b": right.get(first),
+                    "names": names,
+                }
+        return where | {"what": "place", "name": "stage", "a": _place(one), "b": _place(other)}
+    if len(entries_a) != len(entries_b):
+        longer = max(entries_a, entries_b, key=len)
+        entry = longer[min(len(entries_a), len(entries_b))]
+        where = {key: entry[key] for key in ("stage", "epoch", "step")}
+        return where | {
+            "what": "length",
+            "name": "entries",
+            "a": len(entries_a),
+            "b": len(entries_b),
+        }
+    return None
+
+
+def _place(entry: dict[str, Any]) -> str:
+    return f"{entry['stage']}, epoch {entry['epoch']}, step {entry['step']}"

@@ -1,0 +1,267 @@
+"""Data, model and steps of a recipe, as they are before the first step.
+
+Nothing numerical is imported before the settings are in effect: this is called after
+`determinism.apply`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repro import backends
+from repro.basics.digests import sha256
+from repro.basics.errors import BadInput, Probed
+from repro.data import datafiles
+from repro.data.dataset import Dataset, Parts
+from repro.environment import determinism, provenance
+from repro.recipe import reading
+from repro.recipe.project import Project
+from repro.run import faults, recipes
+
+if TYPE_CHECKING:
+    from repro.run.ending import Ending
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a training needs of its data, which as a whole are in memory no longer."""
+
+    parts: Parts
+    classes: int
+    entry: dict[str, dict[str, str]]
+    """What the ledger is told."""
+    split: dict[str, Any]
+    """What the manifest is told."""
+
+
+def _data(project: Project, directory: Path, content: dict[str, Any]) -> Data:
+    """Reads the data of a recipe, notes in it where they are from, and cuts them into parts."""
+    import numpy as np
+
+    from repro.data import splits
+
+    recipe = content["recipe"]
+    function, asked = recipe["parameters"]["data"]["name"], recipe["parameters"]["split"]
+    # All folds cut the same data: those are of the recipe's own seed.
+    determinism.reseed(content["seed"], "data")
+    module = reading.data_module(project.source, function)
+    dataset = _call(project, module, function, recipe["parameters"]["data"])
+    if not isinstance(dataset, Dataset):
+        raise BadInput(f"data.name: {function} returned no Dataset")
+    recipe["data"] = dataset.sources
+    if asked["file"] is None:
+        split = splits.make(dataset, asked)
+    else:
+        file = project.split_file(asked["file"])
+        split = splits.reuse(file, dataset, asked["strategy"], asked["file"])
+    splits.save(directory / "split.npz", split, dataset)
+    parts = splits.parts(dataset, split, recipe["parameters"]["training"]["dtype"])
+    probe = content.get("probe")
+    if probe is not None and probe["stage"] == "data":
+        arrays = dataset.arrays() | parts.arrays()
+        named = {f"data/{name}": array for name, array in arrays.items()}
+        np.savez(directory / "probe.npz", allow_pickle=False, **named)
+        raise Probed
+    entry = {
+        "samples": dataset.digests,
+        "split": {name: sha256(places) for name, places in split.parts().items()},
+    }
+    if dataset.preprocessing is not None:
+        entry["arrays"] = {name: sha256(array) for name, array in parts.arrays().items()}
+    return Data(parts, dataset.classes, entry, splits.describe(split, dataset))
+
+
+@dataclass(frozen=True)
+class Ready:
+    """All that is there before the first step."""
+
+    data: Data
+    model: Any
+    steps_of: dict[str, Any]
+    """See `loop.compiled`."""
+    graphs: list[Any]
+    """Of the steps, where the backend traces them."""
+    before: Ending | None
+    """How the training ended that this one goes on from."""
+    transferred: list[str]
+    """The weights that were taken from another run."""
+    in_effect: dict[str, Any]
+    guarantee: dict[str, Any]
+    unkept: list[str]
+    """Operations that keep a state which no checkpoint has."""
+    beginning: list[tuple[str, Any]]
+    """The first entries of the ledger."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person has to know before the training."""
+        return [
+            f"{one} keeps a state that no checkpoint can have; this run writes none, and begins "
+            "anew where it is interrupted; draw from keras.random with a SeedGenerator instead"
+            for one in self.unkept
+        ]
+
+
+def prepare(project: Project, directory: Path, content: dict[str, Any], seed: int) -> Ready:
+    """Makes data, model and steps, and gives the model the state that it begins with."""
+    from repro.run import loop, outside, state
+
+    recipe = content["recipe"]
+    parameters = recipe["parameters"]
+    data = _data(project, directory, content)
+    read_for_data = set(datafiles.handed_out)
+    model = _model(project, seed, parameters, data)
+    # What the data are read from is in the recipe already, as the data function says it.
+    fetched = {k: v for k, v in datafiles.handed_out.items() if k not in read_for_data}
+    recipe["data"] = recipe["data"] | {f"of the model: {k}": v for k, v in fetched.items()}
+    if provenance.code(project.root) != content["made_of"]["code"]:
+        raise BadInput("the project's code was changed while this run started; start it again")
+    determinism.reseed(seed, "training")
+    steps_of = loop.compiled(model, data.parts, parameters["training"])
+    graphs = [steps.graph for steps in steps_of.values() if steps.graph is not None]
+    known = [v for kind in state.variables(model).values() for v in kind.values()]
+    outside.settle(known, graphs, project.package, model)
+    before, transferred = _begin_from(project, recipe, model)
+    found = determinism.in_effect(parameters)
+    return Ready(
+        data,
+        model,
+        steps_of,
+        graphs,
+        before,
+        transferred,
+        found,
+        guarantee_of(model, graphs, recipe, found),
+        outside.unkept(graphs) if parameters["backend"] == "tensorflow" else [],
+        [
+            ("environment", {"settings": {"seed": seed, **found}}),
+            ("data", data.entry),
+            ("initial", state.digests(model, *state.KEPT)),
+        ],
+    )
+
+
+def _model(project: Project, seed: int, parameters: dict[str, Any], data: Data) -> Any:
+    """Builds and compiles the model of a recipe."""
+    from repro.run import loop, targets
+
+    determinism.reseed(seed, "model")
+    group, part = parameters["model"], data.parts.train
+    name = f"models.{group['name']}"
+    with targets.building():
+        model = _call(project, name, "build", group, part.x.shape[1:], data.classes)
+    targets.fresh(model)
+    compile_model(model, parameters, data.parts)
+    with targets.checking(model, data.parts, data.classes, parameters["training"]):
+        loop.ready(model, part)
+    return model
+
+
+def _begin_from(
+    project: Project, recipe: dict[str, Any], model: Any
+) -> tuple[Ending | None, list[str]]:
+    """Gives the model the state, or the weights, that the recipe begins with.
+
+    Returns how the other training ended, where this one goes on from it, and the names of the
+    weights that were taken, where it takes weights.
+    """
+    from repro.run import ending, state
+
+    first = recipes.beginning(project, recipe)
+    if first is None:
+        return None, []
+    name, run = first
+    digest = recipe["parameters"]["training"][name]
+    if name == "initial_weights":
+        return None, state.transfer(run / "state.npz", model, digest)
+    before = ending.load(run, digest)
+    state.assign(run / "state.npz", model, before.tensors, state.KEPT)
+    return before, []
+
+
+def guarantee_of(
+    model: Any, graphs: Sequence[Any], recipe: dict[str, Any], found: dict[str, Any]
+) -> dict[str, Any]:
+    """What `determinism.guarantee` returns, from the graphs and what was seen beside them so far.
+
+    Args:
+        graphs: of the steps; none for a model that makes them on the host.
+        found: what `determinism.in_effect` returned.
+    """
+    from repro.backends import portable
+
+    parameters, unproved = recipe["parameters"], set[str]()
+    if parameters["guarantee"] == "portable":
+        layers = [layer.name for layer in model._flatten_layers(include_self=False)]
+        unproved.update(portable.unproved(graphs or [None], layers), portable.watched(layers))
+    departures = recipe["lock"]["departures"]
+    return determinism.guarantee(parameters, found, departures, sorted(unproved))
+
+
+def _call(
+    project: Project, module: str, function: str, arguments: dict[str, Any], *positional: Any
+) -> Any:
+    """Calls a function of the project's own package with its group of parameters."""
+    found = importlib.import_module(f"{project.package}.{module}")
+    if not Path(str(found.__file__)).resolve().is_relative_to(project.source.resolve()):
+        raise BadInput(f"{found.__file__}: expected the project's own code, in {project.source}")
+    target = getattr(found, function)
+    with faults.calling(function):
+        return target(*positional, **{k: v for k, v in arguments.items() if k != "name"})
+
+
+KERAS = {
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "sgd": "SGD",
+    "rmsprop": "RMSprop",
+    "cosine_decay": "CosineDecay",
+    "exponential_decay": "ExponentialDecay",
+    "polynomial_decay": "PolynomialDecay",
+    "inverse_time_decay": "InverseTimeDecay",
+}
+"""Keras's classes by their names in `params.yaml`."""
+
+
+def compile_model(model: Any, parameters: dict[str, Any], samples: Parts) -> None:
+    import keras
+
+    from repro.run import targets
+
+    def make(module: Any, group: dict[str, Any], **changed: Any) -> Any:
+        ours = ("name", "schedule", "fused")
+        arguments = {k: v for k, v in group.items() if k not in ours}
+        return getattr(module, KERAS[group["name"]])(**arguments | changed)
+
+    group = parameters["optimizer"]
+    rate = group["learning_rate"]
+    if group["schedule"]:
+        schedules = keras.optimizers.schedules
+        rate = make(schedules, group["schedule"], initial_learning_rate=rate)
+    optimizer = make(keras.optimizers, group, learning_rate=rate)
+    if group.get("fused"):
+        backends.current().fuse(optimizer)
+    training = parameters["training"]
+    own = type(model).compute_loss is not keras.Model.compute_loss or hasattr(model, "learn")
+    if training["loss"] is None and not own:
+        raise BadInput(
+            f"training.loss: null is for models with a loss of their own, which "
+            f"{parameters['model']['name']} has not; sparse_categorical_crossentropy would do"
+        )
+    if training["metrics"] and hasattr(model, "learn"):
+        raise BadInput(
+            "training.metrics: expected [] for a model with a `learn` of its own, which says in "
+            f"`judge` what is measured; got {training['metrics']}"
+        )
+    # Our own loop compiles the steps, as `jit_compile` says; Keras's own functions stay plain, but
+    # on JAX, where they would be made operation by operation.
+    model.compile(
+        optimizer=optimizer,
+        loss=training["loss"],
+        metrics=targets.metrics(training["metrics"], samples),
+        jit_compile=parameters["backend"] == "jax",
+    )

@@ -1,0 +1,125 @@
+"""Recipes as people ask for them: overrides, and other runs by their names."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from repro.backends import BACKENDS
+from repro.basics import files
+from repro.basics.errors import BadInput
+from repro.recipe import packages, reading
+from repro.recipe.project import Project
+from repro.run import manifest
+
+
+def make(
+    project: Project, overrides: Sequence[str] = (), locked: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns the recipe for these overrides: parameters, lock and initial state.
+
+    `locked` is what `packages.lock` returned, where many recipes are made one after the other.
+
+    The process that trains adds `data`, the digests of what the data were read from.
+
+    Raises:
+        BadInput: see `reading.parameters`; or no run has the state to start from.
+    """
+    resolved = reading.parameters(project.source, project.root / "params.yaml", overrides)
+    _installed(resolved["backend"])
+    recipe = {"format": 1, "parameters": resolved, "lock": locked or packages.lock(project.root)}
+    for name in BEGINNINGS:
+        run = resolved["training"][name]
+        if run is not None:
+            # The recipe names the state by its content; where that run lies does not matter.
+            resolved["training"][name] = _state_digest(project, run, name)
+    if resolved["split"]["file"] is not None:
+        resolved["split"]["file"] = _split_digest(project, resolved["split"]["file"])
+    return recipe
+
+
+def _split_digest(project: Project, name: str) -> str:
+    """Keeps the split of a run, or of a file, in `splits/`; the recipe names it by its content."""
+    if re.fullmatch(r"[0-9a-f]{64}", name) and project.split_file(name).is_file():
+        return name
+    from repro.data import splits
+
+    path = Path(name)
+    if not files.is_file(path):
+        path = manifest.find_run(project, name) / "split.npz"
+    digest = splits.load(path)[0].digest()
+    kept = project.split_file(digest)
+    if not kept.is_file():
+        kept.parent.mkdir(exist_ok=True)
+        with files.replacing(kept) as file:
+            file.write(path.read_bytes())
+    return digest
+
+
+def resumable(project: Project, run: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns the recipe of an interrupted run, if `params.yaml` and lock still say the same.
+
+    Raises:
+        BadInput: the run has finished, or the recipe has changed: the field is named.
+    """
+    content = manifest.read(run)
+    if content.get("status") == "finished":
+        raise BadInput(f"{run.name}: the run has finished; there is nothing to go on with")
+    now = make(project, [*content.get("overrides", ()), *overrides])
+    for name, (before, after) in files.changed(content["recipe"], now).items():
+        name = name.removeprefix("parameters.")
+        raise BadInput(
+            f"{name}: {before} when {run.name} began, {after} now; "
+            "put it back, or begin anew with `repro train --fresh`"
+        )
+    recipe: dict[str, Any] = content["recipe"]
+    return recipe
+
+
+BEGINNINGS = ("initial_state", "initial_weights")
+"""The parameters of `training` that name a run to start from; at most one of them does."""
+NAMED_BY = {"initial_state": "ending", "initial_weights": "digest"}
+"""What of that run a recipe names: what a next step starts from, or the final state."""
+
+
+def beginning(project: Project, recipe: dict[str, Any]) -> tuple[str, Path] | None:
+    """Returns which of `BEGINNINGS` a recipe has, and the run whose final state has its digest.
+
+    Raises:
+        BadInput: there is no such run.
+    """
+    training = recipe["parameters"]["training"]
+    name = next((name for name in BEGINNINGS if training[name] is not None), None)
+    if name is None:
+        return None
+    digest = training[name]
+    for path in sorted(project.runs.glob("*/manifest.json")):
+        try:
+            found = manifest.read(path.parent).get(NAMED_BY[name])
+        except BadInput:
+            continue
+        if found == digest and (path.parent / "state.npz").is_file():
+            return name, path.parent
+    raise BadInput(f"training.{name}: no run in {project.runs} ends in the state {digest}")
+
+
+def _state_digest(project: Project, run: str, name: str) -> str:
+    if re.fullmatch(r"[0-9a-f]{64}", run):
+        return run
+    found = manifest.read(manifest.find_run(project, run))
+    if found["status"] != "finished":
+        raise BadInput(f"training.{name}: the run {run} has not finished")
+    return str(found[NAMED_BY[name]])
+
+
+def _installed(backend: str) -> None:
+    """Refuses a backend whose library is not there, without importing it."""
+    if importlib.util.find_spec(backend) is None:
+        there = [name for name in BACKENDS if importlib.util.find_spec(name)]
+        raise BadInput(
+            f"backend: {backend} is not installed here, {' and '.join(there) or 'no backend'} is; "
+            "its lock comes with a project generated for it"
+        )

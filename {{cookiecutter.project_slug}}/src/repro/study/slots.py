@@ -1,0 +1,115 @@
+"""How many trainings a machine has room for, and the files that count those that run.
+
+The files lie in a folder that only this user can enter. Each stands for a core or a GPU, and
+whoever trains holds it locked, so that it does not matter which process, thread, worker or study a
+training belongs to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from repro.basics import locks
+from repro.basics.errors import BadInput, RunFailed
+from repro.environment import machine
+
+LONG_WAIT = 10
+"""Seconds after which a training that waits for room says so."""
+
+
+def room(parameters: dict[str, Any]) -> int:
+    """How many trainings with these parameters this machine can run at once."""
+    cores = machine.available_cores() // parameters["threads"]
+    return len(machine.gpus(parameters["guarantee"])) or max(1, cores)
+
+
+@contextlib.contextmanager
+def held(
+    parameters: dict[str, Any],
+    ended: Callable[[], bool],
+    tell: Callable[[dict[str, Any]], None],
+) -> Iterator[str | None]:
+    """Waits until this machine has room for a training, and holds it while the block runs.
+
+    Yields the GPU to use, as `CUDA_VISIBLE_DEVICES` names it, or None where there is none.
+
+    Args:
+        parameters: those of the training.
+        ended: asked again and again whether the wait is to be given up.
+        tell: called once with an event where the wait is long.
+
+    Raises:
+        BadInput: the folder of the files belongs to somebody else, or others can enter it.
+        RunFailed: the wait was given up.
+    """
+    devices = machine.gpus(parameters["guarantee"])
+    cores = machine.available_cores()
+    places = [f"gpu-{name}" for name in devices] or [f"core-{n}" for n in range(cores)]
+    needed = 1 if devices else min(parameters["threads"], len(places))
+    long = time.monotonic() + LONG_WAIT
+    with _folder() as opened:
+        while not ended():
+            with contextlib.ExitStack() as files:
+                taken: list[str] = []
+                for place in places:
+                    if locks.lock(files.enter_context(opened(place))):
+                        taken.append(place)
+                    if len(taken) == needed:
+                        yield devices[places.index(taken[0])] if devices else None
+                        return
+            if long < time.monotonic():
+                long = math.inf
+                what = "a GPU" if devices else f"{needed} of {len(places)} cores"
+                tell({"event": "wait", "needed": what})
+            time.sleep(0.2)
+    raise RunFailed("the study was ended")
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Callable[[str], TextIO]]:
+    """Opens this user's own folder; yields what opens a file in it. No link is followed.
+
+    The temporary folder is everybody's, so somebody else can have made a folder or a link of that
+    name before.
+
+    Raises:
+        BadInput: it is a link, not this user's, or open to others.
+    """
+    if not hasattr(os, "getuid"):  # On Windows the temporary folder is the user's own.
+        folder = Path(tempfile.gettempdir()) / "repro-slots"
+        folder.mkdir(exist_ok=True)
+        yield lambda name: (folder / name).open("a")
+        return
+    path = Path(tempfile.gettempdir()) / f"repro-slots-{os.getuid()}"
+    private = f"{path}: expected a folder of your own that nobody else can enter"
+    another = "remove it, or name another temporary folder in TMPDIR"
+    with contextlib.ExitStack() as opened:
+        try:
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+            folder_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            opened.callback(os.close, folder_fd)
+            about = os.fstat(folder_fd)
+        except OSError as error:
+            raise BadInput(f"{private}: {error.strerror}; {another}") from None
+        if about.st_uid != os.getuid():
+            raise BadInput(f"{private}; it belongs to user {about.st_uid}; {another}")
+        if stat.S_IMODE(about.st_mode) & 0o077:
+            raise BadInput(f"{private}; its mode is {stat.S_IMODE(about.st_mode):o}; {another}")
+
+        def open_in_it(name: str) -> TextIO:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            try:
+                return os.fdopen(os.open(name, flags, 0o600, dir_fd=folder_fd), "r+")
+            except OSError as error:
+                raise BadInput(f"{path / name}: {error.strerror}; {another}") from None
+
+        yield open_in_it

@@ -1,0 +1,290 @@
+"""Workers of a Dask cluster that run the trials of a study, on this machine or on others.
+
+Only a study with `--scheduler` imports this, and Dask. A worker with another copy of the project
+uses that, if its code and lock are the same, and sends the run back. At most cores ÷ threads
+trainings run on a machine at once, or one on each GPU, whatever number of workers there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import secrets
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from distributed import Client, KilledWorker, as_completed, get_worker
+from distributed.security import Security
+
+from repro.basics.errors import BadInput, RunFailed
+from repro.environment import provenance
+from repro.recipe import packages
+from repro.recipe.project import Project
+from repro.run import recipes
+from repro.run.launcher import Listener
+from repro.study import slots, trials
+from repro.study.keys import Cluster
+from repro.study.trials import Outcome, Task
+
+WAIT_FOR_WORKERS = 30
+"""Seconds after which a scheduler without workers is given up."""
+
+# In a worker: the processes it has started, by the caller's session; the sessions that were ended.
+_running: dict[str, set[subprocess.Popen[str]]] = {}
+_stopped: set[str] = set()
+_adding = threading.Lock()
+
+
+class Workers:
+    """Workers to give tasks to, used in a `with` block.
+
+    Args:
+        cluster: the address of a running Dask scheduler, and the keys to it.
+
+    Raises:
+        BadInput: the scheduler cannot be reached, refuses the keys, or has no workers.
+    """
+
+    def __init__(self, cluster: Cluster, listener: Listener) -> None:
+        self._stack = contextlib.ExitStack()
+        self._listener = listener
+        self._session = f"repro-{secrets.token_hex(8)}"  # Its events have this topic.
+        address = cluster.address
+        try:
+            self._client = self._stack.enter_context(
+                Client(address, timeout="10s", security=_security(cluster))  # type: ignore[no-untyped-call]
+            )
+            self._client.wait_for_workers(1, timeout=WAIT_FOR_WORKERS)
+        except TimeoutError:
+            self._stack.close()
+            raise BadInput(
+                f"--scheduler: {address} has no workers; start some: dask worker {address}"
+            ) from None
+        except (OSError, ValueError) as error:
+            self._stack.close()
+            raise BadInput(f"--scheduler: {address}: {' '.join(str(error).split())}") from None
+
+    def __enter__(self) -> Workers:
+        self._client.subscribe_topic(self._session, self._heard)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def run(
+        self,
+        project: Project,
+        every: Sequence[dict[str, Any]],
+        tasks: Sequence[Task],
+        further: Callable[[], Task | None] = lambda: None,
+    ) -> Iterator[Outcome]:
+        """Yields the outcome of each task, as they come; the runs are then in `runs/`.
+
+        When the caller stops before the end, what is running is ended.
+
+        Args:
+            every: the recipes that tasks may have; each worker gets the files that they name.
+            further: asked for a task more, while workers have nothing to do.
+        """
+        files = _archive(project.root, _inputs(project, every))
+        # On all workers: one of them may be killed.
+        sent = self._client.scatter(files, broadcast=True, hash=False)
+
+        def submit(task: Task) -> Any:
+            return self._client.submit(work, task, sent, self._session, key=task.name, pure=False)
+
+        waiting = {submit(task): task for task in tasks}
+        done = False
+        try:
+            coming = as_completed(waiting)  # type: ignore[no-untyped-call]
+            while True:
+                if self._idle(len(waiting)) and (more := further()):
+                    future = submit(more)
+                    waiting[future] = more
+                    coming.add(future)  # type: ignore[no-untyped-call]
+                if not waiting:
+                    break
+                future = next(coming)
+                task = waiting.pop(future)
+                outcome = _outcome(future, task)
+                if outcome.archive is not None:
+                    _unpack(outcome.archive, project.runs / task.name)
+                future.release()
+                yield outcome
+            done = True
+        finally:
+            if not done:
+                with contextlib.suppress(CancelledError, OSError):
+                    self._client.cancel(list(waiting), force=True)
+                    self._client.run(stop, self._session)
+
+    def _idle(self, tasks: int) -> bool:
+        """Whether there are more workers than tasks; also where none are left, of no tasks."""
+        if not tasks:
+            return True
+        with contextlib.suppress(CancelledError, OSError):  # The next task tells what is lost.
+            threads: dict[str, int] = self._client.nthreads()
+            return tasks < sum(threads.values())
+        return False
+
+    def _heard(self, event: tuple[float, Any]) -> None:
+        run, content = event[1]
+        self._listener(Path(run), content)
+
+
+def _outcome(future: Any, task: Task) -> Outcome:
+    """What came of a task, from Dask's future.
+
+    Raises:
+        RunFailed: the scheduler was lost. An error of the worker is that of the trial.
+    """
+    try:
+        outcome: Outcome = future.result()
+    except KilledWorker:
+        return Outcome(task, failed="each worker that tried it was killed")
+    except (CancelledError, OSError) as error:
+        if future.status == "error":
+            return Outcome(task, failed=trials.told(error))
+        raise RunFailed(
+            f"the scheduler was lost: {error}; the same study started again goes on"
+        ) from None
+    return outcome
+
+
+def _security(cluster: Cluster) -> Security | None:
+    """What Dask takes to speak TLS, and nothing else; None where the cluster has no keys."""
+    if cluster.keys is None:
+        return None
+    return Security(  # type: ignore[no-untyped-call]
+        require_encryption=True,
+        tls_ca_file=str(cluster.keys.certificate),
+        tls_client_cert=str(cluster.keys.certificate),
+        tls_client_key=str(cluster.keys.key),
+    )
+
+
+def work(task: Task, files: bytes, session: str) -> Outcome:
+    """In a worker: runs a task, or goes on with it where another worker was killed."""
+    worker = get_worker()
+    host = f"{socket.gethostname()} {worker.address}"
+    last = 0.0
+
+    def tell(run: Path, event: dict[str, Any]) -> None:
+        nonlocal last
+        if event["event"] != "step" or time.monotonic() - last > 0.5:
+            last = time.monotonic()
+            worker.log_event(session, (str(run), event))
+
+    archive = b""
+
+    def train() -> None:
+        nonlocal archive
+        mine = Project.find(Path(__file__))
+        # Where the caller's folder can be seen from here, the run is made in it.
+        root = Path(task.root)
+        shared = (root / "studies" / task.study).is_dir()
+        project = Project.find(root) if shared else mine
+        if provenance.digest(provenance.code(mine.root)) != task.code:
+            raise BadInput(f"worker {host}: {mine.root} has other code; update it")
+        if packages.lock(project.root) != task.recipe["lock"]:
+            raise BadInput(f"worker {host}: {mine.root} has other packages; install the lock")
+        if not shared:
+            _add(files, project.root)
+        run = _train(project, task, session, tell)
+        if not shared:
+            archive = _archive(run, run.rglob("*"))
+            shutil.rmtree(run)
+
+    outcome = trials.attempt(task, host, train)
+    return replace(outcome, archive=archive or None)
+
+
+def stop(session: str) -> None:
+    """In a worker: ends the trainings of a session, and lets no other begin."""
+    _stopped.add(session)
+    for process in list(_running.get(session, ())):
+        process.terminate()
+
+
+def _train(project: Project, task: Task, session: str, tell: Listener) -> Path:
+    """Waits for room on this machine and trains; see `trials.train`."""
+    processes = _running.setdefault(session, set())
+
+    def ended() -> bool:
+        return session in _stopped
+
+    def wait(event: dict[str, Any]) -> None:
+        tell(project.runs / task.name, event)
+
+    def started(process: subprocess.Popen[str]) -> None:
+        processes.add(process)
+        if ended():  # It was started while all others were ended.
+            process.terminate()
+
+    try:
+        with slots.held(task.recipe["parameters"], ended, wait) as gpu:
+            return trials.train(project, task, tell, gpu, started, ended)
+    finally:
+        processes -= {one for one in list(processes) if one.poll() is not None}
+
+
+def _inputs(project: Project, every: Iterable[dict[str, Any]]) -> set[Path]:
+    """The files, beside code and data, that recipes name by their digest."""
+    named = {}  # One recipe of many that name the same.
+    for recipe in every:
+        split, training = (recipe["parameters"][group] for group in ("split", "training"))
+        named[split["file"], *(training[name] for name in recipes.BEGINNINGS)] = recipe
+    found = set()
+    for (split, *_), recipe in named.items():
+        if split is not None:
+            found.add(project.split_file(split))
+        beginning = recipes.beginning(project, recipe)
+        if beginning is not None:
+            found |= {beginning[1] / "manifest.json", beginning[1] / "state.npz"}
+    return found
+
+
+def _archive(folder: Path, paths: Iterable[Path]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for path in sorted(paths):
+            if path.is_file():
+                archive.write(path, path.relative_to(folder))
+    return content.getvalue()
+
+
+def _unpack(archive: bytes, folder: Path) -> None:
+    """The folder gets its name when all of it is there.
+
+    Raises:
+        RunFailed: there is no room for it, or no right to write it.
+    """
+    part = folder.with_name(folder.name + ".part")
+    try:
+        for old in (part, folder):  # Of a study that was killed as it took the run over.
+            shutil.rmtree(old, ignore_errors=True)
+        with zipfile.ZipFile(io.BytesIO(archive)) as file:
+            file.extractall(part)  # Names that lead out of the folder are made harmless by it.
+        part.rename(folder)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise RunFailed(
+            f"{folder}: cannot be kept: {error.strerror}; the same study started again goes on"
+        ) from None
+
+
+def _add(archive: bytes, root: Path) -> None:
+    """Adds the files that are not there yet."""
+    with _adding, zipfile.ZipFile(io.BytesIO(archive)) as file:
+        for name in file.namelist():
+            if not (root / name).exists():
+                file.extract(name, root)
