@@ -44,9 +44,9 @@ def test_the_data_order_is_a_pure_function() -> None:
 
 
 def test_a_purpose_has_its_own_seed() -> None:
-    seeds = {seeds.seed(s, p) for s in (1, 2) for p in ("data", "model", "training")}
-    assert len(seeds) == 6
-    assert all(0 <= seed < 2**32 for seed in seeds)
+    found = {seeds.seed(s, p) for s in (1, 2) for p in ("data", "model", "training")}
+    assert len(found) == 6
+    assert all(0 <= seed < 2**32 for seed in found)
 
 
 def test_digests_tell_content_shape_and_type_apart() -> None:

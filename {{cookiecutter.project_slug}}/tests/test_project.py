@@ -156,7 +156,7 @@ def test_mnist_is_asked_for_in_one_line(tmp_path: Path) -> None:
 def test_settings_asked_for_too_late_are_refused() -> None:
     code = (
         f"import json, sys, {BACKEND}\n"
-        "from repro import determinism\n"
+        "from repro.environment import determinism\n"
         "determinism.apply(json.loads(sys.argv[1]), 1)\n"
     )
     parameters = recipes.make(PROJECT)["parameters"]
