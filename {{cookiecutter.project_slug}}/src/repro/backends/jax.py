@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from repro.data.dataset import Part
+from repro.recipe.parameters import Parameters
 
 FLAGS = {
     "--xla_gpu_deterministic_ops": "true",
@@ -17,22 +18,22 @@ FLAGS = {
 }
 
 
-def environment(parameters: dict[str, Any]) -> dict[str, str]:
+def environment(parameters: Parameters) -> dict[str, str]:
     """XLA reads its flags, and the number of its threads, when it starts."""
-    values = {"JAX_ENABLE_X64": "1"} if parameters["training"]["dtype"] == "float64" else {}
-    if parameters["guarantee"] == "none":
+    values = {"JAX_ENABLE_X64": "1"} if parameters.training.dtype == "float64" else {}
+    if parameters.guarantee == "none":
         return values
     return values | {
         "XLA_FLAGS": " ".join(f"{name}={value}" for name, value in FLAGS.items()),
-        "NPROC": str(parameters["threads"]),
+        "NPROC": str(parameters.threads),
     }
 
 
-def apply(parameters: dict[str, Any]) -> None:
+def apply(parameters: Parameters) -> None:
     """The way random numbers are drawn, which changed from one version to another."""
     import jax
 
-    if parameters["guarantee"] != "none":
+    if parameters.guarantee != "none":
         jax.config.update("jax_default_prng_impl", "threefry2x32")
         jax.config.update("jax_threefry_partitionable", True)
 
@@ -49,7 +50,7 @@ def in_effect() -> dict[str, Any]:
     }
 
 
-def expected(parameters: dict[str, Any], guarantee: str) -> dict[str, Any]:
+def expected(parameters: Parameters, guarantee: str) -> dict[str, Any]:
     """What `in_effect` returns where the guarantee holds."""
     started = environment(parameters)
     return {

@@ -10,21 +10,22 @@ import numpy as np
 
 from repro.backends import portable
 from repro.data.dataset import Part
+from repro.recipe.parameters import Parameters
 
 
-def environment(parameters: dict[str, Any]) -> dict[str, str]:
+def environment(parameters: Parameters) -> dict[str, str]:
     """`portable` also switches off what picks its kernels by the processor's model, and GPUs."""
     values = {"TF_CPP_MIN_LOG_LEVEL": "2"}
-    if parameters["guarantee"] == "none":
+    if parameters.guarantee == "none":
         return values
-    threads = str(parameters["threads"])
+    threads = str(parameters.threads)
     values |= {
         "TF_NUM_INTRAOP_THREADS": threads,
         "TF_NUM_INTEROP_THREADS": threads,
         "TF_DETERMINISTIC_OPS": "1",
         "TF_ENABLE_ONEDNN_OPTS": "1",
     }
-    if parameters["guarantee"] == "portable":
+    if parameters.guarantee == "portable":
         values |= {
             "TF_ENABLE_ONEDNN_OPTS": "0",
             "TENSORFLOW_USE_CUSTOM_CONTRACTION_KERNEL": "0",
@@ -33,16 +34,16 @@ def environment(parameters: dict[str, Any]) -> dict[str, str]:
     return values
 
 
-def apply(parameters: dict[str, Any]) -> None:
+def apply(parameters: Parameters) -> None:
     """Threads, deterministic kernels, no XLA but where it is asked for."""
     import tensorflow as tf
 
-    if parameters["guarantee"] != "none":
-        tf.config.threading.set_intra_op_parallelism_threads(parameters["threads"])
-        tf.config.threading.set_inter_op_parallelism_threads(parameters["threads"])
+    if parameters.guarantee != "none":
+        tf.config.threading.set_intra_op_parallelism_threads(parameters.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(parameters.threads)
         tf.config.experimental.enable_op_determinism()
         tf.config.optimizer.set_jit(False)
-    if parameters["guarantee"] == "portable":
+    if parameters.guarantee == "portable":
         portable.apply()
 
 
@@ -63,11 +64,11 @@ def in_effect() -> dict[str, Any]:
     }
 
 
-def expected(parameters: dict[str, Any], guarantee: str) -> dict[str, Any]:
+def expected(parameters: Parameters, guarantee: str) -> dict[str, Any]:
     """What `in_effect` returns where a guarantee holds."""
     wanted = {
-        "intra_op_threads": parameters["threads"],
-        "inter_op_threads": parameters["threads"],
+        "intra_op_threads": parameters.threads,
+        "inter_op_threads": parameters.threads,
         "op_determinism": True,
         "graph_jit": "off",
     }

@@ -10,14 +10,15 @@ from typing import Any, Literal
 import numpy as np
 
 from repro.data.dataset import Part
+from repro.recipe.parameters import Parameters
 
 
-def environment(parameters: dict[str, Any]) -> dict[str, str]:
+def environment(parameters: Parameters) -> dict[str, str]:
     """Nothing beside what all backends have: PyTorch is set up once it has started."""
     return {}
 
 
-def apply(parameters: dict[str, Any]) -> None:
+def apply(parameters: Parameters) -> None:
     """Threads and deterministic kernels.
 
     Numbers too small to be normal become 0, as on TensorFlow and JAX: momenta of weights that get
@@ -29,9 +30,9 @@ def apply(parameters: dict[str, Any]) -> None:
     """
     import torch
 
-    if parameters["guarantee"] != "none":
-        torch.set_num_threads(parameters["threads"])
-        torch.set_num_interop_threads(parameters["threads"])
+    if parameters.guarantee != "none":
+        torch.set_num_threads(parameters.threads)
+        torch.set_num_interop_threads(parameters.threads)
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
@@ -74,11 +75,11 @@ def in_effect() -> dict[str, Any]:
     }
 
 
-def expected(parameters: dict[str, Any], guarantee: str) -> dict[str, Any]:
+def expected(parameters: Parameters, guarantee: str) -> dict[str, Any]:
     """What `in_effect` returns where the guarantee holds."""
     return {
-        "intra_op_threads": parameters["threads"],
-        "inter_op_threads": parameters["threads"],
+        "intra_op_threads": parameters.threads,
+        "inter_op_threads": parameters.threads,
         "deterministic_algorithms": True,
         "cudnn_benchmark": False,
         "cudnn_deterministic": True,

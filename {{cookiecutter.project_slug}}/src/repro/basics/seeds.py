@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,13 +15,6 @@ def seed(recipe_seed: int, *purpose: str | int) -> int:
     A draw more in one place (the data, say) then shifts nothing in another (the weights).
     """
     return int.from_bytes(_hash(recipe_seed, *purpose)[:4], "little")
-
-
-def fold_seed(recipe_seed: int, split: dict[str, Any]) -> int:
-    """The seed of a run that is one of several folds: another for each; else the recipe's."""
-    if split["folds"] is None and split["outer_folds"] is None:
-        return recipe_seed
-    return seed(recipe_seed, "fold", split["outer_fold"], split["repeat"], split["fold"])
 
 
 def permutation(recipe_seed: int, epoch: int, size: int, fold: int = 0) -> np.ndarray:

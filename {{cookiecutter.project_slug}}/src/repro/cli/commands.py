@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from repro.basics import files
@@ -18,7 +19,6 @@ from repro.basics.errors import BAD_INPUT, DIFFERS, FAILED, IDENTICAL, NOT_COMPA
 from repro.basics.text import printable
 from repro.cli import arguments, console, guard
 from repro.recipe.project import Project, own_machinery
-from repro.run import manifest
 
 if TYPE_CHECKING:
     from repro.study.search import Search
@@ -96,33 +96,42 @@ def _run_with(source: str) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from repro.run import launcher, recipes
+    from repro.run import launcher, manifest, recipes
+    from repro.run.launcher import Launch
 
     project = Project.find()
     if not options.checkpoint_seconds >= 0:
         raise BadInput(
             f"--checkpoint-seconds: expected 0 or more, got {options.checkpoint_seconds}"
         )
-    seconds, given = options.checkpoint_seconds, options.overrides
+    given = options.overrides
     with console.Reporter() as reporter:
         if options.resume:
             run = manifest.find_run(project, options.resume)
-            wanted = recipes.resumable(project, run, given)
-            directory = launcher.train(
-                project, wanted, reporter, resume=run, checkpoint_seconds=seconds
-            )
+            recipe = recipes.resumable(project, run, given)
+            launch = Launch(project, recipe, resume=run)
         else:
-            wanted = recipes.make(project, given)
-            directory = launcher.start(project, wanted, reporter, options.fresh, seconds, given)
-    content = manifest.read(directory)
+            launch = Launch(project, recipes.make(project, given), overrides=given)
+        launch = replace(launch, checkpoint_seconds=options.checkpoint_seconds)
+        if options.resume:
+            directory = launcher.train(launch, reporter)
+        else:
+            directory = launcher.start(launch, reporter, options.fresh)
+    content = manifest.of_finished(directory)
     if options.json:
-        answer = {key: content[key] for key in ("digest", "metrics", "guarantee", "recipe_digest")}
-        print(files.dumps({"run_dir": str(directory)} | answer))
+        answer = {
+            "run_dir": str(directory),
+            "digest": content.digest,
+            "metrics": content.metrics,
+            "guarantee": asdict(content.guarantee),
+            "recipe_digest": content.recipe_digest,
+        }
+        print(files.dumps(answer))
     else:
-        console.show("  ".join(f"{name} {v:.4f}" for name, v in content["metrics"].items()))
-        console.show(f"digest     {content['digest']}")
-        console.show(f"guarantee  {console.guarantee(content)}")
-        for note in content["notes"]:
+        console.show("  ".join(f"{name} {v:.4f}" for name, v in content.metrics.items()))
+        console.show(f"digest     {content.digest}")
+        console.show(f"guarantee  {console.guarantee(asdict(content.guarantee))}")
+        for note in content.notes:
             console.show(printable(f"note       {note}"))
         console.show(f"run        {directory}")
     return IDENTICAL
@@ -211,6 +220,7 @@ def _verify_recorded(options: argparse.Namespace, project: Project) -> int:
 
 def _diff(options: argparse.Namespace) -> int:
     from repro.compare import comparison
+    from repro.run import manifest
 
     project = Project.find()
     one, other = (manifest.find_run(project, name) for name in (options.run_a, options.run_b))
@@ -295,6 +305,7 @@ def _report(options: argparse.Namespace) -> int:
     if bool(options.runs) == bool(options.study):
         raise BadInput("expected one or more runs, or --study and a study's id")
     from repro.report import pages
+    from repro.run import manifest
     from repro.study import study
 
     if options.study:

@@ -47,7 +47,8 @@ def print_gate(answer: dict[str, Any], what: str) -> None:
 
     print_verdict(answer, what)
     show("\n".join(gate.lines(answer)))
-    show(f"guarantee  {printable(guarantee(answer))}")
+    held = printable(guarantee(answer["guarantee"]))
+    show(f"guarantee  {held}")
     if answer["guarantee"]["broken"]:
         show(f"           {FALLEN}")
     for run in answer["runs"]:
@@ -73,8 +74,8 @@ def print_outcomes(outcomes: Sequence[Outcome], runs: int, updated: bool) -> Non
             )
 
 
-def guarantee(content: dict[str, Any]) -> str:
-    found = content["guarantee"]
+def guarantee(found: dict[str, Any]) -> str:
+    """What became of the guarantee that was asked for, in a line."""
     if not found["broken"]:
         return str(found["holds"])
     holds, asked = found["holds"], found["asked"]
@@ -150,7 +151,8 @@ class Reporter:
                 for note in event["notes"]:
                     self.line(f"{run.name}: {note}")
                 if event["guarantee"]["broken"]:
-                    self.line(f"{run.name}: guarantee {guarantee(event)}")
+                    held = guarantee(event["guarantee"])
+                    self.line(f"{run.name}: guarantee {held}")
                 self._bar(run.name, run.name, "steps", 0, None)
                 self._count()
             elif event["event"] == "step":

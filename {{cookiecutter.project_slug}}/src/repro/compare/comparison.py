@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from repro.basics import files
 from repro.basics.text import printable
 from repro.recipe.project import Project
 from repro.run import launcher, ledger, manifest
-from repro.run.launcher import Listener
+from repro.run.launcher import Launch, Listener
+from repro.run.manifest import Finished, Probe
 
 EXPLAINED = {
     "settings": "a setting of the guarantee was not the same in both processes",
@@ -62,9 +64,9 @@ def compare(a: Path, b: Path, one_recipe: bool = False) -> dict[str, Any]:
     one, other = manifest.finished(a), manifest.finished(b)
     answer: dict[str, Any] = {
         "runs": [str(a), str(b)],
-        "digests": [one["digest"], other["digest"]],
+        "digests": [one.digest, other.digest],
     }
-    fields = files.changed(one["recipe"], other["recipe"])
+    fields = files.changed(one.recipe.as_json(), other.recipe.as_json())
     if fields and one_recipe:
         names = [field.removeprefix("data.") for field in fields]
         left, right = fields["data." + names[0]]
@@ -75,8 +77,8 @@ def compare(a: Path, b: Path, one_recipe: bool = False) -> dict[str, Any]:
         return answer | {"verdict": "not comparable", "not_comparable": fields}
     found = ledger.first_difference(a / "ledger.jsonl", b / "ledger.jsonl")
     if found is None:  # In one run of a gate a process may have seen another beginning.
-        found = one.get("parted") or other.get("parted")
-    if found is None and one["digest"] == other["digest"]:
+        found = one.parted or other.parted
+    if found is None and one.digest == other.digest:
         return answer | {"verdict": "identical"}
     if found is None:
         found = _ends(one, other)
@@ -111,7 +113,7 @@ def explain(
     if not can_be_explained(found):
         return None
     stage = found["stage"]
-    probe = {"stage": stage, "epoch": found["epoch"], "after": 0, "record": None}
+    probe = Probe(stage=stage, epoch=found["epoch"], after=0, record=None)
     place = {"epoch": found["epoch"], "step": found["step"]}
     if stage in ("step", "epoch"):
         # From the epoch's beginning: its entries until here were equal, but hold no weights.
@@ -120,8 +122,12 @@ def explain(
         if finer is None:
             return {"again": False}
         place = {"epoch": finer["epoch"], "step": finer["step"]}
-        probe |= place | {"stage": finer["stage"], "record": finer["step"]}
-        probe["after"] = max(0, finer["step"] - 1)
+        probe = Probe(
+            stage=finer["stage"],
+            epoch=finer["epoch"],
+            after=max(0, finer["step"] - 1),
+            record=finer["step"],
+        )
     with _probes(project, (a, b), probe, listener) as again:
         difference = _first_tensor(*(run / "probe.npz" for run in again))
     if difference is None:
@@ -131,18 +137,15 @@ def explain(
 
 @contextlib.contextmanager
 def _probes(
-    project: Project, runs: Sequence[Path], probe: dict[str, Any], listener: Listener
+    project: Project, runs: Sequence[Path], probe: Probe, listener: Listener
 ) -> Iterator[list[Path]]:
     """Two runs made only to look; they are gone when that is done."""
     made: list[Path] = []
     with launcher.made_to_look() as on_start:
         for run in runs:
             content = manifest.read(run)
-            recipe = {k: v for k, v in content["recipe"].items() if k != "data"}
-            around = content["surroundings"]
-            made.append(
-                launcher.train(project, recipe, listener, **around, on_start=on_start, probe=probe)
-            )
+            launch = Launch(project, content.recipe.asked, content.surroundings, probe=probe)
+            made.append(launcher.train(launch, listener, on_start))
         yield made
 
 
@@ -250,7 +253,7 @@ MOST = 6
 """Things of which two runs were not made alike that are named."""
 
 
-def _ends(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def _ends(one: Finished, other: Finished) -> dict[str, Any]:
     """Where two runs part that have equal ledgers: in their final states alone."""
     return {
         "stage": "final",
@@ -258,32 +261,34 @@ def _ends(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         "step": 0,
         "what": "weights",
         "name": "state",
-        "a": one["digest"],
-        "b": other["digest"],
+        "a": one.digest,
+        "b": other.digest,
         "names": ["state"],
     }
 
 
-def _made_of(one: dict[str, Any], other: dict[str, Any]) -> str:
+def _made_of(one: Finished, other: Finished) -> str:
     """Says what the runs were made of that was not the same, and what their code read."""
     found = []
-    for field, (left, right) in files.changed(one["made_of"], other["made_of"]).items():
+    first, second = (asdict(run.made_of) if run.made_of else {} for run in (one, other))
+    for field, (left, right) in files.changed(first, second).items():
         group, _, name = field.partition(".")
         if group == "code":
             found.append(f"src/{name}")
         elif group in ("packages", "python"):
             found.append(f"{name} {left} and {right}")
     for group, what in (("variables", "the variable "), ("files", "")):
-        named = files.changed(one["reads"][group], other["reads"][group])
+        first, second = (getattr(run.reads, group, {}) for run in (one, other))
+        named = files.changed(first, second)
         found += [f"{what}{name}, which the project's code read" for name in named]
     more = f" and {len(found) - MOST} more" if len(found) > MOST else ""
     return f"; not the same for both runs: {', '.join(found[:MOST])}{more}" if found else ""
 
 
-def _processors(one: dict[str, Any], other: dict[str, Any]) -> str:
+def _processors(one: Finished, other: Finished) -> str:
     """Says so where the runs were made on two models of processor and need not agree."""
-    left, right = one["machine"]["cpu"], other["machine"]["cpu"]
-    if left == right or one["guarantee"]["holds"] == other["guarantee"]["holds"] == "portable":
+    left, right = one.machine.cpu, other.machine.cpu
+    if left == right or one.guarantee.holds == other.guarantee.holds == "portable":
         return ""
     return (
         f"; the runs were made on different processors, {left} and {right}, "

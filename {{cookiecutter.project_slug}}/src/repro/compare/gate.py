@@ -7,15 +7,19 @@ import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from repro.basics.errors import BadInput, RunEnded, RunFailed
 from repro.compare import cause, comparison
 from repro.environment import determinism, machine, surroundings
+from repro.recipe.parameters import Parameters
 from repro.recipe.project import Project
+from repro.recipe.recipe import Recipe
 from repro.run import failure, launcher, manifest
-from repro.run.launcher import Listener, OnStart
+from repro.run.launcher import Launch, Listener, OnStart
+from repro.run.manifest import Surroundings
 
 Outcome = Path | RunFailed | BadInput
 """A finished run, or what it failed with."""
@@ -25,7 +29,7 @@ Answer = TypeVar("Answer")
 
 def verify(
     project: Project,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     runs: int,
     listener: Listener,
     vary: str | None = None,
@@ -46,7 +50,7 @@ def verify(
     Raises:
         RunFailed, BadInput: the first run did not finish, or the process of any was ended.
     """
-    varied, others = choose(project, recipe["parameters"], vary)
+    varied, others = choose(project, recipe.parameters, vary)
     outcomes = train_all(project, recipe, runs, listener, varied)
     first = outcomes[0]
     assert isinstance(first, Path)  # Else it was raised.
@@ -57,7 +61,7 @@ def verify(
     paths = [outcome for outcome in outcomes if isinstance(outcome, Path)]
     # Of a single run, which something else is compared with, there is nothing to say yet.
     other = outcomes[differing[0] if differing else min(1, runs - 1)]
-    content = manifest.read(first)
+    content = manifest.of_finished(first)
     answer: dict[str, Any]
     if isinstance(other, Path):
         answer = comparison.compare(first, other, one_recipe=True)
@@ -67,11 +71,11 @@ def verify(
         answer["refused"] = isinstance(other, BadInput)
     return answer | {
         "runs": [str(run) for run in paths],
-        "digests": [manifest.read(run)["digest"] for run in paths],
-        "digest": content["digest"],
-        "guarantee": content["guarantee"],
-        "metrics": content["metrics"],
-        "notes": content["notes"],
+        "digests": [manifest.of_finished(run).digest for run in paths],
+        "digest": content.digest,
+        "guarantee": asdict(content.guarantee),
+        "metrics": content.metrics,
+        "notes": content.notes,
         "varied": varied,
         "not_varied": others,
         "differing": len(differing),
@@ -81,7 +85,7 @@ def verify(
 
 
 def choose(
-    project: Project, parameters: dict[str, Any], vary: str | None
+    project: Project, parameters: Parameters, vary: str | None
 ) -> tuple[list[str], dict[str, str]]:
     """Returns what to vary and why each other thing is not, after surroundings have been tried.
 
@@ -123,7 +127,7 @@ def why(answer: dict[str, Any]) -> list[str]:
 
 def train_all(
     project: Project,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     runs: int,
     listener: Listener,
     varied: Sequence[str] = (),
@@ -140,8 +144,9 @@ def train_all(
 
     def one(index: int) -> Callable[[OnStart], Outcome]:
         if index == 0:
-            return lambda started: launcher.train(project, recipe, listener, on_start=started)
-        return lambda started: _train(project, recipe, listener, varied, index, started)
+            return lambda started: launcher.train(Launch(project, recipe), listener, started)
+        around = Surroundings(varied=varied, index=index)
+        return lambda started: _train(Launch(project, recipe, around), listener, started)
 
     try:
         return _side_by_side(_slots(recipe), [one(index) for index in range(runs)])
@@ -151,11 +156,11 @@ def train_all(
         ) from None
 
 
-def _slots(recipe: dict[str, Any]) -> int:
-    parameters = recipe["parameters"]
-    if machine.gpus(parameters["guarantee"]):
+def _slots(recipe: Recipe) -> int:
+    parameters = recipe.parameters
+    if machine.gpus(parameters.guarantee):
         return 1
-    return max(1, machine.available_cores() // int(parameters["threads"]))
+    return max(1, machine.available_cores() // parameters.threads)
 
 
 def _side_by_side(slots: int, jobs: Sequence[Callable[[OnStart], Answer]]) -> list[Answer]:
@@ -287,9 +292,8 @@ class _Looking:
 
     def __init__(self, project: Project, answer: dict[str, Any], listener: Listener) -> None:
         first, *other = (Path(run) for run in answer["compared"])
-        recipe = manifest.read(first)["recipe"]
         self._project, self._first, self._listener = project, first, listener
-        self._recipe = {name: value for name, value in recipe.items() if name != "data"}
+        self._recipe = manifest.read(first).recipe.asked
         # The number of the run that differed: each variation does again what it did there.
         self._index = answer.get("index", 1)
         self._heads = _heads(first)
@@ -318,23 +322,19 @@ class _Looking:
 
         with launcher.made_to_look(started) as on_start:
             try:
-                outcome = _train(self._project, self._recipe, watch, names, self._index, on_start)
+                around = Surroundings(varied=names, index=self._index)
+                launch = Launch(self._project, self._recipe, around)
+                outcome = _train(launch, watch, on_start)
             except _Parted:
                 assert place is not None
                 return heads[place] != self._heads[place]
             return _judge(self._first, outcome) != "identical"
 
 
-def _train(
-    project: Project,
-    recipe: dict[str, Any],
-    listener: Listener,
-    varied: Sequence[str],
-    index: int,
-    on_start: OnStart,
-) -> Outcome:
+def _train(launch: Launch, listener: Listener, on_start: OnStart) -> Outcome:
+    """Trains, and returns the failure where the training or the input is at fault."""
     try:
-        return launcher.train(project, recipe, listener, varied, index, on_start)
+        return launcher.train(launch, listener, on_start)
     except RunEnded:
         raise
     except (RunFailed, BadInput) as error:

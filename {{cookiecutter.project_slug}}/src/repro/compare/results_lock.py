@@ -22,6 +22,7 @@ from repro.basics.errors import BadInput
 from repro.recipe import reading
 from repro.recipe.project import Project
 from repro.run import ledger, manifest
+from repro.run.manifest import Finished
 
 FILE = "results.lock"
 PLAIN = "params.yaml"
@@ -133,14 +134,14 @@ def of_run(project: Project, run: Path) -> Entry:
     """What is recorded of a finished run."""
     content = manifest.finished(run)
     return Entry(
-        digest=content["digest"],
-        metrics=content["metrics"],
-        guarantee=content["guarantee"]["holds"],
-        stages=_stages(run, content["digest"]),
-        recipe=content["recipe"],
+        digest=content.digest,
+        metrics=content.metrics,
+        guarantee=content.guarantee.holds,
+        stages=_stages(run, content.digest),
+        recipe=content.recipe.as_json(),
         code=_code(project, content),
-        versions=content["versions"],
-        cpu=content["machine"]["cpu"],
+        versions=content.versions,
+        cpu=content.machine.cpu,
     )
 
 
@@ -195,23 +196,24 @@ def _stages(run: Path, digest: str) -> dict[str, str]:
     return found
 
 
-def _code(project: Project, content: dict[str, Any]) -> dict[str, str]:
+def _code(project: Project, content: Finished) -> dict[str, str]:
     """Digests of the project's files that the run was made of, by their names; of models and data
     beside them, those used.
 
     In words that are the same in each project: a name in `models/` is that of `model.name`.
     """
-    parameters = content["recipe"]["parameters"]
+    parameters = content.recipe.parameters
     used = {
-        f"models/{parameters['model']['name']}.py",
-        reading.data_module(project.source, parameters["data"]["name"]).replace(".", "/") + ".py",
+        f"models/{parameters.model.name}.py",
+        reading.data_module(project.source, parameters.data.name).replace(".", "/") + ".py",
     }
     found, machinery = {}, {}
-    for path, digest in content["made_of"]["code"].items():
+    code = content.made_of.code if content.made_of else {}
+    for path, digest in code.items():
         package, _, name = path.partition("/")
         if package == "repro":
             machinery[name] = digest
-        elif package == content["project"]["package"] and (
+        elif package == content.project["package"] and (
             name in used or not name.startswith("models/")
         ):
             found[name] = digest

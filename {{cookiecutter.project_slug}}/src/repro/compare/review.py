@@ -14,6 +14,7 @@ from repro.basics.text import printable, result
 from repro.compare import gate
 from repro.compare.results_lock import FILE, Base, Entry, of_run, overrides
 from repro.recipe.project import Project
+from repro.recipe.recipe import Recipe
 from repro.run import recipes
 from repro.run.launcher import Listener
 
@@ -165,7 +166,7 @@ def verify(
 def _verified(
     project: Project,
     outcome: Outcome,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     runs: int,
     listener: Listener,
     vary: str | None,

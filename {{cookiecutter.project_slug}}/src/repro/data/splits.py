@@ -29,6 +29,7 @@ from repro.basics import files, seeds
 from repro.basics.digests import sha256
 from repro.basics.errors import BadInput
 from repro.data.dataset import Dataset, Part, Parts
+from repro.recipe import parameters
 
 NAMES = ("train", "validation", "test")
 
@@ -68,27 +69,27 @@ class Split:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def make(dataset: Dataset, parameters: dict[str, Any]) -> Split:
+def make(dataset: Dataset, asked: parameters.Split) -> Split:
     """Splits a data set as the group `split` of the parameters says.
 
     Raises:
         BadInput: the numbers or the data do not allow it; the message names the number.
     """
-    strategy, folds, outer = (parameters[name] for name in ("strategy", "folds", "outer_folds"))
+    strategy, folds, outer = asked.strategy, asked.folds, asked.outer_folds
     rows = _rows(dataset, strategy)
     kept = len(dataset.x) - dataset.held_out
     apart = rows.at(rows.places >= kept)  # What the publisher of the data set aside.
-    test, validation = parameters["test"], parameters["validation"]
+    test, validation = asked.test, asked.validation
 
     def seed_of(*purpose: str | int) -> int:
-        return seeds.seed(parameters["seed"], *purpose)
+        return seeds.seed(asked.seed, *purpose)
 
     def halves(among: Rows, share: float, *purpose: str) -> tuple[Rows, Rows]:
         return hold_out(among, strategy, share, seed_of(*purpose))
 
     def fold(among: Rows, of: str, *purpose: str | int) -> tuple[Rows, Rows]:
-        number = parameters[of.removesuffix("s")]
-        return k_fold(among, strategy, parameters[of], number, seed_of(*purpose))
+        number = getattr(asked, of.removesuffix("s"))
+        return k_fold(among, strategy, getattr(asked, of), number, seed_of(*purpose))
 
     if dataset.held_out and outer:
         raise BadInput(
@@ -110,16 +111,16 @@ def make(dataset: Dataset, parameters: dict[str, Any]) -> Split:
     else:
         inner, apart = halves(rows, test, "test")
     if folds:
-        train, chosen = fold(inner, "folds", "folds", parameters["repeat"])
+        train, chosen = fold(inner, "folds", "folds", asked.repeat)
     elif dataset.held_out:
         train = inner
         chosen, apart = halves(apart, test / (test + validation), "test")
     else:
         train, chosen = halves(inner, validation / (1 - test), "validation")
-    if parameters["train_size"]:
-        train = few(train, strategy, parameters["train_size"], seed_of("train_size"))
+    if asked.train_size:
+        train = few(train, strategy, asked.train_size, seed_of("train_size"))
     split = Split(*(np.sort(part.places) for part in (train, chosen, apart)))
-    all_used = not parameters["train_size"] and (strategy != "time_series" or not (folds or outer))
+    all_used = not asked.train_size and (strategy != "time_series" or not (folds or outer))
     check(split, dataset, strategy, whole=all_used)
     return split
 

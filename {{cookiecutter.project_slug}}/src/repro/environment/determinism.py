@@ -14,13 +14,15 @@ import gc
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repro import backends
 from repro.backends import portable
 from repro.basics import seeds
+from repro.recipe.parameters import Guarantee, Parameters
 
 if TYPE_CHECKING:
     pass
@@ -62,17 +64,26 @@ class TooLate(RuntimeError):
     """A setting was asked for after the library that reads it had started."""
 
 
-def environment(parameters: dict[str, Any]) -> dict[str, str]:
+@dataclass(frozen=True)
+class Promise:
+    """The guarantee that was asked for, the one that holds, and why the former does not."""
+
+    asked: Guarantee
+    holds: Guarantee
+    broken: list[str]
+
+
+def environment(parameters: Parameters) -> dict[str, str]:
     """Returns the variables a run's process has to be started with.
 
     `portable` also switches off what picks its kernels by the processor's model in NumPy, OpenBLAS,
     the C library and the backend.
     """
-    values = {"KERAS_BACKEND": parameters["backend"]}
-    values |= backends.of(parameters["backend"]).environment(parameters)
-    if parameters["guarantee"] == "none":
+    values: dict[str, str] = {"KERAS_BACKEND": parameters.backend}
+    values |= backends.of(parameters.backend).environment(parameters)
+    if parameters.guarantee == "none":
         return values
-    threads = str(parameters["threads"])
+    threads = str(parameters.threads)
     values |= {
         "PYTHONHASHSEED": "0",
         "OMP_NUM_THREADS": threads,
@@ -81,7 +92,7 @@ def environment(parameters: dict[str, Any]) -> dict[str, str]:
         "MKL_NUM_THREADS": threads,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
-    if parameters["guarantee"] == "portable" and platform.machine().lower() in ("x86_64", "amd64"):
+    if parameters.guarantee == "portable" and platform.machine().lower() in ("x86_64", "amd64"):
         values |= {
             "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",
             "OPENBLAS_CORETYPE": "Nehalem",
@@ -89,7 +100,7 @@ def environment(parameters: dict[str, Any]) -> dict[str, str]:
     return values
 
 
-def of_process(root: Path, parameters: dict[str, Any], gpu: str | None = None) -> dict[str, str]:
+def of_process(root: Path, parameters: Parameters, gpu: str | None = None) -> dict[str, str]:
     """The whole environment of a run's process: the caller's, with what decides results fixed.
 
     `portable` hides all GPUs, also the given one. Machinery and package are those of the project at
@@ -103,7 +114,7 @@ def of_process(root: Path, parameters: dict[str, Any], gpu: str | None = None) -
     return inherited | seen | fixed | {"PYTHONPATH": str(root / "src")}
 
 
-def apply(parameters: dict[str, Any], recipe_seed: int) -> None:
+def apply(parameters: Parameters, recipe_seed: int) -> None:
     """Fixes threads, kernels, Keras's settings and every seed, in a process just started.
 
     Raises:
@@ -135,8 +146,8 @@ def apply(parameters: dict[str, Any], recipe_seed: int) -> None:
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
-    keras.config.set_dtype_policy(parameters["training"]["dtype"])
-    backends.of(parameters["backend"]).apply(parameters)
+    keras.config.set_dtype_policy(parameters.training.dtype)
+    backends.of(parameters.backend).apply(parameters)
     reseed(recipe_seed)
 
 
@@ -147,7 +158,7 @@ def reseed(recipe_seed: int, *purpose: str | int) -> None:
     keras.utils.set_random_seed(seeds.seed(recipe_seed, *purpose))
 
 
-def in_effect(parameters: dict[str, Any]) -> dict[str, Any]:
+def in_effect(parameters: Parameters) -> dict[str, Any]:
     """What the libraries of this process say they do; the keys are those of `expected`."""
     import keras
     import threadpoolctl
@@ -156,7 +167,7 @@ def in_effect(parameters: dict[str, Any]) -> dict[str, Any]:
     pools = [p["num_threads"] for p in threadpoolctl.threadpool_info()]
     found: dict[str, Any] = backend.in_effect()
     return found | {
-        "blas_and_openmp_threads": max(pools, default=parameters["threads"]),
+        "blas_and_openmp_threads": max(pools, default=parameters.threads),
         "backend": keras.backend.backend(),
         "floatx": keras.config.floatx(),
         "epsilon": keras.config.epsilon(),
@@ -167,40 +178,40 @@ def in_effect(parameters: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def expected(parameters: dict[str, Any], guarantee: str | None = None) -> dict[str, Any]:
+def expected(parameters: Parameters, guarantee: str | None = None) -> dict[str, Any]:
     """What `in_effect` returns where the guarantee holds (default: the one asked for)."""
-    guarantee = guarantee or parameters["guarantee"]
+    guarantee = guarantee or parameters.guarantee
     if guarantee == "none":
         return {}
-    wanted: dict[str, Any] = backends.of(parameters["backend"]).expected(parameters, guarantee)
+    wanted: dict[str, Any] = backends.of(parameters.backend).expected(parameters, guarantee)
     wanted |= {
-        "blas_and_openmp_threads": parameters["threads"],
-        "backend": parameters["backend"],
+        "blas_and_openmp_threads": parameters.threads,
+        "backend": parameters.backend,
         "floatx": "float32",
         "epsilon": 1e-7,
         "image_data_format": "channels_last",
-        "dtype": parameters["training"]["dtype"],
+        "dtype": parameters.training.dtype,
         "hash_seed_fixed": True,
     }
     return wanted | ({"gpus": 0} if guarantee == "portable" else {})
 
 
 def guarantee(
-    parameters: dict[str, Any],
+    parameters: Parameters,
     found: dict[str, Any],
-    departures: dict[str, str],
+    departures: Mapping[str, str],
     unproved: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Returns the guarantee `asked`, the one that `holds`, and why the other is `broken`.
+) -> Promise:
+    """Returns what became of the guarantee that was asked for.
 
     Args:
         found: what `in_effect` returned.
         departures: packages missing, or installed in another version than the locked one.
         unproved: what `portable.unproved` named in the graphs of the training.
     """
-    asked = parameters["guarantee"]
+    asked = parameters.guarantee
     if asked == "none":
-        return {"asked": asked, "holds": asked, "broken": []}
+        return Promise(asked, asked, [])
 
     def missed(wanted: dict[str, Any]) -> list[str]:
         return [
@@ -214,5 +225,5 @@ def guarantee(
     further = missed({name: value for name, value in wanted.items() if name not in machine})
     if asked == "portable":
         further += [f"{operation} is not known to be portable" for operation in unproved]
-    holds = "none" if broken else "machine" if further else asked
-    return {"asked": asked, "holds": holds, "broken": broken + further}
+    holds: Guarantee = "none" if broken else "machine" if further else asked
+    return Promise(asked, holds, broken + further)

@@ -6,23 +6,26 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from repro import backends
 from repro.basics.errors import RunFailed
 from repro.environment import determinism, image, machine, provenance
+from repro.recipe.parameters import Parameters
 from repro.recipe.project import Project
+from repro.recipe.recipe import Recipe
 
 
-def examine(project: Project, recipe: dict[str, Any]) -> dict[str, Any]:
+def examine(project: Project, recipe: Recipe) -> dict[str, Any]:
     """Starts a process as a run's would be, and returns what its libraries say there.
 
     Raises:
         RunFailed: the libraries cannot be started.
         BadInput: `REPRO_IMAGE` is no digest.
     """
-    parameters = recipe["parameters"]
+    parameters = recipe.parameters
     image.current()  # Refused here, in one line.
     done = subprocess.run(
         (sys.executable, "-P", "-m", "repro.environment.doctor"),
@@ -35,18 +38,18 @@ def examine(project: Project, recipe: dict[str, Any]) -> dict[str, Any]:
     if done.returncode != 0:
         raise RunFailed(f"the libraries do not start:\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    departures = recipe["lock"]["departures"]
+    departures = recipe.lock.departures
     return found | {
         "project": str(project.root),
         "code": provenance.commit(project.root),
-        "lock": recipe["lock"],
+        "lock": recipe.lock,
         "asked": determinism.expected(parameters),
         "guarantee": determinism.guarantee(parameters, found["in_effect"], departures),
     }
 
 
-def _read_back(parameters: dict[str, Any]) -> dict[str, Any]:
-    determinism.apply(parameters, parameters["seed"] or 0)
+def _read_back(parameters: Parameters) -> dict[str, Any]:
+    determinism.apply(parameters, parameters.seed or 0)
     import numpy as np
     import sklearn.linear_model  # noqa: F401  # Its thread pools are to be listed as well.
     import threadpoolctl
@@ -56,8 +59,8 @@ def _read_back(parameters: dict[str, Any]) -> dict[str, Any]:
         "in_effect": determinism.in_effect(parameters),
         "environment": determinism.environment(parameters),
         "versions": machine.versions(),
-        "machine": machine.machine(),
-        "gpus": backends.of(parameters["backend"]).gpus(),
+        "machine": asdict(machine.here()),
+        "gpus": backends.of(parameters.backend).gpus(),
         "thread_pools": [
             {
                 "library": Path(pool["filepath"]).name.split("-")[0],
@@ -80,7 +83,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"image        {here['image'] or 'none'}",
         "libraries    " + ", ".join(f"{k} {v}" for k, v in found["versions"].items()),
         f"lock         {lock['file']} {lock['sha256'][:12]}, "
-        + ("installed as locked" if not lock["departures"] else "NOT installed as locked"),
+        + ("installed as locked" if not lock.departures else "NOT installed as locked"),
         "in effect",
     ]
     for name, value in found["in_effect"].items():

@@ -10,9 +10,9 @@ import platform
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from repro.environment import image
 
@@ -22,22 +22,36 @@ LIBRARIES = (
 )
 
 
-def machine() -> dict[str, Any]:
+@dataclass(frozen=True)
+class Machine:
     """The processor, as the operating system describes it, and what this process may use of it."""
+
+    cpu: str
+    cpu_flags: list[str]
+    cores: int | None
+    cores_available: int
+    architecture: str
+    system: str
+    image: str | None
+    """The digest of the container's image, where the run was made in one."""
+
+
+def here() -> Machine:
+    """This machine."""
     model, flags = platform.processor(), ""
     with contextlib.suppress(OSError):  # Linux has it.
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         model = _first(r"^model name\s*: (.*)$", text) or model
         flags = _first(r"^(?:flags|Features)\s*: (.*)$", text)
-    return {
-        "cpu": model,
-        "cpu_flags": flags.split(),
-        "cores": os.cpu_count(),
-        "cores_available": available_cores(),
-        "architecture": platform.machine(),
-        "system": platform.platform(),
-        "image": image.current(),
-    }
+    return Machine(
+        cpu=model,
+        cpu_flags=flags.split(),
+        cores=os.cpu_count(),
+        cores_available=available_cores(),
+        architecture=platform.machine(),
+        system=platform.platform(),
+        image=image.current(),
+    )
 
 
 def _first(pattern: str, text: str) -> str:

@@ -13,14 +13,14 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from repro.basics import files
 from repro.basics.errors import BadInput
 from repro.environment import determinism, machine
+from repro.recipe.parameters import Guarantee
 
 # Where code lies and what surrounds a run may be another place each time; neither is a setting.
 _PLACES = ("PYTHONPATH", "PYTHONPYCACHEPREFIX", "PYTHONUSERBASE")
@@ -42,7 +42,7 @@ class Provenance:
     @classmethod
     def of_this_process(cls, root: Path) -> Provenance:
         """What this process is made of, for the project at `root`."""
-        here = machine.machine()
+        here = machine.here()
         return cls(
             code=code(root),
             packages={d.metadata["Name"]: d.version for d in metadata.distributions()},
@@ -52,27 +52,22 @@ class Provenance:
                 for name, value in sorted(os.environ.items())
                 if name.startswith((*determinism.CLEARED, "CUDA_")) and name not in _PLACES
             },
-            processor={name: str(here[name]) for name in ("cpu", "architecture")},
+            processor={"cpu": here.cpu, "architecture": here.architecture},
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """For a manifest."""
-        return asdict(self)
-
-    def changes(self, before: Mapping[str, Any], processor: bool) -> Iterator[str]:
+    def changes(self, before: Provenance | None, processor: bool) -> Iterator[str]:
         """Says of each thing that is not what it was `before`, in a few words.
 
         Args:
-            before: what `as_dict` returned when the run began.
+            before: what it was when the run began; None where that is not known.
             processor: whether the processor counts, too.
         """
-        now = self.as_dict()
         for group in (field.name for field in fields(self)):
             if group == "processor" and not processor:
                 continue
-            then = before.get(group, {})
-            for name in sorted({**then, **now[group]}):
-                left, right = then.get(name), now[group].get(name)
+            then, now = (getattr(one, group) if one else {} for one in (before, self))
+            for name in sorted({**then, **now}):
+                left, right = then.get(name), now.get(name)
                 if left != right:
                     yield _change(group, name, left, right)
 
@@ -91,24 +86,29 @@ class Changed(BadInput):
 
 
 def same_as_when_it_began(
-    now: Provenance, content: Mapping[str, Any], more: Iterable[str] = ()
+    now: Provenance,
+    before: Provenance | None,
+    run: str,
+    guarantee: Guarantee,
+    more: Iterable[str] = (),
 ) -> None:
     """Refuses to go on with a run that was begun with something else.
 
     Args:
-        content: the manifest of the run that was interrupted.
+        before: what the run was made of when it began.
+        run: its name.
+        guarantee: the one that it asks for; under `portable` the processor may be another one.
         more: further changes, in a few words each.
 
     Raises:
         Changed: something has changed; the first change is named, and how many more there are.
     """
-    guarantee = content["recipe"]["parameters"]["guarantee"]
-    own = now.changes(content.get("made_of", {}), processor=guarantee != "portable")
+    own = now.changes(before, processor=guarantee != "portable")
     changes = [*own, *more]
     if changes:
         others = f" (and {len(changes) - 1} more changes)" if changes[1:] else ""
         raise Changed(
-            f"{content['run']} was interrupted, and since it began {changes[0]}{others}: put that "
+            f"{run} was interrupted, and since it began {changes[0]}{others}: put that "
             "back to go on with it, or begin anew with `repro train --fresh`"
         )
 
@@ -147,8 +147,19 @@ def digest(found: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def commit(root: Path) -> dict[str, Any]:
-    """The commit of the project's code, and whether the files differed from it.
+@dataclass(frozen=True)
+class Code:
+    """The project's code as git has it."""
+
+    commit: str | None
+    dirty: bool | None
+    """Whether the files differ from the commit; None: not known."""
+    digest: str | None = None
+    """Of all code, the machinery included; known once the process that trains has started."""
+
+
+def commit(root: Path) -> Code:
+    """The commit of the project's code, and whether the files differ from it.
 
     Nothing is known where git does not keep the project: it may lie in another one's repository.
     """
@@ -163,6 +174,6 @@ def commit(root: Path) -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     if git("ls-files", "--error-unmatch", "--", "pyproject.toml") is None:
-        return {"commit": None, "dirty": None}
+        return Code(None, None)
     commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ".")
-    return {"commit": commit, "dirty": None if status is None else bool(status)}
+    return Code(commit, None if status is None else bool(status))

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -38,16 +38,14 @@ class Reads:
     """By name: the value, or its digest where the name says that it is secret; None: not set."""
     files: dict[str, str] = field(default_factory=dict)
     """By path, as seen from the project: a digest, or what is known instead."""
-    written: set[str] = field(default_factory=set)
+    written: list[str] = field(default_factory=list)
     """Paths, as seen from the project, that were opened to be written."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """For a manifest; equal reads give equal content."""
-        return {
-            "variables": dict(sorted(self.variables.items())),
-            "files": dict(sorted(self.files.items())),
-            "written": sorted(self.written),
-        }
+    @property
+    def in_order(self) -> Reads:
+        """The same, by name: equal reads give equal content in a manifest."""
+        variables = dict(sorted(self.variables.items()))
+        return Reads(variables, dict(sorted(self.files.items())), sorted(self.written))
 
     def lines(self, locked: Collection[str]) -> list[str]:
         """What a person has to know: what decides the result and is in no recipe.
@@ -66,16 +64,16 @@ class Reads:
         return told
 
 
-def changes(content: Mapping[str, Any]) -> Iterator[str]:
+def changes(before: Reads | None) -> Iterator[str]:
     """Says of each variable that a run's code has read and that is not what it was.
 
     Args:
-        content: the manifest of a run that was interrupted.
+        before: what the code of a run that was interrupted had read.
     """
-    for name, before in content.get("reads", {}).get("variables", {}).items():
+    for name, then in (before.variables if before else {}).items():
         now = _told(name, os.environ.get(name))
-        if now != before:
-            yield f"the variable {name} is {now or 'gone'} now and was {before or 'not there'}"
+        if now != then:
+            yield f"the variable {name} is {now or 'gone'} now and was {then or 'not there'}"
 
 
 def _told(name: str, value: str | None) -> str | None:
@@ -151,7 +149,8 @@ def _note(found: Reads, root: Path, given: str, mode: str | None, flags: int) ->
     name = shown(root, path)
     written = any(c in mode for c in "wax+") if mode else bool(flags & (os.O_WRONLY | os.O_RDWR))
     if written:
-        found.written.add(name)
+        if name not in found.written:
+            found.written.append(name)
     elif name not in found.files and len(found.files) < MOST:
         found.files[name] = _content(path)
 

@@ -88,7 +88,7 @@ class Around:
             self._folder.cleanup()
 
 
-def enter(varied: list[str], index: int) -> None:
+def enter(varied: Sequence[str], index: int) -> None:
     """Changes this process's surroundings, before anything of the project is imported."""
     for name in varied:
         VARIATIONS[name].enter(index)

@@ -10,11 +10,11 @@ import re
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from packaging.markers import Marker
 
 from repro.basics.errors import BadInput
+from repro.recipe.recipe import Lock
 
 _PIN = re.compile(
     r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?==([^\s;\\]+)[ \t]*(?:;([^\\\n]*))?", re.MULTILINE
@@ -68,7 +68,7 @@ def departures(lock: str, there: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def lock(root: Path) -> dict[str, Any]:
+def lock(root: Path) -> Lock:
     """Returns the installed lock: its file, its SHA-256, and where the environment departs.
 
     Raises:
@@ -81,11 +81,11 @@ def lock(root: Path) -> dict[str, Any]:
         content = file.read_bytes()
     except FileNotFoundError:
         raise BadInput(f"{file}: no such lock; make it with `make lock`") from None
-    return {
-        "file": f"requirements/{name}.txt",
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "departures": departures(content.decode(), there),
-    }
+    return Lock(
+        file=f"requirements/{name}.txt",
+        sha256=hashlib.sha256(content).hexdigest(),
+        departures=departures(content.decode(), there),
+    )
 
 
 if __name__ == "__main__":

@@ -3,12 +3,15 @@ project's own data functions and models may give to theirs. `resolve.py` reads t
 
 from __future__ import annotations
 
+import copy
 import re
 import typing
 from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from repro.basics import seeds
 
 __all__ = ["Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt"]
 
@@ -121,6 +124,12 @@ class Split(Group):
     outer_folds: Annotated[int, Field(ge=2)] | None = None
     outer_fold: NonNegativeInt = 0
     file: str | None = None
+
+    def fold_seed(self, recipe_seed: int) -> int:
+        """The seed of a run that is one of several folds: another for each; else the recipe's."""
+        if self.folds is None and self.outer_folds is None:
+            return recipe_seed
+        return seeds.seed(recipe_seed, "fold", self.outer_fold, self.repeat, self.fold)
 
     @pydantic.model_validator(mode="after")
     def _possible(self) -> typing.Self:
@@ -263,7 +272,7 @@ OPTIMIZERS: dict[str, type[Group]] = {
 }
 
 
-class Parameters(Group):
+class Common(Group):
     """All of `params.yaml` but the groups that the project's own code describes."""
 
     seed: NonNegativeInt | None = 1234
@@ -273,3 +282,26 @@ class Parameters(Group):
     split: Split = Split()
     training: Training = Training()
     callbacks: Callbacks = Callbacks()
+
+
+class Own(pydantic.BaseModel):
+    """A data function or a model by its `name`, with the arguments that it has of its own."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return copy.deepcopy(self.model_extra or {})
+
+
+Optimizer = Annotated[Adam | AdamW | SGD | RMSprop, Field(discriminator="name")]
+
+
+class Parameters(Common):
+    """Every parameter of a run, defaults included; `reading.parameters` makes them."""
+
+    data: Own
+    model: Own
+    optimizer: Optimizer

@@ -27,6 +27,9 @@ from ruamel.yaml.error import YAMLError
 from repro.basics.errors import BadInput
 from repro.recipe.parameters import (
     OPTIMIZERS,
+    Adam,
+    Callbacks,
+    Common,
     Fraction,
     Group,
     NonNegativeFloat,
@@ -34,6 +37,7 @@ from repro.recipe.parameters import (
     Parameters,
     PositiveFloat,
     PositiveInt,
+    Training,
 )
 
 # What an annotation in `data.py` or `models/*.py` may be made of.
@@ -53,7 +57,7 @@ _ANNOTATIONS: dict[str, Any] = {
 }
 
 
-def parameters(package: Path, params: Path, overrides: typing.Sequence[str] = ()) -> dict[str, Any]:
+def parameters(package: Path, params: Path, overrides: typing.Sequence[str] = ()) -> Parameters:
     """Returns every parameter a run will use: file, then presets, overrides and defaults.
 
     Args:
@@ -82,55 +86,75 @@ def parameters(package: Path, params: Path, overrides: typing.Sequence[str] = ()
     groups = {group: function.schema() for group, function in functions.items()}
     groups["optimizer"] = _choose(given, "optimizer", OPTIMIZERS)
     fields: dict[str, Any] = {name: (group, ...) for name, group in groups.items()}
-    schema = pydantic.create_model("Parameters", __base__=Parameters, **fields)
+    schema = pydantic.create_model("Parameters", __base__=Common, **fields)
     try:
         checked = schema.model_validate(given)
     except pydantic.ValidationError as error:
         raise BadInput(_one_line(error, schema, functions)) from None
-    resolved: dict[str, Any] = checked.model_dump(mode="json")
-    if resolved["seed"] is None and resolved["guarantee"] != "none":
+    resolved = Parameters.model_validate_json(checked.model_dump_json())
+    _go_together(resolved)
+    return _fused(resolved)
+
+
+def _go_together(asked: Parameters) -> None:
+    """Refuses parameters that exclude each other, though each is one by itself.
+
+    Raises:
+        BadInput: the first pair that does not go together.
+    """
+    backend, guarantee, training = asked.backend, asked.guarantee, asked.training
+    if asked.seed is None and guarantee != "none":
         raise BadInput(
-            f"seed: null draws a new seed for each run, which guarantee: {resolved['guarantee']} "
+            f"seed: null draws a new seed for each run, which guarantee: {guarantee} "
             "rules out; give a seed, or guarantee=none"
         )
-    backend, guarantee = resolved["backend"], resolved["guarantee"]
     if backend != "tensorflow" and guarantee == "portable":
         raise BadInput(
             f"guarantee: portable has been shown for tensorflow alone, not for {backend}; "
             "machine would do"
         )
-    if backend != "tensorflow" and resolved["training"]["jit_compile"]:
+    if backend != "tensorflow" and training.jit_compile:
         always = "compiles every step in any case" if backend == "jax" else "has no XLA"
         raise BadInput(f"training.jit_compile: expected false, since {backend} {always}")
-    optimizer = resolved["optimizer"]
-    if "fused" in optimizer:
-        kernel = backend != "jax" and not optimizer["amsgrad"]
-        if optimizer["fused"] and not kernel:
-            raise BadInput(
-                "optimizer.fused: expected null or false; TensorFlow and PyTorch have it, "
-                "without amsgrad"
-            )
-        optimizer["fused"] = kernel if optimizer["fused"] is None else optimizer["fused"]
-    if optimizer["schedule"] and resolved["callbacks"]["reduce_lr_on_plateau"]:
+    if asked.optimizer.schedule and asked.callbacks.reduce_lr_on_plateau:
         raise BadInput(
             "callbacks.reduce_lr_on_plateau: expected null, since optimizer.schedule already "
             "sets the learning rate of each step"
         )
-    if resolved["training"]["initial_epoch"] >= resolved["training"]["epochs"]:
+    if training.initial_epoch >= training.epochs:
         raise BadInput("training.initial_epoch: expected less than training.epochs")
-    _measured(resolved["training"], resolved["callbacks"])
-    return resolved
+    _measured(training, asked.callbacks)
 
 
-def _measured(training: dict[str, Any], callbacks: dict[str, Any]) -> None:
+def _fused(asked: Parameters) -> Parameters:
+    """Decides whether Adam updates the weights by the backend's own kernel, if that was left open.
+
+    Raises:
+        BadInput: it is asked for where there is no such kernel.
+    """
+    optimizer = asked.optimizer
+    if not isinstance(optimizer, Adam):
+        return asked
+    kernel = asked.backend != "jax" and not optimizer.amsgrad
+    if optimizer.fused and not kernel:
+        raise BadInput(
+            "optimizer.fused: expected null or false; TensorFlow and PyTorch have it, "
+            "without amsgrad"
+        )
+    fused = kernel if optimizer.fused is None else optimizer.fused
+    decided = optimizer.model_copy(update={"fused": fused})
+    return asked.model_copy(update={"optimizer": decided})
+
+
+def _measured(training: Training, callbacks: Callbacks) -> None:
     """Refuses a callback that watches the validation where no epoch has one."""
-    every, epochs = training["validation_freq"], training["epochs"]
-    if training["initial_epoch"] // every < epochs // every:
+    every, epochs = training.validation_freq, training.epochs
+    if training.initial_epoch // every < epochs // every:
         return
-    for name, group in callbacks.items():
-        if group and group["monitor"].startswith("val_"):
+    for name, group in callbacks:
+        if group and group.monitor.startswith("val_"):
             raise BadInput(
-                f"callbacks.{name}.monitor: {group['monitor']} is measured in no epoch, since "
+                f"callbacks.{name}.monitor: {group.monitor} is measured in no epoch, since "
                 f"training.validation_freq is {every} and training.epochs {epochs}"
             )
 

@@ -232,7 +232,8 @@ def _outcome(outcome: Outcome) -> Section:
 
 
 def _manifest(run: Path) -> dict[str, Any]:
-    return manifest.finished(run)
+    """The manifest of a finished run, as its file has it."""
+    return manifest.finished(run).as_json()
 
 
 def _comparison(runs: Sequence[Path], names: dict[Path, str]) -> Section:
@@ -255,7 +256,7 @@ def _curves(runs: Sequence[Path], names_of: dict[Path, str]) -> Section:
     for run in [run for run in runs if run.is_dir()][:DRAWN]:
         history = files.numbers(json.loads((run / "history.json").read_text(encoding="utf-8")))
         histories[names_of[run] or run.name] = history
-        first = manifest.read(run)["recipe"]["parameters"]["training"]["initial_epoch"] + 1
+        first = manifest.read(run).recipe.parameters.training.initial_epoch + 1
     names = dict.fromkeys(
         name.removeprefix("val_")
         for history in histories.values()

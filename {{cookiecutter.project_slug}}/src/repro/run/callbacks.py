@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from repro.basics.errors import BadInput
+from repro.recipe.parameters import Callbacks
 
 _KINDS = {
     "early_stopping": keras.callbacks.EarlyStopping,
@@ -17,9 +18,9 @@ _KINDS = {
 _STATE = ("best", "wait", "best_epoch", "stopped_epoch", "cooldown_counter")
 
 
-def watch(parameters: dict[str, Any], model: Any) -> list[Any]:
+def watch(asked: Callbacks, model: Any) -> list[Any]:
     """Returns the callbacks that are not null, about to watch the model."""
-    made = [_KINDS[name](**group) for name, group in parameters.items() if group is not None]
+    made = [_KINDS[name](**dict(group)) for name, group in asked if group is not None]
     for watcher in made:
         watcher.set_model(model)
         watcher.on_train_begin()

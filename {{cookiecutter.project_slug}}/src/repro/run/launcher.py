@@ -17,17 +17,20 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from repro.basics import digests, files, locks
+from repro.basics import files, locks
 from repro.basics.errors import BAD_INPUT, INTERNAL, BadInput, MachineryFailed, RunFailed
 from repro.data import datalock
 from repro.environment import determinism, image, provenance, surroundings
+from repro.recipe.parameters import Parameters
 from repro.recipe.project import Project
+from repro.recipe.recipe import Recipe
 from repro.run import failure, manifest
+from repro.run.manifest import ORDINARY, Manifest, Probe, Surroundings
 
 Listener = Callable[[Path, dict[str, Any]], None]
 """Called with the run directory and each event: `epoch`, `step`, …, as `run.py` sends them."""
@@ -40,31 +43,37 @@ ENDING = 3.0
 """Seconds for a process that was just killed to be gone: until then it holds its run locked."""
 
 
-def train(
-    project: Project,
-    recipe: dict[str, Any],
-    listener: Listener,
-    varied: Sequence[str] = (),
-    index: int = 0,
-    on_start: OnStart = lambda process: None,
-    resume: Path | None = None,
-    checkpoint_seconds: float = 60,
-    overrides: Sequence[str] = (),
-    probe: dict[str, Any] | None = None,
-    name: str | None = None,
-    gpu: str | None = None,
-) -> Path:
+@dataclass(frozen=True)
+class Launch:
+    """A recipe to run, and how it is run; only the recipe decides the bits that come out."""
+
+    project: Project
+    recipe: Recipe
+    surroundings: Surroundings = ORDINARY
+    """What is changed around the run on purpose."""
+    resume: Path | None = None
+    """An interrupted run of this recipe, to go on with in its directory."""
+    checkpoint_seconds: float = 60
+    """Between two checkpoints, at most; 0: one after each chunk of steps."""
+    overrides: Sequence[str] = ()
+    """What the recipe was made from beside `params.yaml`, to check it again later."""
+    probe: Probe | None = None
+    """What to look at. The run is only for that."""
+    name: str | None = None
+    """The run's, where it is a trial of a study and not found by its recipe."""
+    gpu: str | None = None
+    """The one that the process may see, as `CUDA_VISIBLE_DEVICES` names it; None: all."""
+
+
+def _ignored(process: subprocess.Popen[str]) -> None:
+    """The process of a run needs no looking after."""
+
+
+def train(launch: Launch, listener: Listener, on_start: OnStart = _ignored) -> Path:
     """Runs a recipe in a fresh process and returns the run directory.
 
     Args:
-        varied: which of `surroundings.VARIATIONS` to change; `index` tells runs of a gate apart.
         on_start: called with each process, so that the caller can end it.
-        resume: an interrupted run of this recipe, to go on with in its directory.
-        overrides: what the recipe was made from beside `params.yaml`, to check it again later.
-        probe: what to look at; see `loop.train`. The run is only for that.
-        checkpoint_seconds: between two checkpoints, at most; 0: one after each chunk of steps.
-        name: the run's, where it is a trial of a study and not found by its recipe.
-        gpu: the one that the process may see, as `CUDA_VISIBLE_DEVICES` names it; None: all.
 
     Raises:
         BadInput: a data file is not what `data.lock` says, or what only the process can see is
@@ -76,62 +85,101 @@ def train(
     """
     interpreter = _interpreter()
     image.current()  # A wrong one is refused before there is a run.
-    datalock.check(project.root)
-    directory = resume or _new_directory(project, recipe, name)
+    datalock.check(launch.project.root)
+    directory = launch.resume or _new_directory(launch)
     with _locked(directory) as locked:
-        if resume is None:
-            content = _begun(project, recipe, directory, overrides, name is not None)
-            content["surroundings"] = {"varied": list(varied), "index": index}
-        else:
-            content = manifest.read(directory)
-            content["resumed"].append(_now())
-        around = surroundings.Around(project.root, **content["surroundings"])
-        env = around.variables(determinism.of_process(project.root, recipe["parameters"], gpu))
-        content |= {
-            "status": "running",
-            "checkpoint_seconds": checkpoint_seconds,
-            "probe": probe,
-            "code": provenance.commit(project.root),
-            "interpreter": interpreter,
-            "environment": {
-                name: value
-                for name, value in env.items()
-                if name.startswith(determinism.CLEARED)
-                or name in determinism.environment(recipe["parameters"])
-            },
-        }
-        command = (*around.command, interpreter, "-P", "-m", "repro.run", str(directory))
-        before = (directory / "manifest.json").read_bytes() if resume else b""
+        content = _begun(launch, directory, interpreter)
+        before = (directory / "manifest.json").read_bytes() if launch.resume else b""
+        around = surroundings.Around(
+            launch.project.root, content.surroundings.varied, content.surroundings.index
+        )
+        env = around.variables(_variables(launch))
+        content = content.but(environment=_deciding(env, launch.recipe.parameters))
+        start = _Start(
+            (*around.command, interpreter, "-P", "-m", "repro.run", str(directory)),
+            around.root,
+            env,
+            directory,
+            locked,
+        )
         with around:
-            while True:
-                manifest.write(directory, content)
-                said, status = _run(
-                    command, around.root, env, directory, locked, listener, on_start
-                )
-                # In the variation `killed` the process ends itself once, and is started again.
-                if "killed" not in varied or status == 0:
-                    break
-                if said.parted is not None and "parted" not in content:
-                    # It is not what it was when it began: it shows that as a whole run.
-                    content = manifest.read(directory) | {"parted": said.parted}
-                    shutil.rmtree(directory / "checkpoints")
-                elif content["resumed"] or status not in KILLED:
-                    break
-                else:
-                    content = manifest.read(directory)
-                    content["resumed"].append(_now())
+            said, status = _to_the_end(start, content, listener, on_start)
     if said.refused is not None and status == BAD_INPUT:
-        if resume is None:
+        if launch.resume is None:
             shutil.rmtree(directory)
         else:
             (directory / "manifest.json").write_bytes(before)
         raise (provenance.Changed if said.changed else BadInput)(said.refused)
     if status != 0:
-        manifest.write(directory, manifest.read(directory) | {"status": "failed"})
+        manifest.write(directory, manifest.read(directory).but(status="failed"))
         if status == INTERNAL:
             raise MachineryFailed(said.failed or failure.end_of_log(directory))
         raise RunFailed(said.failed) if said.failed else failure.of(directory, status)
     return directory
+
+
+def _variables(launch: Launch) -> dict[str, str]:
+    """The variables that the process would have without variations."""
+    return determinism.of_process(launch.project.root, launch.recipe.parameters, launch.gpu)
+
+
+def _deciding(env: dict[str, str], parameters: Parameters) -> dict[str, str]:
+    """The variables that decide results, of all that a process is started with."""
+    fixed = determinism.environment(parameters)
+    return {n: v for n, v in env.items() if n.startswith(determinism.CLEARED) or n in fixed}
+
+
+def _begun(launch: Launch, directory: Path, interpreter: str) -> Manifest:
+    """What the manifest says before the process starts."""
+    if launch.resume is not None:
+        content = manifest.read(directory)
+        content = content.but(resumed=[*content.resumed, _now()])
+    else:
+        seed = launch.recipe.parameters.seed
+        content = Manifest(
+            run=directory.name,
+            recipe=launch.recipe,
+            project={"package": launch.project.package},
+            # Without a seed every run draws its own; written down, even that can be repeated.
+            seed=secrets.randbits(32) if seed is None else seed,
+            overrides=launch.overrides,
+            trial=launch.name is not None,
+            started=_now(),
+            surroundings=launch.surroundings,
+            code=provenance.commit(launch.project.root),
+            interpreter=interpreter,
+            environment={},
+        )
+    return content.but(
+        status="running",
+        checkpoint_seconds=launch.checkpoint_seconds,
+        probe=launch.probe,
+        code=provenance.commit(launch.project.root),
+        interpreter=interpreter,
+    )
+
+
+def _to_the_end(
+    start: _Start, content: Manifest, listener: Listener, on_start: OnStart
+) -> tuple[_Said, int]:
+    """Runs a process to its end, and once more where the variation `killed` has it end itself.
+
+    Returns what the last one said of its end, and its exit status.
+    """
+    directory = start.directory
+    while True:
+        manifest.write(directory, content)
+        said, status = _run(start, listener, on_start)
+        if "killed" not in content.surroundings.varied or status == 0:
+            return said, status
+        if said.parted is not None and content.parted is None:
+            # It is not what it was when it began: it shows that as a whole run.
+            content = manifest.read(directory).but(parted=said.parted)
+            shutil.rmtree(directory / "checkpoints")
+        elif content.resumed or status not in KILLED:
+            return said, status
+        else:
+            content = manifest.read(directory).but(resumed=[_now()])
 
 
 KILLED = (-9, 128 + 9, 15)
@@ -152,28 +200,6 @@ def _interpreter() -> str:
     return named
 
 
-def _begun(
-    project: Project,
-    recipe: dict[str, Any],
-    directory: Path,
-    overrides: Sequence[str],
-    trial: bool,
-) -> dict[str, Any]:
-    """How the manifest of a new run begins."""
-    seed = recipe["parameters"]["seed"]
-    return {
-        "run": directory.name,
-        "recipe": recipe,
-        "project": {"package": project.package},
-        # Without a seed every run draws its own; written down, even such a run can be repeated.
-        "seed": secrets.randbits(32) if seed is None else seed,
-        "overrides": list(overrides),
-        "trial": trial,
-        "started": _now(),
-        "resumed": [],
-    }
-
-
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[TextIO]:
     """Holds a run locked; the process that trains inherits the lock, and keeps it if it outlives
@@ -182,6 +208,20 @@ def _locked(directory: Path) -> Iterator[TextIO]:
         if not locks.lock(file, ENDING):
             raise Busy(f"{directory}: this run is still going on, in another process")
         yield file
+
+
+@dataclass(frozen=True)
+class _Start:
+    """How a process is started."""
+
+    command: Sequence[str]
+    root: Path
+    """Its working directory."""
+    env: dict[str, str]
+    directory: Path
+    """That of the run."""
+    locked: TextIO
+    """The file whose lock says that the run is going on."""
 
 
 @dataclass
@@ -196,31 +236,24 @@ class _Said:
     failed: str | None = None
 
 
-def _run(
-    command: Sequence[str],
-    root: Path,
-    env: dict[str, str],
-    directory: Path,
-    locked: TextIO,
-    listener: Listener,
-    on_start: OnStart,
-) -> tuple[_Said, int]:
+def _run(start: _Start, listener: Listener, on_start: OnStart) -> tuple[_Said, int]:
     """Runs one process to its end, and returns what it said of it and its exit status.
 
     What it leaves running is ended with it: a process that a data function forked, say.
     """
     posix = os.name != "nt"
-    with (directory / "log.txt").open("a", encoding="utf-8") as log:
+    lock = start.locked.fileno()
+    with (start.directory / "log.txt").open("a", encoding="utf-8") as log:
         process = subprocess.Popen(
-            (*command, *([str(locked.fileno())] if posix else ())),
-            cwd=root,
-            env=env,
+            (*start.command, *([str(lock)] if posix else ())),
+            cwd=start.root,
+            env=start.env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
             encoding="utf-8",
-            pass_fds=(locked.fileno(),) if posix else (),
+            pass_fds=(lock,) if posix else (),
             start_new_session=posix,
         )
     on_start(process)
@@ -233,7 +266,7 @@ def _run(
             elif event["event"] == "failed":
                 said.failed = event["message"]
             else:
-                listener(directory, event)
+                listener(start.directory, event)
     except BaseException:
         process.terminate()
         raise
@@ -278,28 +311,13 @@ def _event(line: str) -> dict[str, Any]:
     return event
 
 
-def start(
-    project: Project,
-    recipe: dict[str, Any],
-    listener: Listener,
-    fresh: bool = False,
-    checkpoint_seconds: float = 60,
-    overrides: Sequence[str] = (),
-) -> Path:
+def start(launch: Launch, listener: Listener, fresh: bool = False) -> Path:
     """Runs a recipe: goes on with a run of it that was interrupted, or begins one; see `train`."""
-    found = None if fresh else interrupted(project, recipe)
+    found = None if fresh else interrupted(launch.project, launch.recipe)
     if found is not None:
         with contextlib.suppress(Busy):  # Somebody else has gone on with it a moment ago.
-            return train(
-                project, recipe, listener, resume=found, checkpoint_seconds=checkpoint_seconds
-            )
-    return train(
-        project,
-        recipe,
-        listener,
-        checkpoint_seconds=checkpoint_seconds,
-        overrides=overrides,
-    )
+            return train(replace(launch, resume=found), listener)
+    return train(launch, listener)
 
 
 @contextlib.contextmanager
@@ -322,26 +340,25 @@ def made_to_look(on_start: OnStart = lambda process: None) -> Iterator[OnStart]:
             shutil.rmtree(run, ignore_errors=True)
 
 
-def interrupted(project: Project, recipe: dict[str, Any]) -> Path | None:
+def interrupted(project: Project, recipe: Recipe) -> Path | None:
     """Returns the newest run of this recipe that was interrupted and can go on, or None.
 
     One that was killed before its first checkpoint is begun again, in its directory. One that
     failed then is not: what it left says why.
     """
-    name = digests.of_json(recipe)[:6]
-    for path in sorted(project.runs.glob(f"*-{name}*"), reverse=True):
+    for path in sorted(project.runs.glob(f"*-{recipe.digest[:6]}*"), reverse=True):
         with contextlib.suppress(BadInput, OSError):
             content = manifest.read(path)
-            ordinary = not content["surroundings"]["varied"] and content["probe"] is None
-            if ordinary and not content["trial"] and can_go_on(path, content, recipe):
+            ordinary = not content.surroundings.varied and content.probe is None
+            if ordinary and not content.trial and can_go_on(path, content, recipe):
                 return path
     return None
 
 
-def can_go_on(run: Path, content: dict[str, Any], recipe: dict[str, Any]) -> bool:
+def can_go_on(run: Path, content: Manifest, recipe: Recipe) -> bool:
     """Whether a run of this recipe was interrupted, and no process is at it."""
-    begun = content["status"] == "running" or any(run.glob("checkpoints/*.json"))
-    unfinished = begun and content["status"] != "finished" and content["recipe"] == recipe
+    begun = content.status == "running" or any(run.glob("checkpoints/*.json"))
+    unfinished = begun and content.status != "finished" and content.recipe == recipe
     return unfinished and idle(run)
 
 
@@ -360,11 +377,10 @@ def new_name(*words: str) -> str:
     return "-".join((datetime.now(UTC).strftime("%Y%m%d-%H%M%S"), *words))
 
 
-def _new_directory(project: Project, recipe: dict[str, Any], name: str | None) -> Path:
-    if name is None:
-        chosen = (recipe["parameters"][group]["name"] for group in ("data", "model"))
-        name = new_name(*chosen, digests.of_json(recipe)[:6])
-    return new_directory(project.runs, name, "a run")
+def _new_directory(launch: Launch) -> Path:
+    asked = launch.recipe.parameters
+    name = launch.name or new_name(asked.data.name, asked.model.name, launch.recipe.digest[:6])
+    return new_directory(launch.project.runs, name, "a run")
 
 
 def new_directory(folder: Path, name: str, what: str) -> Path:

@@ -3,20 +3,126 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
 
 from repro.basics import digests, files
 from repro.basics.errors import BadInput
+from repro.environment.determinism import Promise
+from repro.environment.machine import Machine
+from repro.environment.provenance import Code, Provenance
+from repro.environment.reads import Reads
+from repro.recipe.parameters import Group
 from repro.recipe.project import Project
+from repro.recipe.recipe import Recipe
 
 FORMAT = 2
 """Of manifests. One of another format was written by another version, and is not read."""
 
+Number = Annotated[float, pydantic.BeforeValidator(files.numbers)]
+"""A result; one that is not finite is a word in JSON."""
 
-def write(directory: Path, content: dict[str, Any]) -> None:
+
+class Surroundings(Group):
+    """What was changed around a run on purpose; `index` is the number of the run in its gate."""
+
+    varied: Sequence[str] = ()
+    index: int = 0
+
+
+ORDINARY = Surroundings()
+"""Nothing is changed."""
+
+
+class Probe(Group):
+    """What a run is made to look at, if it is made only to look."""
+
+    stage: str
+    epoch: int
+    after: int
+    """The steps of the epoch after this one get an entry each, with all tensors' digests."""
+    record: int | None
+    """The step of which every tensor is recorded."""
+
+
+class Manifest(Group):
+    """What a run says of itself from its beginning on."""
+
+    format: Literal[2] = 2
+    run: str
+    recipe: Recipe
+    project: dict[str, str]
+    """The name of the project's `package`."""
+    seed: int
+    """The recipe's, or what was drawn where the recipe has none."""
+    overrides: Sequence[str] = ()
+    trial: bool = False
+    """Whether the run is a trial of a study, and so is not found by its recipe."""
+    started: str
+    resumed: Sequence[str] = ()
+    """When the run was gone on with, each time."""
+    surroundings: Surroundings = ORDINARY
+    status: Literal["running", "failed", "probed", "finished"] = "running"
+    checkpoint_seconds: float = 60
+    probe: Probe | None = None
+    code: Code
+    interpreter: str
+    environment: dict[str, str]
+    """The variables that decide results, as the process was started with them."""
+    made_of: Provenance | None = None
+    reads: Reads | None = None
+    parted: dict[str, Any] | None = None
+    """Where a run that was to go on was not what it had been; see `ledger.first_difference`."""
+
+    def but(self, **changed: Any) -> Self:
+        """The same manifest, with other values for some fields."""
+        return self.model_copy(update=changed)
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in the file; a field that says nothing is left out."""
+        content = self.model_dump(mode="json", by_alias=True)
+        content["recipe"] = self.recipe.as_json()
+        return {name: value for name, value in content.items() if name not in _SILENT or value}
+
+
+_SILENT = ("parted", "made_of", "reads")
+
+
+class Finished(Manifest):
+    """What a run says of itself once it has finished."""
+
+    recipe_digest: str
+    split: dict[str, Any]
+    """What `splits.describe` says."""
+    guarantee: Promise
+    in_effect: dict[str, Any]
+    """What the libraries said of their settings; see `determinism.in_effect`."""
+    digest: str
+    """Of the final state."""
+    ending: str
+    """The digest of what a next step would have started from."""
+    transferred: list[str]
+    """The weights that were taken from another run."""
+    predictions: dict[str, str]
+    produced: dict[str, str]
+    metrics: dict[str, Number]
+    ledger_head: str
+    notes: list[str]
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    machine: Machine
+    files: dict[str, str]
+    """The SHA-256 of each file that the run left."""
+    duration_seconds: float
+    peak_memory_bytes: int | None
+
+
+def write(directory: Path, content: Manifest) -> None:
     """Replaces the manifest in one step, with a seal: the digest of all that it says."""
-    text = json.dumps(sealed(content | {"format": FORMAT}), indent=2, ensure_ascii=False)
+    text = json.dumps(sealed(content.as_json()), indent=2, ensure_ascii=False)
     with files.replacing(directory / "manifest.json") as file:
         file.write(text.encode() + b"\n")
 
@@ -40,8 +146,8 @@ def unsealed(content: dict[str, Any]) -> dict[str, Any]:
     return said
 
 
-def read(directory: Path) -> dict[str, Any]:
-    """Returns the manifest of a run directory, without its seal.
+def read(directory: Path) -> Manifest:
+    """Returns the manifest of a run directory; of a run that has finished a `Finished`.
 
     Raises:
         BadInput: there is none, or it is no manifest, or says something else than was written.
@@ -61,15 +167,18 @@ def read(directory: Path) -> dict[str, Any]:
             "of the machinery wrote it; train it again"
         )
     try:
-        content = unsealed(content)
+        said = json.dumps(unsealed(content))
+        kind = Finished if content.get("status") == "finished" else Manifest
+        return kind.model_validate_json(said)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadInput(f"{path}: not the manifest of a run: {where}: {first['msg']}") from None
     except ValueError as error:
         raise BadInput(f"{path}: {error}") from None
-    if "metrics" in content:
-        content["metrics"] = files.numbers(content["metrics"])
-    return content
 
 
-def finished(directory: Path) -> dict[str, Any]:
+def finished(directory: Path) -> Finished:
     """Returns the manifest of a finished run whose files are those that it wrote.
 
     A file that is gone is not one that was altered: whoever needs it says that it is not there.
@@ -77,13 +186,23 @@ def finished(directory: Path) -> dict[str, Any]:
     Raises:
         BadInput: it is no run, it has not finished, or a file is not the one that it wrote.
     """
-    content = read(directory)
-    if content["status"] != "finished":
-        raise BadInput(f"{directory}: the run has not finished, it is {content['status']!r}")
-    for name, expected in content["files"].items():
+    content = of_finished(directory)
+    for name, expected in content.files.items():
         path = directory / name
         if path.is_file() and files.sha256(path) != expected:
             raise BadInput(f"{path}: altered or replaced since the run wrote it; train it again")
+    return content
+
+
+def of_finished(directory: Path) -> Finished:
+    """Returns the manifest of a finished run, whose other files are not looked at.
+
+    Raises:
+        BadInput: it is no run, or it has not finished.
+    """
+    content = read(directory)
+    if not isinstance(content, Finished):
+        raise BadInput(f"{directory}: the run has not finished, it is {content.status!r}")
     return content
 
 

@@ -7,7 +7,7 @@ So each has its need here, and `targets.py` refuses what does not meet it before
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -234,7 +234,7 @@ METRICS: dict[str, Need] = {
 }
 
 
-def check(seen: Seen, key: str, names: list[str], needs: dict[str, Need]) -> None:
+def check(seen: Seen, key: str, names: Sequence[str], needs: dict[str, Need]) -> None:
     """Refuses the first of these losses or metrics whose need is not met.
 
     Raises:

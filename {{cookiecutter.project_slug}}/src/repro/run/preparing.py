@@ -18,9 +18,13 @@ from repro.basics.errors import BadInput, Probed
 from repro.data import datafiles
 from repro.data.dataset import Dataset, Parts
 from repro.environment import determinism, provenance
+from repro.environment.determinism import Promise
 from repro.recipe import reading
+from repro.recipe.parameters import Adam, Optimizer, Own, Parameters, Schedule
 from repro.recipe.project import Project
+from repro.recipe.recipe import Recipe
 from repro.run import faults, recipes
+from repro.run.manifest import Manifest
 
 if TYPE_CHECKING:
     from repro.run.ending import Ending
@@ -32,36 +36,36 @@ class Data:
 
     parts: Parts
     classes: int
+    sources: dict[str, str]
+    """The SHA-256 of what they were read from, by name."""
     entry: dict[str, dict[str, str]]
     """What the ledger is told."""
     split: dict[str, Any]
     """What the manifest is told."""
 
 
-def _data(project: Project, directory: Path, content: dict[str, Any]) -> Data:
-    """Reads the data of a recipe, notes in it where they are from, and cuts them into parts."""
+def _data(project: Project, directory: Path, content: Manifest) -> Data:
+    """Reads the data of a recipe and cuts them into parts."""
     import numpy as np
 
     from repro.data import splits
 
-    recipe = content["recipe"]
-    function, asked = recipe["parameters"]["data"]["name"], recipe["parameters"]["split"]
+    parameters = content.recipe.parameters
+    function, asked = parameters.data.name, parameters.split
     # All folds cut the same data: those are of the recipe's own seed.
-    determinism.reseed(content["seed"], "data")
+    determinism.reseed(content.seed, "data")
     module = reading.data_module(project.source, function)
-    dataset = _call(project, module, function, recipe["parameters"]["data"])
+    dataset = _call(project, module, function, parameters.data)
     if not isinstance(dataset, Dataset):
         raise BadInput(f"data.name: {function} returned no Dataset")
-    recipe["data"] = dataset.sources
-    if asked["file"] is None:
+    if asked.file is None:
         split = splits.make(dataset, asked)
     else:
-        file = project.split_file(asked["file"])
-        split = splits.reuse(file, dataset, asked["strategy"], asked["file"])
+        file = project.split_file(asked.file)
+        split = splits.reuse(file, dataset, asked.strategy, asked.file)
     splits.save(directory / "split.npz", split, dataset)
-    parts = splits.parts(dataset, split, recipe["parameters"]["training"]["dtype"])
-    probe = content.get("probe")
-    if probe is not None and probe["stage"] == "data":
+    parts = splits.parts(dataset, split, parameters.training.dtype)
+    if content.probe is not None and content.probe.stage == "data":
         arrays = dataset.arrays() | parts.arrays()
         named = {f"data/{name}": array for name, array in arrays.items()}
         np.savez(directory / "probe.npz", allow_pickle=False, **named)
@@ -72,17 +76,20 @@ def _data(project: Project, directory: Path, content: dict[str, Any]) -> Data:
     }
     if dataset.preprocessing is not None:
         entry["arrays"] = {name: sha256(array) for name, array in parts.arrays().items()}
-    return Data(parts, dataset.classes, entry, splits.describe(split, dataset))
+    told = splits.describe(split, dataset)
+    return Data(parts, dataset.classes, dataset.sources, entry, told)
 
 
 @dataclass(frozen=True)
 class Ready:
     """All that is there before the first step."""
 
+    recipe: Recipe
+    """With what the data were read from."""
     data: Data
     model: Any
     steps_of: dict[str, Any]
-    """See `loop.compiled`."""
+    """See `steps.compiled`."""
     graphs: list[Any]
     """Of the steps, where the backend traces them."""
     before: Ending | None
@@ -90,7 +97,7 @@ class Ready:
     transferred: list[str]
     """The weights that were taken from another run."""
     in_effect: dict[str, Any]
-    guarantee: dict[str, Any]
+    guarantee: Promise
     unkept: list[str]
     """Operations that keep a state which no checkpoint has."""
     beginning: list[tuple[str, Any]]
@@ -106,28 +113,29 @@ class Ready:
         ]
 
 
-def prepare(project: Project, directory: Path, content: dict[str, Any], seed: int) -> Ready:
+def prepare(project: Project, directory: Path, content: Manifest, seed: int) -> Ready:
     """Makes data, model and steps, and gives the model the state that it begins with."""
-    from repro.run import loop, outside, state
+    from repro.run import outside, state, steps
 
-    recipe = content["recipe"]
-    parameters = recipe["parameters"]
+    parameters = content.recipe.parameters
     data = _data(project, directory, content)
     read_for_data = set(datafiles.handed_out)
     model = _model(project, seed, parameters, data)
-    # What the data are read from is in the recipe already, as the data function says it.
+    # What the data are read from, the data function says; what the model fetched is found here.
     fetched = {k: v for k, v in datafiles.handed_out.items() if k not in read_for_data}
-    recipe["data"] = recipe["data"] | {f"of the model: {k}": v for k, v in fetched.items()}
-    if provenance.code(project.root) != content["made_of"]["code"]:
+    of_model = {f"of the model: {k}": v for k, v in fetched.items()}
+    recipe = content.recipe.reading(data.sources | of_model)
+    if content.made_of is None or provenance.code(project.root) != content.made_of.code:
         raise BadInput("the project's code was changed while this run started; start it again")
     determinism.reseed(seed, "training")
-    steps_of = loop.compiled(model, data.parts, parameters["training"])
-    graphs = [steps.graph for steps in steps_of.values() if steps.graph is not None]
+    steps_of = steps.compiled(model, data.parts, parameters.training)
+    graphs = [one.graph for one in steps_of.values() if one.graph is not None]
     known = [v for kind in state.variables(model).values() for v in kind.values()]
     outside.settle(known, graphs, project.package, model)
     before, transferred = _begin_from(project, recipe, model)
     found = determinism.in_effect(parameters)
     return Ready(
+        recipe,
         data,
         model,
         steps_of,
@@ -136,7 +144,7 @@ def prepare(project: Project, directory: Path, content: dict[str, Any], seed: in
         transferred,
         found,
         guarantee_of(model, graphs, recipe, found),
-        outside.unkept(graphs) if parameters["backend"] == "tensorflow" else [],
+        outside.unkept(graphs) if parameters.backend == "tensorflow" else [],
         [
             ("environment", {"settings": {"seed": seed, **found}}),
             ("data", data.entry),
@@ -145,25 +153,23 @@ def prepare(project: Project, directory: Path, content: dict[str, Any], seed: in
     )
 
 
-def _model(project: Project, seed: int, parameters: dict[str, Any], data: Data) -> Any:
+def _model(project: Project, seed: int, parameters: Parameters, data: Data) -> Any:
     """Builds and compiles the model of a recipe."""
-    from repro.run import loop, targets
+    from repro.run import steps, targets
 
     determinism.reseed(seed, "model")
-    group, part = parameters["model"], data.parts.train
-    name = f"models.{group['name']}"
+    group, part = parameters.model, data.parts.train
+    name = f"models.{group.name}"
     with targets.building():
         model = _call(project, name, "build", group, part.x.shape[1:], data.classes)
     targets.fresh(model)
     compile_model(model, parameters, data.parts)
-    with targets.checking(model, data.parts, data.classes, parameters["training"]):
-        loop.ready(model, part)
+    with targets.checking(model, data.parts, data.classes, parameters.training):
+        steps.ready(model, part)
     return model
 
 
-def _begin_from(
-    project: Project, recipe: dict[str, Any], model: Any
-) -> tuple[Ending | None, list[str]]:
+def _begin_from(project: Project, recipe: Recipe, model: Any) -> tuple[Ending | None, list[str]]:
     """Gives the model the state, or the weights, that the recipe begins with.
 
     Returns how the other training ended, where this one goes on from it, and the names of the
@@ -175,7 +181,7 @@ def _begin_from(
     if first is None:
         return None, []
     name, run = first
-    digest = recipe["parameters"]["training"][name]
+    digest = getattr(recipe.parameters.training, name)
     if name == "initial_weights":
         return None, state.transfer(run / "state.npz", model, digest)
     before = ending.load(run, digest)
@@ -184,8 +190,8 @@ def _begin_from(
 
 
 def guarantee_of(
-    model: Any, graphs: Sequence[Any], recipe: dict[str, Any], found: dict[str, Any]
-) -> dict[str, Any]:
+    model: Any, graphs: Sequence[Any], recipe: Recipe, found: dict[str, Any]
+) -> Promise:
     """What `determinism.guarantee` returns, from the graphs and what was seen beside them so far.
 
     Args:
@@ -194,24 +200,22 @@ def guarantee_of(
     """
     from repro.backends import portable
 
-    parameters, unproved = recipe["parameters"], set[str]()
-    if parameters["guarantee"] == "portable":
+    parameters, unproved = recipe.parameters, set[str]()
+    if parameters.guarantee == "portable":
         layers = [layer.name for layer in model._flatten_layers(include_self=False)]
         unproved.update(portable.unproved(graphs or [None], layers), portable.watched(layers))
-    departures = recipe["lock"]["departures"]
+    departures = recipe.lock.departures
     return determinism.guarantee(parameters, found, departures, sorted(unproved))
 
 
-def _call(
-    project: Project, module: str, function: str, arguments: dict[str, Any], *positional: Any
-) -> Any:
+def _call(project: Project, module: str, function: str, own: Own, *positional: Any) -> Any:
     """Calls a function of the project's own package with its group of parameters."""
     found = importlib.import_module(f"{project.package}.{module}")
     if not Path(str(found.__file__)).resolve().is_relative_to(project.source.resolve()):
         raise BadInput(f"{found.__file__}: expected the project's own code, in {project.source}")
     target = getattr(found, function)
     with faults.calling(function):
-        return target(*positional, **{k: v for k, v in arguments.items() if k != "name"})
+        return target(*positional, **own.arguments)
 
 
 KERAS = {
@@ -227,41 +231,40 @@ KERAS = {
 """Keras's classes by their names in `params.yaml`."""
 
 
-def compile_model(model: Any, parameters: dict[str, Any], samples: Parts) -> None:
+def compile_model(model: Any, parameters: Parameters, samples: Parts) -> None:
     import keras
 
     from repro.run import targets
 
-    def make(module: Any, group: dict[str, Any], **changed: Any) -> Any:
-        ours = ("name", "schedule", "fused")
-        arguments = {k: v for k, v in group.items() if k not in ours}
-        return getattr(module, KERAS[group["name"]])(**arguments | changed)
+    def make(module: Any, group: Optimizer | Schedule, **changed: Any) -> Any:
+        ours = {"name", "schedule", "fused"}
+        arguments = group.model_dump(mode="json", exclude=ours)
+        return getattr(module, KERAS[group.name])(**arguments | changed)
 
-    group = parameters["optimizer"]
-    rate = group["learning_rate"]
-    if group["schedule"]:
-        schedules = keras.optimizers.schedules
-        rate = make(schedules, group["schedule"], initial_learning_rate=rate)
+    group = parameters.optimizer
+    rate: Any = group.learning_rate
+    if group.schedule:
+        rate = make(keras.optimizers.schedules, group.schedule, initial_learning_rate=rate)
     optimizer = make(keras.optimizers, group, learning_rate=rate)
-    if group.get("fused"):
+    if isinstance(group, Adam) and group.fused:
         backends.current().fuse(optimizer)
-    training = parameters["training"]
+    training = parameters.training
     own = type(model).compute_loss is not keras.Model.compute_loss or hasattr(model, "learn")
-    if training["loss"] is None and not own:
+    if training.loss is None and not own:
         raise BadInput(
             f"training.loss: null is for models with a loss of their own, which "
-            f"{parameters['model']['name']} has not; sparse_categorical_crossentropy would do"
+            f"{parameters.model.name} has not; sparse_categorical_crossentropy would do"
         )
-    if training["metrics"] and hasattr(model, "learn"):
+    if training.metrics and hasattr(model, "learn"):
         raise BadInput(
             "training.metrics: expected [] for a model with a `learn` of its own, which says in "
-            f"`judge` what is measured; got {training['metrics']}"
+            f"`judge` what is measured; got {training.metrics}"
         )
     # Our own loop compiles the steps, as `jit_compile` says; Keras's own functions stay plain, but
     # on JAX, where they would be made operation by operation.
     model.compile(
         optimizer=optimizer,
-        loss=training["loss"],
-        metrics=targets.metrics(training["metrics"], samples),
-        jit_compile=parameters["backend"] == "jax",
+        loss=training.loss,
+        metrics=targets.metrics(training.metrics, samples),
+        jit_compile=parameters.backend == "jax",
     )

@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
 from repro import backends
+from repro.basics.errors import Probed
 from repro.data.dataset import Part
 from repro.run import state
+from repro.run.boundary import Boundary, Results
+from repro.run.manifest import Probe
+
+
+class Looking(Boundary):
+    """The boundaries of a run that is made only to look at one epoch.
+
+    From a given step on, each step has an entry with the digests of all tensors. The step to record
+    is not made as usual: all of its tensors are written into a file.
+
+    Raises:
+        Probed: the step has been recorded, or the epoch is over. Nobody looks at what comes after.
+    """
+
+    def __init__(self, probe: Probe, part: Part, file: Path, model: Any, *rest: Any) -> None:
+        super().__init__(model, *rest)
+        self._probe, self._part, self._file = probe, part, file
+
+    def one_by_one(self, epoch: int) -> int | None:
+        return self._probe.after if epoch == self._probe.epoch else None
+
+    def kinds(self, epoch: int) -> tuple[str, ...]:
+        return state.KINDS if epoch == self._probe.epoch else super().kinds(epoch)
+
+    def before(self, epoch: int, step: int, indices: np.ndarray) -> None:
+        if (epoch, step) == (self._probe.epoch, self._probe.record):
+            tensors = record(self._model, self._part, indices[0])
+            np.savez(self._file, allow_pickle=False, **tensors)
+            raise Probed
+
+    def epoch_made(
+        self, epoch: int, metrics: dict[str, dict[str, str]], found: Results, stopped: bool
+    ) -> None:
+        super().epoch_made(epoch, metrics, found, stopped)
+        if epoch == self._probe.epoch:
+            raise Probed
 
 
 def initial(model: Any) -> dict[str, np.ndarray]:
@@ -19,7 +57,7 @@ def initial(model: Any) -> dict[str, np.ndarray]:
     return {f"{kinds[k.partition('/')[0]]}/{k.partition('/')[2]}": a for k, a in found.items()}
 
 
-def step(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]:
+def record(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]:
     """Makes one training step outside the graph and returns all its tensors, causes first.
 
     The keys are `kind/name`: batch indices, batch content, generator states and weights before

@@ -12,18 +12,21 @@ import shutil
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repro.basics import digests, files, seeds
+from repro.basics import files
 from repro.basics.digests import sha256
 from repro.basics.errors import BAD_INPUT, FAILED, INTERNAL, BadInput, Parted, Probed
 from repro.data import datafiles, datalock
 from repro.environment import determinism, machine, provenance, reads, surroundings
 from repro.recipe import packages
+from repro.recipe.parameters import Training
 from repro.recipe.project import Project
 from repro.run import faults, manifest, preparing
+from repro.run.boundary import Boundary, Send
+from repro.run.manifest import Finished, Manifest
 
 if TYPE_CHECKING:
     from repro.run import loop
@@ -49,18 +52,18 @@ def main(directory: Path, lock: int | None = None) -> int:
     start = time.monotonic()
     (directory / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
     content = manifest.read(directory)
-    project = Project(Path.cwd(), content["project"]["package"])
-    surroundings.enter(**content["surroundings"])
+    project = Project(Path.cwd(), content.project["package"])
+    surroundings.enter(content.surroundings.varied, content.surroundings.index)
     try:
-        _begin(project, directory, content)
-        outcome = train(project, directory, content, send)
+        content = _begin(project, directory, content)
+        finished = train(project, directory, content, send)
     except BadInput as error:
         changed = isinstance(error, provenance.Changed)
         parted = error.where if isinstance(error, Parted) else None
         send(event="refused", message=str(error), changed=changed, parted=parted)
         return BAD_INPUT
     except Probed:
-        manifest.write(directory, content | {"status": "probed"})
+        manifest.write(directory, manifest.read(directory).but(status="probed"))
         return 0
     except Exception as error:
         if isinstance(error, OSError) and error.errno in faults.FULL:
@@ -74,14 +77,12 @@ def main(directory: Path, lock: int | None = None) -> int:
             raise
         traceback.print_exc()
         return INTERNAL
-    content |= outcome
-    content |= {
-        "status": "finished",
-        "files": manifest.digests_of_files(directory),
-        "duration_seconds": round(time.monotonic() - start, 3),
-        "peak_memory_bytes": machine.peak_memory(),
-    }
-    manifest.write(directory, content)
+    finished = finished.but(
+        files=manifest.digests_of_files(directory),
+        duration_seconds=round(time.monotonic() - start, 3),
+        peak_memory_bytes=machine.peak_memory(),
+    )
+    manifest.write(directory, finished)
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     return 0
 
@@ -103,8 +104,10 @@ def _keep_from_children(*descriptors: int | None) -> None:
         os.register_at_fork(after_in_child=close)
 
 
-def _begin(project: Project, directory: Path, content: dict[str, Any]) -> None:
+def _begin(project: Project, directory: Path, content: Manifest) -> Manifest:
     """Writes into the manifest what this run is made of, before anything heavy is imported.
+
+    Returns the manifest as it is then.
 
     Raises:
         BadInput: a part of the run is done already, and was made of something else; or this
@@ -115,64 +118,63 @@ def _begin(project: Project, directory: Path, content: dict[str, Any]) -> None:
         raise BadInput(f"{source}: the machinery there is not what was started, {files.MACHINERY}")
     made_of = provenance.Provenance.of_this_process(project.root)
     if any(directory.glob("checkpoints/*.json")):
-        provenance.same_as_when_it_began(made_of, content, reads.changes(content))
-    content["made_of"] = made_of.as_dict()
-    content["code"] |= {"digest": provenance.digest(made_of.code)}
+        provenance.same_as_when_it_began(
+            made_of,
+            content.made_of,
+            content.run,
+            content.recipe.parameters.guarantee,
+            reads.changes(content.reads),
+        )
+    code = replace(content.code, digest=provenance.digest(made_of.code))
+    content = content.but(made_of=made_of, code=code)
     manifest.write(directory, content)
+    return content
 
 
-def train(project: Project, directory: Path, content: dict[str, Any], send: Any) -> dict[str, Any]:
-    """Trains as the manifest's recipe says, and returns what the manifest is to be told."""
-    recipe = content["recipe"]
-    parameters = recipe["parameters"]
-    seed = seeds.fold_seed(content["seed"], parameters["split"])
-    if "REPRO_PYTHON" in os.environ and packages.lock(project.root) != recipe["lock"]:
+def train(project: Project, directory: Path, content: Manifest, send: Send) -> Finished:
+    """Trains as the manifest's recipe says, and returns what it says of itself then.
+
+    Raises:
+        Probed: the run is made only to look at something, which has been seen.
+        BadInput: something is wrong that only this process can see.
+    """
+    recipe = content.recipe
+    parameters = recipe.parameters
+    seed = parameters.split.fold_seed(content.seed)
+    if "REPRO_PYTHON" in os.environ and packages.lock(project.root) != recipe.lock:
         raise BadInput(
             f"REPRO_PYTHON: {sys.executable} has other packages than where the run was started; "
-            f"install {recipe['lock']['file']} there"
+            f"install {recipe.lock.file} there"
         )
     determinism.apply(parameters, seed)
 
-    from repro.data import splits
-    from repro.run import loop, outside, state
+    from repro.run import loop, outside
+    from repro.run.boundary import exact
 
     outside.watch()
     with reads.recorded(project.root, project.source) as read:
         ready = preparing.prepare(project, directory, content, seed)
-        content["reads"] = read.as_dict()
-        # The recipe as it was asked for, by which a run that is interrupted is found again.
-        asked = {name: value for name, value in recipe.items() if name != "data"}
-        manifest.write(directory, content | {"recipe": asked})
+        # Its recipe is the one that was asked for, by which an interrupted run is found again.
+        manifest.write(directory, content.but(reads=read.in_order))
         checkpoints, checkpoint = _checkpoints(directory, content, ready)
         ledger = _ledger(directory / "ledger.jsonl", ready, checkpoint)
         send(
             event="start",
-            guarantee=ready.guarantee,
+            guarantee=asdict(ready.guarantee),
             refused=checkpoints.refused,
             notes=ready.notes,
             epoch=checkpoint.position.epoch if checkpoint else 0,
             step=checkpoint.position.step if checkpoint else 0,
         )
-        probe, found_here = content.get("probe"), directory / "probe.npz"
-        if probe is not None and probe["stage"] == "initial":
-            from repro.run import probing
-
-            state.save(found_here, probing.initial(ready.model))
-            raise Probed
+        boundary = _boundary(directory, content, ready, ledger, checkpoints, send)
         begun = time.monotonic()
         trained = loop.train(
             ready.model,
             ready.steps_of,
             parameters,
             seed,
-            ledger,
-            checkpoints,
-            checkpoint,
-            ready.before,
-            send,
-            probe,
-            found_here,
-            killed="killed" in content["surroundings"]["varied"] and not content["resumed"],
+            boundary,
+            loop.Beginning(ready.before, checkpoint),
         )
         seconds = {
             "training": time.monotonic() - begun,
@@ -181,46 +183,78 @@ def train(project: Project, directory: Path, content: dict[str, Any], send: Any)
         }
         # What took long is on the disk before anything else is tried with it.
         digest = _save(directory, ready.model, trained)
-        judged = _judge(directory, ready, parameters)
+        judged = _judge(directory, ready, parameters.training)
     results = trained.results | judged.results
-    ledger.append(
-        "final",
-        {
-            "arrays": judged.predictions,
-            "produced": judged.produced,
-            "results": loop.exact(results),
-        },
-    )
+    fields = {"arrays": judged.predictions, "produced": judged.produced, "results": exact(results)}
+    ledger.append("final", fields)
     ledger.close()
-    return {
-        "recipe": recipe,
-        "recipe_digest": digests.of_json(recipe),
-        "split": ready.data.split,
+    return Finished(
+        **dict(content.but(recipe=ready.recipe, status="finished", reads=read.in_order)),
+        recipe_digest=ready.recipe.digest,
+        split=ready.data.split,
         # Once more, now that `judge`, the predictions and `produce` were seen.
-        "guarantee": preparing.guarantee_of(ready.model, ready.graphs, recipe, ready.in_effect),
-        "in_effect": ready.in_effect,
-        "digest": digest,
-        "ending": trained.ending.digest(),
-        "transferred": ready.transferred,
-        "predictions": judged.predictions,
-        "produced": judged.produced,
-        "metrics": results,
-        "ledger_head": ledger.head,
-        "reads": read.as_dict(),
-        "notes": [
-            *ready.notes,
-            *splits.notes(ready.data.split),
-            *read.lines(_named(project)),
-            *judged.notes,
-        ],
-        "seconds": {name: round(value, 4) for name, value in seconds.items()},
-        "versions": machine.versions(),
-        "machine": machine.machine(),
-    }
+        guarantee=preparing.guarantee_of(ready.model, ready.graphs, recipe, ready.in_effect),
+        in_effect=ready.in_effect,
+        digest=digest,
+        ending=trained.ending.digest(),
+        transferred=ready.transferred,
+        predictions=judged.predictions,
+        produced=judged.produced,
+        metrics=results,
+        ledger_head=ledger.head,
+        notes=_notes(project, ready, read, judged),
+        seconds={name: round(value, 4) for name, value in seconds.items()},
+        versions=machine.versions(),
+        machine=machine.here(),
+        files={},
+        duration_seconds=0,
+        peak_memory_bytes=None,
+    )
+
+
+def _boundary(
+    directory: Path,
+    content: Manifest,
+    ready: preparing.Ready,
+    ledger: Ledger,
+    checkpoints: Checkpoints,
+    send: Send,
+) -> Boundary:
+    """What happens between two chunks of steps in this run.
+
+    Raises:
+        Probed: only the initial state was to be looked at.
+    """
+    from repro.run import probing, state
+    from repro.run.boundary import Boundary
+
+    killed = "killed" in content.surroundings.varied and not content.resumed
+    probe, file = content.probe, directory / "probe.npz"
+    if probe is None:
+        return Boundary(ready.model, ledger, checkpoints, send, killed)
+    if probe.stage == "initial":
+        state.save(file, probing.initial(ready.model))
+        raise Probed
+    part = ready.steps_of["train"].part
+    return probing.Looking(probe, part, file, ready.model, ledger, checkpoints, send, killed)
+
+
+def _notes(
+    project: Project, ready: preparing.Ready, read: reads.Reads, judged: _Judged
+) -> list[str]:
+    """What a person has to know of the run."""
+    from repro.data import splits
+
+    return [
+        *ready.notes,
+        *splits.notes(ready.data.split),
+        *read.lines(_named(project)),
+        *judged.notes,
+    ]
 
 
 def _checkpoints(
-    directory: Path, content: dict[str, Any], ready: preparing.Ready
+    directory: Path, content: Manifest, ready: preparing.Ready
 ) -> tuple[Checkpoints, Checkpoint | None]:
     """The checkpoints of a run, and the newest of them that is whole."""
     from repro.run import state
@@ -228,8 +262,8 @@ def _checkpoints(
     size = sum(array.nbytes for array in state.arrays(ready.model, state.KINDS).values())
     found = state.Checkpoints(
         directory / "checkpoints",
-        content["checkpoint_seconds"],
-        digests.of_json(content["recipe"]),
+        content.checkpoint_seconds,
+        ready.recipe.digest,
         size,
         enough=not ready.unkept,
     )
@@ -289,21 +323,20 @@ class _Judged:
     notes: list[str]
 
 
-def _judge(directory: Path, ready: preparing.Ready, parameters: dict[str, Any]) -> _Judged:
+def _judge(directory: Path, ready: preparing.Ready, training: Training) -> _Judged:
     """Evaluates the trained model on the test, and keeps what it predicts and produces."""
-    from repro.run import loop, state
+    from repro.run import judging, state, steps
 
     model, samples = ready.model, ready.data.parts
-    training = parameters["training"]
     before = state.digests(model, "weights", "optimizer")
-    batch_size = training["validation_batch_size"] or training["batch_size"]
-    tested = loop.evaluate(model, ready.steps_of["test"], batch_size)
-    outputs = loop.predictions(model, samples.test, batch_size)
+    batch_size = training.validation_batch_size or training.batch_size
+    tested = steps.evaluate(model, ready.steps_of["test"], batch_size)
+    outputs = judging.predictions(model, samples.test, batch_size)
     with faults.calling("produce"):
         produced = model.produce() if hasattr(model, "produce") else {}
     after = state.digests(model, "weights", "optimizer")
     changed = files.changed(before, after)
-    judged = loop.judged(samples.test, outputs) if training["loss"] else {}
+    judged = judging.judged(samples.test, outputs) if training.loss else {}
     state.save(directory / "predictions.npz", judged)
     if produced:
         state.save(directory / "produced.npz", produced)

@@ -6,19 +6,18 @@ import importlib.util
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from repro.backends import BACKENDS
 from repro.basics import files
 from repro.basics.errors import BadInput
 from repro.recipe import packages, reading
 from repro.recipe.project import Project
+from repro.recipe.recipe import Lock, Recipe
 from repro.run import manifest
+from repro.run.manifest import Finished
 
 
-def make(
-    project: Project, overrides: Sequence[str] = (), locked: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def make(project: Project, overrides: Sequence[str] = (), locked: Lock | None = None) -> Recipe:
     """Returns the recipe for these overrides: parameters, lock and initial state.
 
     `locked` is what `packages.lock` returned, where many recipes are made one after the other.
@@ -29,16 +28,19 @@ def make(
         BadInput: see `reading.parameters`; or no run has the state to start from.
     """
     resolved = reading.parameters(project.source, project.root / "params.yaml", overrides)
-    _installed(resolved["backend"])
-    recipe = {"format": 1, "parameters": resolved, "lock": locked or packages.lock(project.root)}
+    _installed(resolved.backend)
+    named: dict[str, str] = {}
     for name in BEGINNINGS:
-        run = resolved["training"][name]
+        run = getattr(resolved.training, name)
         if run is not None:
             # The recipe names the state by its content; where that run lies does not matter.
-            resolved["training"][name] = _state_digest(project, run, name)
-    if resolved["split"]["file"] is not None:
-        resolved["split"]["file"] = _split_digest(project, resolved["split"]["file"])
-    return recipe
+            named[name] = _state_digest(project, run, name)
+    training = resolved.training.model_copy(update=named)
+    split = resolved.split
+    if split.file is not None:
+        split = split.model_copy(update={"file": _split_digest(project, split.file)})
+    resolved = resolved.model_copy(update={"training": training, "split": split})
+    return Recipe(parameters=resolved, lock=locked or packages.lock(project.root))
 
 
 def _split_digest(project: Project, name: str) -> str:
@@ -59,24 +61,24 @@ def _split_digest(project: Project, name: str) -> str:
     return digest
 
 
-def resumable(project: Project, run: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def resumable(project: Project, run: Path, overrides: Sequence[str]) -> Recipe:
     """Returns the recipe of an interrupted run, if `params.yaml` and lock still say the same.
 
     Raises:
         BadInput: the run has finished, or the recipe has changed: the field is named.
     """
     content = manifest.read(run)
-    if content.get("status") == "finished":
+    if content.status == "finished":
         raise BadInput(f"{run.name}: the run has finished; there is nothing to go on with")
-    now = make(project, [*content.get("overrides", ()), *overrides])
-    for name, (before, after) in files.changed(content["recipe"], now).items():
+    now = make(project, [*content.overrides, *overrides])
+    changed = files.changed(content.recipe.as_json(), now.as_json())
+    for name, (before, after) in changed.items():
         name = name.removeprefix("parameters.")
         raise BadInput(
             f"{name}: {before} when {run.name} began, {after} now; "
             "put it back, or begin anew with `repro train --fresh`"
         )
-    recipe: dict[str, Any] = content["recipe"]
-    return recipe
+    return content.recipe
 
 
 BEGINNINGS = ("initial_state", "initial_weights")
@@ -85,23 +87,23 @@ NAMED_BY = {"initial_state": "ending", "initial_weights": "digest"}
 """What of that run a recipe names: what a next step starts from, or the final state."""
 
 
-def beginning(project: Project, recipe: dict[str, Any]) -> tuple[str, Path] | None:
+def beginning(project: Project, recipe: Recipe) -> tuple[str, Path] | None:
     """Returns which of `BEGINNINGS` a recipe has, and the run whose final state has its digest.
 
     Raises:
         BadInput: there is no such run.
     """
-    training = recipe["parameters"]["training"]
-    name = next((name for name in BEGINNINGS if training[name] is not None), None)
+    training = recipe.parameters.training
+    name = next((name for name in BEGINNINGS if getattr(training, name) is not None), None)
     if name is None:
         return None
-    digest = training[name]
+    digest = getattr(training, name)
     for path in sorted(project.runs.glob("*/manifest.json")):
         try:
-            found = manifest.read(path.parent).get(NAMED_BY[name])
+            found = manifest.of_finished(path.parent)
         except BadInput:
             continue
-        if found == digest and (path.parent / "state.npz").is_file():
+        if getattr(found, NAMED_BY[name]) == digest and (path.parent / "state.npz").is_file():
             return name, path.parent
     raise BadInput(f"training.{name}: no run in {project.runs} ends in the state {digest}")
 
@@ -110,9 +112,9 @@ def _state_digest(project: Project, run: str, name: str) -> str:
     if re.fullmatch(r"[0-9a-f]{64}", run):
         return run
     found = manifest.read(manifest.find_run(project, run))
-    if found["status"] != "finished":
+    if not isinstance(found, Finished):
         raise BadInput(f"training.{name}: the run {run} has not finished")
-    return str(found[NAMED_BY[name]])
+    return str(getattr(found, NAMED_BY[name]))
 
 
 def _installed(backend: str) -> None:

@@ -359,3 +359,8 @@ def generators() -> dict[str, str]:
         "python": hashlib.sha256(repr(random.getstate()).encode()).hexdigest(),
         "numpy": hashlib.sha256(numpy_state).hexdigest(),
     } | {name: sha256(state) for name, state in own.items()}
+
+
+def with_host(entry: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Adds the generators outside the model to those inside it, in an entry of the ledger."""
+    return entry | {"generators": generators() | entry["generators"]}

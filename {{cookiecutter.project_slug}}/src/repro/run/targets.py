@@ -7,7 +7,7 @@ only where a model is looked at.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,12 @@ import numpy as np
 from repro.basics.errors import BadInput
 from repro.data import splits
 from repro.data.dataset import Part, Parts
+from repro.recipe.parameters import Training
 from repro.run import needs
 from repro.run.needs import Seen
 
 
-def metrics(names: list[str], samples: Parts) -> list[Any] | None:
+def metrics(names: Sequence[str], samples: Parts) -> list[Any] | None:
     """The metrics of these names, as Keras takes them.
 
     Keras's F1 score is one number for each column, which is no result of a training; here it is
@@ -90,7 +91,7 @@ def fresh(model: Any) -> None:
 
 
 @contextlib.contextmanager
-def checking(model: Any, samples: Parts, classes: int, training: dict[str, Any]) -> Iterator[None]:
+def checking(model: Any, samples: Parts, classes: int, training: Training) -> Iterator[None]:
     """A block in which a model's first evaluation is looked at, as far as Keras makes it.
 
     What loss and metrics get is known only there: a model may have a loss of its own, which need
@@ -105,12 +106,12 @@ def checking(model: Any, samples: Parts, classes: int, training: dict[str, Any])
     """
     import keras
 
-    class_weights(samples, classes, training["class_weight"])
+    class_weights(samples, classes, training.class_weight)
     compute_loss, compute_metrics = keras.Model.compute_loss, keras.Model.compute_metrics
     parts = {name: part.y for name, part in samples.parts().items()}
-    weighted = samples.train.weight is not None or training["class_weight"] is not None
+    weighted = samples.train.weight is not None or training.class_weight is not None
 
-    def look(which: Any, key: str, y: Any, y_pred: Any, names: list[str], of: Any) -> None:
+    def look(which: Any, key: str, y: Any, y_pred: Any, names: Sequence[str], of: Any) -> None:
         told = samples.train.y.shape[1:]
         if which is not model or not names or y is None or tuple(y.shape[1:]) != told:
             return  # Another model inside this one, or targets that the model made itself.
@@ -129,17 +130,17 @@ def checking(model: Any, samples: Parts, classes: int, training: dict[str, Any])
                 "model: with weights of samples or classes its outputs need shape (batch, 1), "
                 "and theirs is (batch,)"
             )
-        _last_layer(model, seen, training["loss"])
+        _last_layer(model, seen, training.loss)
         needs.check(seen, key, names, of)
 
     def loss(self: Any, *arguments: Any, **keywords: Any) -> Any:
         named = dict(zip(("x", "y", "y_pred"), arguments, strict=False)) | keywords
-        asked = [training["loss"]] if training["loss"] else []
+        asked = [training.loss] if training.loss else []
         look(self, "training.loss", named.get("y"), named.get("y_pred"), asked, needs.LOSSES)
         return compute_loss(self, *arguments, **keywords)
 
     def measure(self: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        look(self, "training.metrics", y, y_pred, training["metrics"], needs.METRICS)
+        look(self, "training.metrics", y, y_pred, training.metrics, needs.METRICS)
         return compute_metrics(self, x, y, y_pred, sample_weight)
 
     keras.Model.compute_loss, keras.Model.compute_metrics = loss, measure
@@ -182,7 +183,7 @@ def class_labels(y: np.ndarray) -> np.ndarray | None:
     return labels
 
 
-def class_weights(samples: Parts, classes: int, class_weight: dict[str, float] | None) -> None:
+def class_weights(samples: Parts, classes: int, class_weight: dict[int, float] | None) -> None:
     """Refuses weights of classes that the targets do not have.
 
     Raises:
@@ -208,7 +209,7 @@ def class_weights(samples: Parts, classes: int, class_weight: dict[str, float] |
             )
 
 
-def weighted(part: Part, class_weight: dict[str, float] | None) -> Part:
+def weighted(part: Part, class_weight: dict[int, float] | None) -> Part:
     """Multiplies the weight of each sample by that of its class, as `fit(class_weight=…)` does.
 
     Targets with one column for each class are such of the column that is 1. `class_weights`

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from repro.recipe.project import Project
+from repro.recipe.recipe import Recipe
 from repro.run.launcher import Listener
 from repro.study import slots, trials
 from repro.study.trials import Outcome, Task
@@ -50,7 +51,7 @@ class Pool:
     def run(
         self,
         project: Project,
-        every: Sequence[dict[str, Any]],
+        every: Sequence[Recipe],
         tasks: Sequence[Task],
         further: Callable[[], Task | None] = lambda: None,
     ) -> Iterator[Outcome]:
@@ -81,7 +82,7 @@ class Pool:
             self._listener(project.runs / task.name, event)
 
         def train() -> None:
-            with slots.held(task.recipe["parameters"], self._stopped.is_set, tell) as gpu:
+            with slots.held(task.recipe.parameters, self._stopped.is_set, tell) as gpu:
                 trials.train(
                     project, task, self._listener, gpu, self._started, self._stopped.is_set
                 )

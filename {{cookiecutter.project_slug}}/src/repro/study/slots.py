@@ -20,20 +20,21 @@ from typing import Any, TextIO
 from repro.basics import locks
 from repro.basics.errors import BadInput, RunFailed
 from repro.environment import machine
+from repro.recipe.parameters import Parameters
 
 LONG_WAIT = 10
 """Seconds after which a training that waits for room says so."""
 
 
-def room(parameters: dict[str, Any]) -> int:
+def room(parameters: Parameters) -> int:
     """How many trainings with these parameters this machine can run at once."""
-    cores = machine.available_cores() // parameters["threads"]
-    return len(machine.gpus(parameters["guarantee"])) or max(1, cores)
+    cores = machine.available_cores() // parameters.threads
+    return len(machine.gpus(parameters.guarantee)) or max(1, cores)
 
 
 @contextlib.contextmanager
 def held(
-    parameters: dict[str, Any],
+    parameters: Parameters,
     ended: Callable[[], bool],
     tell: Callable[[dict[str, Any]], None],
 ) -> Iterator[str | None]:
@@ -50,10 +51,10 @@ def held(
         BadInput: the folder of the files belongs to somebody else, or others can enter it.
         RunFailed: the wait was given up.
     """
-    devices = machine.gpus(parameters["guarantee"])
+    devices = machine.gpus(parameters.guarantee)
     cores = machine.available_cores()
     places = [f"gpu-{name}" for name in devices] or [f"core-{n}" for n in range(cores)]
-    needed = 1 if devices else min(parameters["threads"], len(places))
+    needed = 1 if devices else min(parameters.threads, len(places))
     long = time.monotonic() + LONG_WAIT
     with _folder() as opened:
         while not ended():

@@ -17,10 +17,11 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO, get_args
 
-from repro.basics import digests, files, locks
+from repro.basics import files, locks
 from repro.basics.errors import BadInput, RunFailed
 from repro.compare import comparison
 from repro.data import datalock
@@ -28,8 +29,10 @@ from repro.environment import provenance
 from repro.recipe import packages, parameters
 from repro.recipe.project import Project
 from repro.recipe.reading import nearest, written
+from repro.recipe.recipe import Recipe
 from repro.run import launcher, manifest, recipes
 from repro.run.launcher import Listener
+from repro.run.manifest import Finished
 from repro.study import slots, table
 from repro.study.choice import OUTER_FOLD
 from repro.study.keys import Cluster
@@ -47,7 +50,7 @@ class Trainers(Protocol):
     def run(
         self,
         project: Project,
-        every: Sequence[dict[str, Any]],
+        every: Sequence[Recipe],
         tasks: Sequence[Task],
         further: Callable[[], Task | None] = ...,
     ) -> Iterator[Outcome]: ...
@@ -92,7 +95,7 @@ def plan(
         )
     larger = maximised(monitor, mode)
     locked = packages.lock(project.root)
-    seed = recipes.make(project, search.fixed, locked)["parameters"]["seed"]
+    seed = recipes.make(project, search.fixed, locked).parameters.seed
     datalock.check(project.root)  # Here once, so that workers find it done.
     if OUTER_FOLD in {*search.choices, *search.ranges}:
         raise BadInput(
@@ -112,8 +115,8 @@ def plan(
                     "configuration": number,
                     "repetition": repetition,
                     "overrides": overrides,
-                    "recipe_digest": digests.of_json(recipe),
-                    "recipe": recipe,
+                    "recipe_digest": recipe.digest,
+                    "recipe": recipe.as_json(),
                 }
             )
     code = provenance.digest(provenance.code(project.root))
@@ -126,7 +129,7 @@ def plan(
         "larger_is_better": larger,
         "fixed": list(search.fixed),
         "configurations": configurations,
-        "code": provenance.commit(project.root) | {"digest": code},
+        "code": asdict(replace(provenance.commit(project.root), digest=code)),
         "trials": planned,
     }
 
@@ -190,7 +193,8 @@ class Study:
         left = [trial for trial in trials if not self._done(trial)]
         done = self.done
         if left or (verify and self._unverified() is not None):
-            most = max(slots.room(trial["recipe"]["parameters"]) for trial in trials)
+            every = [Recipe.of_json(trial["recipe"]) for trial in trials]
+            most = max(slots.room(recipe.parameters) for recipe in every)
             number = workers or min(most, max(len(left), 1))
             with _trainers(number, cluster, listener) as pool:
                 tasks = [self._task(trial) for trial in left]
@@ -203,7 +207,6 @@ class Study:
                     again[number] = None
                     return self._task(trials[number], varied=True)
 
-                every = [trial["recipe"] for trial in trials]
                 for outcome in pool.run(self.project, every, tasks, further):
                     if outcome.task.varied:
                         again[self._trial(outcome)] = outcome
@@ -228,7 +231,7 @@ class Study:
 
     def _task(self, trial: dict[str, Any], varied: bool = False) -> Task:
         name = f"{self.directory.name}-{trial['trial']}{'-again' * varied}"
-        recipe, code = trial["recipe"], self.plan["code"]["digest"]
+        recipe, code = Recipe.of_json(trial["recipe"]), self.plan["code"]["digest"]
         root = str(self.project.root)
         return Task(self.directory.name, name, recipe, trial["overrides"], root, code, varied)
 
@@ -246,9 +249,16 @@ class Study:
             "failed": outcome.failed,
         }
         if outcome.failed is None:
-            content = manifest.read(run)
-            told = ("digest", "metrics", "guarantee", "notes", "recipe_digest", "duration_seconds")
-            result |= {"run": run.name} | {name: content[name] for name in told}
+            content = manifest.of_finished(run)
+            result |= {
+                "run": run.name,
+                "digest": content.digest,
+                "metrics": content.metrics,
+                "guarantee": asdict(content.guarantee),
+                "notes": content.notes,
+                "recipe_digest": content.recipe_digest,
+                "duration_seconds": content.duration_seconds,
+            }
             self._check(content)
         self._write(result)
         self.results[number] = result
@@ -259,15 +269,16 @@ class Study:
             else "  ".join(f"{k} {v:.4f}" for k, v in result["metrics"].items())
         )
 
-    def _check(self, content: dict[str, Any]) -> None:
+    def _check(self, content: Finished) -> None:
         """Workers that read other data, or have not the metric to choose by, are no use."""
-        parameters = content["recipe"]["parameters"]
-        key = json.dumps([parameters["data"], parameters["model"]], sort_keys=True)
-        sources = self._sources.setdefault(key, content["recipe"]["data"])
-        for name, (one, other) in files.changed(sources, content["recipe"]["data"]).items():
-            raise BadInput(f"{content['run']}: data {name}: {other}, and {one} for other trials")
-        if self.plan["monitor"] not in content["metrics"]:
-            known = [name for name in content["metrics"] if not name.startswith("test_")]
+        asked = content.recipe.as_json()["parameters"]
+        key = json.dumps([asked["data"], asked["model"]], sort_keys=True)
+        found = content.recipe.data or {}
+        sources = self._sources.setdefault(key, found)
+        for name, (one, other) in files.changed(sources, found).items():
+            raise BadInput(f"{content.run}: data {name}: {other}, and {one} for other trials")
+        if self.plan["monitor"] not in content.metrics:
+            known = [name for name in content.metrics if not name.startswith("test_")]
             raise BadInput(
                 f"--monitor: expected one of {', '.join(known)}; got {self.plan['monitor']}"
             )

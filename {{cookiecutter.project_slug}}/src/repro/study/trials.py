@@ -11,16 +11,17 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from repro.basics.errors import BadInput, RunFailed
 from repro.compare import gate
 from repro.environment.provenance import Changed
 from repro.recipe.project import Project
+from repro.recipe.recipe import Recipe
 from repro.run import launcher, manifest
-from repro.run.launcher import Listener
+from repro.run.launcher import Launch, Listener
+from repro.run.manifest import Manifest, Surroundings
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Task:
 
     study: str
     name: str
-    recipe: dict[str, Any]
+    recipe: Recipe
     overrides: Sequence[str]
     root: str
     code: str
@@ -98,40 +99,38 @@ def train(
             raise RunFailed("the study was ended")
     resume = None
     if run.exists():
-        try:
-            content = manifest.read(run)
-        except BadInput:  # Killed before it was written.
-            content = {"status": "failed", "recipe": {}}
-        recipe = {name: content["recipe"].get(name) for name in task.recipe}
-        if content["status"] == "finished" and recipe == task.recipe:
+        content = _manifest(run)
+        if content and content.status == "finished" and content.recipe.asked == task.recipe:
             return run
-        if launcher.can_go_on(run, content, task.recipe):
+        if content and launcher.can_go_on(run, content, task.recipe):
             resume = run
         else:
             shutil.rmtree(run)
     if resume is None:
         _check_writable(project.runs)
-    varied = gate.choose(project, task.recipe["parameters"], None)[0] if task.varied else ()
-
-    def start(resume: Path | None) -> Path:
-        return launcher.train(
-            project,
-            task.recipe,
-            listener,
-            varied,
-            index=int(task.varied),
-            on_start=on_start,
-            resume=resume,
-            overrides=task.overrides,
-            name=task.name,
-            gpu=gpu,
-        )
-
+    varied = gate.choose(project, task.recipe.parameters, None)[0] if task.varied else ()
+    launch = Launch(
+        project,
+        task.recipe,
+        Surroundings(varied=varied, index=int(task.varied)),
+        resume=resume,
+        overrides=task.overrides,
+        name=task.name,
+        gpu=gpu,
+    )
     try:
-        return start(resume)
+        return launcher.train(launch, listener, on_start)
     except Changed:  # Another processor, say: the finished part would not be this machine's.
         shutil.rmtree(run)
-        return start(None)
+        return launcher.train(replace(launch, resume=None), listener, on_start)
+
+
+def _manifest(run: Path) -> Manifest | None:
+    """That of a run; None where the run was killed before it was written."""
+    try:
+        return manifest.read(run)
+    except BadInput:
+        return None
 
 
 def _check_writable(folder: Path) -> None:

@@ -29,6 +29,7 @@ from repro.basics.errors import BadInput, RunFailed
 from repro.environment import provenance
 from repro.recipe import packages
 from repro.recipe.project import Project
+from repro.recipe.recipe import Recipe
 from repro.run import recipes
 from repro.run.launcher import Listener
 from repro.study import slots, trials
@@ -83,7 +84,7 @@ class Workers:
     def run(
         self,
         project: Project,
-        every: Sequence[dict[str, Any]],
+        every: Sequence[Recipe],
         tasks: Sequence[Task],
         further: Callable[[], Task | None] = lambda: None,
     ) -> Iterator[Outcome]:
@@ -195,7 +196,7 @@ def work(task: Task, files: bytes, session: str) -> Outcome:
         project = Project.find(root) if shared else mine
         if provenance.digest(provenance.code(mine.root)) != task.code:
             raise BadInput(f"worker {host}: {mine.root} has other code; update it")
-        if packages.lock(project.root) != task.recipe["lock"]:
+        if packages.lock(project.root) != task.recipe.lock:
             raise BadInput(f"worker {host}: {mine.root} has other packages; install the lock")
         if not shared:
             _add(files, project.root)
@@ -231,22 +232,23 @@ def _train(project: Project, task: Task, session: str, tell: Listener) -> Path:
             process.terminate()
 
     try:
-        with slots.held(task.recipe["parameters"], ended, wait) as gpu:
+        with slots.held(task.recipe.parameters, ended, wait) as gpu:
             return trials.train(project, task, tell, gpu, started, ended)
     finally:
         processes -= {one for one in list(processes) if one.poll() is not None}
 
 
-def _inputs(project: Project, every: Iterable[dict[str, Any]]) -> set[Path]:
+def _inputs(project: Project, every: Iterable[Recipe]) -> set[Path]:
     """The files, beside code and data, that recipes name by their digest."""
     named = {}  # One recipe of many that name the same.
     for recipe in every:
-        split, training = (recipe["parameters"][group] for group in ("split", "training"))
-        named[split["file"], *(training[name] for name in recipes.BEGINNINGS)] = recipe
+        split, training = recipe.parameters.split, recipe.parameters.training
+        begun = (getattr(training, name) for name in recipes.BEGINNINGS)
+        named[split.file, *begun] = recipe
     found = set()
-    for (split, *_), recipe in named.items():
-        if split is not None:
-            found.add(project.split_file(split))
+    for (file, *_), recipe in named.items():
+        if file is not None:
+            found.add(project.split_file(file))
         beginning = recipes.beginning(project, recipe)
         if beginning is not None:
             found |= {beginning[1] / "manifest.json", beginning[1] / "state.npz"}

@@ -1,0 +1,144 @@
+"""What happens between two chunks of steps, where everything is at rest.
+
+The ledger gets an entry there, progress is told, and a checkpoint may be written. When that happens
+changes no result.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from repro.basics.digests import sha256
+from repro.run import callbacks, state
+from repro.run.ledger import Ledger
+from repro.run.state import Checkpoints, Position
+
+CHUNK = 125
+"""Steps in one call: long enough that the call costs nothing, short enough to show progress."""
+
+Results = dict[str, float]
+
+Send = Callable[..., None]
+"""Called with the keywords of an event."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a training is."""
+
+    begun: int
+    """Epochs made before."""
+    epochs: int
+    """The number of the last epoch."""
+    samples: int
+    """Those of one epoch."""
+    batch_size: int
+
+    @property
+    def steps(self) -> int:
+        """Those of one epoch; the last one may have fewer samples."""
+        return -(-self.samples // self.batch_size)
+
+    @property
+    def middle(self) -> tuple[int, int]:
+        """An epoch and a step in the middle of the training, at the end of a chunk."""
+        whole = self.samples // self.batch_size
+        half = -(-(self.epochs - self.begun) * self.steps // 2)
+        epoch, step = divmod(half - 1, self.steps)
+        ends = min(step // CHUNK * CHUNK + CHUNK, whole) if step < whole else self.steps
+        return self.begun + 1 + epoch, ends
+
+
+class Boundary:
+    """The boundaries of one training, one after the other."""
+
+    def __init__(
+        self,
+        model: Any,
+        ledger: Ledger,
+        checkpoints: Checkpoints,
+        send: Send,
+        killed: bool = False,
+    ) -> None:
+        """`killed`: whether this process is to end itself in the middle, as a variation."""
+        self._model, self._ledger, self._checkpoints = model, ledger, checkpoints
+        self._send, self._killed = send, killed
+        self._watchers: list[Any] = []
+        self._length = Length(0, 0, 0, 1)
+        self.here = Position(1)
+
+    def begin(self, here: Position, length: Length, watchers: list[Any]) -> None:
+        """Says where the training stands, how long it is, and which callbacks watch it."""
+        self.here, self._length, self._watchers = here, length, watchers
+
+    def one_by_one(self, epoch: int) -> int | None:
+        """After which step of this epoch the steps come one by one; None: in chunks."""
+        return None
+
+    def before(self, epoch: int, step: int, indices: np.ndarray) -> None:
+        """Is called before a chunk of steps, `step` being its last one."""
+
+    def kinds(self, epoch: int) -> tuple[str, ...]:
+        """The kinds of variables whose digests an entry of a step has in this epoch."""
+        return ("generators", "metrics")
+
+    def steps_made(self, epoch: int, step: int, indices: np.ndarray, loss: float | None) -> None:
+        """A chunk of steps has been made, `step` being its last one."""
+        with self._ledger.timed():
+            entry = state.with_host(state.digests(self._model, *self.kinds(epoch)))
+            order = {"order": {"indices": sha256(indices)}}
+            self._ledger.append("step", entry | order, epoch, step)
+        of = self._length
+        place = {"epoch": epoch, "epochs": of.epochs, "step": step, "steps": of.steps}
+        self._send(event="step", **place, loss=loss)
+        self._rest(epoch, step)
+
+    def epoch_made(
+        self, epoch: int, metrics: dict[str, dict[str, str]], found: Results, stopped: bool
+    ) -> None:
+        """An epoch has been made, evaluated, and shown to the callbacks.
+
+        Args:
+            metrics: digests of the metrics' variables, before the evaluation began them anew.
+            found: the results of the epoch.
+            stopped: whether a callback ends the training here.
+        """
+        with self._ledger.timed():
+            entry = state.with_host(state.digests(self._model, *state.KEPT) | metrics)
+            fields = entry | {"results": exact(found)}
+            self._ledger.append("epoch", fields, epoch, self._length.steps)
+        history = [*self.here.history, found]
+        self.here = replace(self.here, stopped=stopped, history=history)
+        self._send(event="epoch", epoch=epoch, epochs=self._length.epochs, results=found)
+        self._rest(epoch + 1, 0)
+
+    def _rest(self, epoch: int, step: int) -> None:
+        """Writes a checkpoint, if one is due; and ends this process, if that is wanted here."""
+        ended = step == 0
+        last = ended and (self.here.stopped or epoch > self._length.epochs)
+        dies = self._killed and (last or (epoch, step) == self._length.middle)
+        if self._checkpoints.due(ended, wanted=dies):
+            self.here = replace(
+                self.here,
+                epoch=epoch,
+                step=step,
+                callbacks=callbacks.states(self._watchers),
+                entries=self._ledger.entries,
+                head=self._ledger.head,
+            )
+            self._ledger.sync()
+            best = callbacks.best_weights(self._watchers)
+            self._checkpoints.write(self._model, self.here, best)
+        if dies:
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def exact(found: Results) -> dict[str, str]:
+    """Results to the last bit, in a form in which a NaN equals itself."""
+    return {name: value.hex() for name, value in found.items()}
