@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -26,3 +27,31 @@ def test_the_tests_that_show_a_guarantee_exist() -> None:
     names = set(re.findall(r"`(test_\w+)`", page))
     assert len(names) > 5
     assert [name for name in sorted(names) if f"def {name}(" not in source] == []
+
+
+def test_each_door_of_the_walk_exists() -> None:
+    page = (TEMPLATE / "docs" / "walk.md").read_text(encoding="utf-8")
+    doors = re.findall(r"`([\w/]+\.py):([\w.]+)`", page)
+    assert len(doors) > 15
+    rooms = TEMPLATE / TREE / "src" / "repro"
+    assert [door for door in doors if not defined(rooms / door[0], door[1])] == []
+
+
+def defined(module: Path, name: str) -> bool:
+    """Whether a module has this function or class, or a class in it this method."""
+    body: list[ast.stmt] = ast.parse(module.read_text(encoding="utf-8")).body
+    for part in name.split("."):
+        found = [
+            node
+            for node in body
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == part
+        ]
+        if not found:
+            return False
+        body = found[0].body
+    return True
+
+
+def test_the_glossary_is_short() -> None:
+    page = (TEMPLATE / "docs" / "glossary.md").read_text(encoding="utf-8")
+    assert 10 < len(re.findall(r"^\| \*\*", page, re.MULTILINE)) <= 20

@@ -12,10 +12,12 @@ off. Each was found by running Keras's layers and functions on emulated processo
 2. **Graph rewrites.** TensorFlow's graph optimizer turns `x / sqrt(y)` into `x * rsqrt(y)`,
    `pow(x, -1)` into `reciprocal(x)` and a division by a constant into a product with a reciprocal
    (`arithmetic_optimizer.cc`, `constant_folding.cc`). `apply` switches them off.
-3. **The C library's mathematics.** glibc has `exp`, `log`, `pow`, `sin`, … twice, with fused
-   multiply-add and without, and takes by processor; the last bits differ. What vector code leaves
-   over at the end of an array is computed there, and so is all of Python's `math`. `environment`
-   has the plain ones taken everywhere, by a setting of glibc's (`glibc.cpu.hwcaps`).
+3. **The C library's mathematics.** glibc holds two versions of `exp`, `log`, `pow`, `sin` and
+   others: one uses fused multiply-add, and one does not. It chooses between them by the processor,
+   and their last bits differ. TensorFlow's vector code computes the last few elements of an array
+   with them, and Python's `math` computes everything with them. `environment` makes glibc choose
+   the versions without fused multiply-add everywhere, by a setting of its own
+   (`glibc.cpu.hwcaps`).
 4. **The sizes of the caches.** Eigen cuts matrix products into blocks by the sizes of the caches
    that it asks the processor for, and adds up each block by itself: other sizes, other sums
    (`computeProductBlockingSizes` in `GeneralBlockPanelKernel.h`). `apply` has Eigen take one fixed

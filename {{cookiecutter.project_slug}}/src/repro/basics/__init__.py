@@ -1,1 +1,3 @@
-"""What every room needs: errors, files, digests, seeds, locks. It knows nothing of training."""
+"""This room holds what every room needs: errors, files, digests, seeds, locks. It imports no other
+room.
+"""

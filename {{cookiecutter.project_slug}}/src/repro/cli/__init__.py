@@ -1,1 +1,1 @@
-"""The command `repro`: what can be asked, what is printed, and the exit status."""
+"""This room is the command `repro`: what it accepts, what it prints, and its exit status."""

@@ -1,1 +1,1 @@
-"""Finished runs beside each other: verdict, explanation, gate, `results.lock`."""
+"""This room reads finished runs beside each other: verdict, explanation, gate, `results.lock`."""

@@ -42,7 +42,7 @@ def verify(
         vary: what `surroundings.choose` takes.
 
     Returns:
-        The verdict of `compare.compare` on the first two runs that differ, or on the first two;
+        The verdict of `comparison.compare` on the first two runs that differ, or on the first two;
         with these as `compared`, all `runs` and `digests`, what was `varied` and `not_varied`,
         and how many runs were `differing`, of which `index` is the first. Where this one failed,
         the verdict is `failed`, with a `message`; `refused` says whether it was bad input.
@@ -215,7 +215,7 @@ def explain(
     The verdict has been told by then, and stands whatever comes of this.
 
     Args:
-        answer: of `gate.verify`; or of `compare.compare`, which knows of no variations.
+        answer: of `gate.verify`; or of `comparison.compare`, which knows of no variations.
         tell: called with a line on what is done.
         variation: whether to look for the variation; in an answer of `gate.verify` alone.
         tensor: whether to look for the tensor; not where a run failed.

@@ -1,1 +1,3 @@
-"""What a data function returns, its files and their lock, its splits. It knows nothing of runs."""
+"""This room holds what a data function returns, the lock of its files, and the splits. It knows
+nothing of runs.
+"""

@@ -27,8 +27,8 @@ from repro.basics.errors import BadInput
 
 LOCK = "data.lock"
 HEADER = """\
-# What each data file is, and where it can be had: a line each, written by `repro data add`. What is
-# no longer wanted is taken out. Paths are those below data/, or below what REPRO_DATA names.
+# Each line says what one data file is and where to get it. `repro data add` writes the lines. When
+# you no longer want a file, delete its line. Paths start in data/, or in the folder of REPRO_DATA.
 """
 CACHE = Path(".repro_cache", "data.json")
 POINTER = b"version https://git-lfs.github.com/spec/"

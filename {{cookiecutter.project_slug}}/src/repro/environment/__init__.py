@@ -1,1 +1,3 @@
-"""What surrounds a run: determinism, what libraries and machine say, variations on purpose."""
+"""This room fixes what surrounds a run, reads back what is in effect, and changes surroundings on
+purpose.
+"""

@@ -1,1 +1,3 @@
-"""Parameters, how they are read, the lock that is installed. It knows nothing of running."""
+"""This room reads and checks the parameters, and says which lock is installed. It knows nothing of
+running.
+"""

@@ -1,1 +1,1 @@
-"""Pages of what runs and studies left, for people to look at."""
+"""This room makes pages for people from what runs and studies left."""

@@ -1,1 +1,1 @@
-"""One run: the launcher, the fresh process, and the directory that is left."""
+"""This room makes one run: the launcher, the fresh process, and the directory that they leave."""

@@ -33,7 +33,7 @@ from repro.run import failure, manifest
 from repro.run.manifest import ORDINARY, Manifest, Probe, Surroundings
 
 Listener = Callable[[Path, dict[str, Any]], None]
-"""Called with the run directory and each event: `epoch`, `step`, …, as `run.py` sends them."""
+"""Called with the run directory and each event: `epoch`, `step`, …, as `process.py` sends them."""
 
 OnStart = Callable[[subprocess.Popen[str]], None]
 """Called with the process of a run, so that it can be ended."""

@@ -53,8 +53,8 @@ FRESH = "; a new run is needed: repro train --fresh"
 class Ledger:
     """Appends entries to a file.
 
-    One that exists is gone on with: `keep` says after how many entries, and what is behind them
-    is written anew. An entry a kill left half written is behind them too.
+    Where the file exists, the ledger goes on with it: it keeps the first `keep` entries and removes
+    all later ones. A kill may have left the last entry half written; that one is removed too.
     """
 
     def __init__(self, path: Path, keep: int = 0, head: str = "") -> None:

@@ -1,1 +1,3 @@
-"""Many recipes: what to try, in which order, on which machine, and the table that comes of it."""
+"""This room plans and runs many recipes, on one machine or on many, and makes a table of what comes
+out.
+"""

@@ -1,8 +1,8 @@
 """How many trainings a machine has room for, and the files that count those that run.
 
-The files lie in a folder that only this user can enter. Each stands for a core or a GPU, and
-whoever trains holds it locked, so that it does not matter which process, thread, worker or study a
-training belongs to.
+The files lie in a folder that only this user can enter. Each file stands for a core or a GPU. A
+training holds its files locked, so all trainings on the machine are counted, whatever process,
+thread, worker or study they belong to.
 """
 
 from __future__ import annotations

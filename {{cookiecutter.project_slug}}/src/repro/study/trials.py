@@ -34,7 +34,7 @@ class Task:
     overrides: Sequence[str]
     root: str
     code: str
-    """The digest that a worker's own code must have; see `recipe.code_digest`."""
+    """The digest that a worker's own code must have; see `provenance.digest`."""
     varied: bool = False
     """In changed surroundings, as the further runs of the gate."""
 
