@@ -25,11 +25,11 @@ from repro.recipe import packages
 from repro.recipe.parameters import Training
 from repro.recipe.project import Project
 from repro.run import faults, manifest, preparing
-from repro.run.boundary import Boundary, Send
 from repro.run.manifest import Finished, Manifest
 
 if TYPE_CHECKING:
     from repro.run import loop
+    from repro.run.boundary import Boundary, Send
     from repro.run.ledger import Ledger
     from repro.run.state import Checkpoint, Checkpoints
 
