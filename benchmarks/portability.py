@@ -38,6 +38,7 @@ sys.path.insert(0, str(SOURCES))
 
 from repro.backends import portable  # noqa: E402  (found once the line above has run)
 from repro.environment import determinism  # noqa: E402
+from repro.recipe.parameters import Adam, Guarantee, Own, Parameters  # noqa: E402
 
 CPUS = ("native", "SandyBridge", "Haswell", "max", "EPYC")
 
@@ -739,9 +740,9 @@ def run(name: str, function: Any, inputs: tuple[Any, ...], eager: bool) -> dict[
     return found
 
 
-def parameters(guarantee: str) -> dict[str, Any]:
-    training = {"dtype": "float32"}
-    return {"backend": "tensorflow", "guarantee": guarantee, "threads": 2, "training": training}
+def parameters(guarantee: Guarantee) -> Parameters:
+    none = Own(name="none")
+    return Parameters(guarantee=guarantee, threads=2, data=none, model=none, optimizer=Adam())
 
 
 def worker(output: Path, guarantee: str, only: str) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 from repro import backends
 from repro.basics.errors import BadInput
 from repro.data.dataset import Part, Parts
-from repro.run import loop, needs, preparing, targets
+from repro.recipe.parameters import SGD, Own, Parameters, Training
+from repro.run import judging, needs, preparing, steps, targets
 from sklearn import metrics as reference
 
 SAMPLES, WIDTH, CLASSES = 48, 5, 7
@@ -72,19 +73,20 @@ def small(shape: tuple[int, ...], activation: str) -> Any:
 
 def train(samples: Parts, model: Any, loss: str, metrics: list[str]) -> dict[str, float]:
     """Makes a model ready as a run does, makes two steps, and returns their results."""
-    parameters = {
-        "optimizer": {"name": "sgd", "learning_rate": 0.01, "schedule": None},
-        "training": {"loss": loss, "metrics": metrics, "class_weight": None},
-        "model": {"name": "small"},
-        "backend": keras.backend.backend(),
-    }
+    parameters = Parameters(
+        backend=keras.backend.backend(),
+        training=Training(loss=loss, metrics=metrics),
+        data=Own(name="any"),
+        model=Own(name="small"),
+        optimizer=SGD(),
+    )
     targets.fresh(model)
     preparing.compile_model(model, parameters, samples)
-    with targets.checking(model, samples, CLASSES, parameters["training"]):
-        loop.ready(model, samples.train)
-    steps = backends.current().Steps(model, "train", samples.train, False)
-    steps(np.arange(SAMPLES, dtype=np.int32).reshape(2, -1))
-    return loop.results(model)
+    with targets.checking(model, samples, CLASSES, parameters.training):
+        steps.ready(model, samples.train)
+    train_on = backends.current().Steps(model, "train", samples.train, False)
+    train_on(np.arange(SAMPLES, dtype=np.int32).reshape(2, -1))
+    return steps.results(model)
 
 
 def expected(y: np.ndarray, outputs: np.ndarray, names: list[str]) -> dict[str, float]:
@@ -177,8 +179,8 @@ def main() -> dict[str, Any]:
                         continue
                     if metrics:
                         steps = backends.current().Steps(model, "test", part, False)
-                        told["measured"] = loop.evaluate(model, steps, SAMPLES // 3)
-                        outputs = loop.predictions(model, part, SAMPLES)["output 0"]
+                        told["measured"] = steps.evaluate(model, steps, SAMPLES // 3)
+                        outputs = judging.predictions(model, part, SAMPLES)["output 0"]
                         told["expected"] = expected(y, outputs, metrics)
             found[f"{kind}, {head}"] = told
     return found

@@ -117,7 +117,7 @@ def test_a_wrong_name_is_refused_in_one_line(project: Generated) -> None:
 
 
 def possible_or_skip(project: Generated, name: str) -> None:
-    code = "import sys; from repro.surroundings import VARIATIONS as known; "
+    code = "import sys; from repro.environment.surroundings import VARIATIONS as known; "
     code += "sys.exit(known[sys.argv[1]].impossible() or None)"
     path = {"PYTHONPATH": str(project.root / "src")}
     command = [str(project.python), "-c", code, name]
