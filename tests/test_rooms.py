@@ -15,7 +15,7 @@ from .conftest import TEMPLATE, TREE
 
 def lint(source: Path) -> subprocess.CompletedProcess[str]:
     """Looks at the imports of a machinery, as `make check` does."""
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    command = (Path(sys.executable).with_name("lint-imports"), "--no-cache")
     env = {**os.environ, "PYTHONPATH": str(source)}
     return subprocess.run(command, cwd=TEMPLATE, env=env, capture_output=True, text=True)
 

@@ -178,8 +178,8 @@ def main() -> dict[str, Any]:
                         told["refused"][f"loss {loss}"] = str(error)
                         continue
                     if metrics:
-                        steps = backends.current().Steps(model, "test", part, False)
-                        told["measured"] = steps.evaluate(model, steps, SAMPLES // 3)
+                        judge_on = backends.current().Steps(model, "test", part, False)
+                        told["measured"] = steps.evaluate(model, judge_on, SAMPLES // 3)
                         outputs = judging.predictions(model, part, SAMPLES)["output 0"]
                         told["expected"] = expected(y, outputs, metrics)
             found[f"{kind}, {head}"] = told

@@ -154,7 +154,8 @@ def test_operations_agree_but_for_a_known_few(installed: Path, tmp_path: Path) -
     assert "not run:" not in done.stdout
     assert found["results"] > (1500 if FULL else 50)
     differing = {name.partition(":")[0] for name in found["differs"]}
-    code = "import json; from repro.backends import portable; print(json.dumps(sorted(portable.PROVED)))"
+    code = "import json; from repro.backends import portable; "
+    code += "print(json.dumps(sorted(portable.PROVED)))"
     source = str(TEMPLATE / "{{cookiecutter.project_slug}}" / "src")
     proved = json.loads(
         subprocess.check_output(

@@ -119,7 +119,8 @@ def test_a_run_does_not_go_on_with_other_packages(mine: Generated) -> None:
 def rewrite(project: Generated, run: Path, content: dict[str, Any]) -> None:
     """Writes a manifest with the seal that belongs to it."""
     code = "import json, sys; from pathlib import Path; from repro.run import manifest; "
-    code += "content = json.load(sys.stdin)\nkind = manifest.Finished if 'digest' in content else manifest.Manifest\n"
+    code += "content = json.load(sys.stdin)\n"
+    code += "kind = manifest.Finished if 'digest' in content else manifest.Manifest\n"
     code += "content.pop('seal', None)\n"
     code += "manifest.write(Path(sys.argv[1]), kind.model_validate_json(json.dumps(content)))"
     subprocess.run(
