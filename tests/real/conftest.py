@@ -162,22 +162,26 @@ def installed() -> Path:
 
 
 @pytest.fixture(scope="session")
-def project(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Generated:
-    """A project with the defaults, never changed by a test; `copy` it first."""
+def defaults(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Generated:
+    """A project with the defaults, which all tests share; see `unchanged`."""
     return bake(tmp_path_factory.mktemp("defaults"), installed)
+
+
+@pytest.fixture(scope="session")
+def project(defaults: Generated) -> Generated:
+    """A project with the defaults, never changed by a test; `copy` it first."""
+    return defaults
 
 
 @pytest.fixture(autouse=True)
 def unchanged(request: pytest.FixtureRequest) -> Iterator[None]:
     """What all tests share is after each as it was, but for what git ignores."""
-    if "project" not in request.fixturenames:
+    if "defaults" not in request.fixturenames:
         yield
         return
-    root = request.getfixturevalue("project").root
+    root = request.getfixturevalue("defaults").root
 
     def changes() -> str:
-        if not (root / ".git").is_dir():  # The copy that a file of tests has for itself.
-            return ""
         git = ("git", "status", "--porcelain")
         return subprocess.run(git, cwd=root, capture_output=True, check=True, text=True).stdout
 

@@ -370,7 +370,8 @@ def test_weights_that_build_fetches_belong_to_the_recipe(mine: Generated, dense:
         for number in (1, 2):
             np.save(path, number)
             mine.repro("data", "add", "data/offset.npy")
-            runs.append(mine.repro("train", *SHORT))
+            # Another test may have left an interrupted run of this recipe, of other code.
+            runs.append(mine.repro("train", *SHORT, "--fresh"))
         one, other = (Path(run["run_dir"]).name for run in runs)
         answer = mine.repro("diff", one, other, status=3)
     finally:
