@@ -21,6 +21,8 @@ from filelock import FileLock
 from benchmarks import figures
 
 TEMPLATE = Path(__file__).parents[2]
+MACHINERY = TEMPLATE / "tests" / "machinery"
+"""The machinery's own tests, which run in a generated project, with its Python."""
 FULL = bool(os.environ.get("REPRO_FULL"))
 """`make proof` sets it: every kill, fault and variation; otherwise some of each."""
 MNIST = Path(os.environ.get("MNIST_NPZ", TEMPLATE.parent / "shared" / "data" / "mnist.npz"))

@@ -10,11 +10,12 @@ from typing import Any
 
 import keras
 import numpy as np
+from sklearn import metrics as reference
+
 from repro import backends
 from repro.basics.errors import BadInput
 from repro.data.dataset import Part, Parts
 from repro.run import loop, needs, preparing, targets
-from sklearn import metrics as reference
 
 SAMPLES, WIDTH, CLASSES = 48, 5, 7
 RANDOM = np.random.default_rng(0)

@@ -74,7 +74,7 @@ def test_the_verdict_stands_where_its_explanation_fails(project: Generated, tmp_
     faulty.insert("models/dense.py", "def build(", f"{layer}        return x\n\n\n")
     faulty.insert("models/dense.py", "            layers.Dropout(", "            Graph(),\n")
     # What follows after the first run's own state is another order of samples.
-    text = "    import json, sys\n    from repro import determinism\n"
+    text = "    import json, sys\n    from repro.basics import seeds\n"
     text += "    content = json.load(open(f'{sys.argv[1]}/manifest.json'))\n"
     text += "    order = seeds.permutation\n    if content['surroundings']['index']:\n"
     text += "        seeds.permutation = lambda *given: order(*given)[::-1].copy()\n"

@@ -117,7 +117,7 @@ FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
     ),
     "the order in epoch 2": (
         Fault(
-            data="    from repro import determinism\n"
+            data="    from repro.basics import seeds\n"
             "    order = seeds.permutation\n"
             "    def swapped(seed, epoch, *size):\n"
             "        found = order(seed, epoch, *size)\n"

@@ -95,13 +95,13 @@ def thread_count(project: Generated) -> None:
 
 def batch_order(project: Generated) -> None:
     # The second epoch begins with the first two samples exchanged.
-    text = IN_ONE_RUN + "from repro import determinism\n\n_order = seeds.permutation\n"
+    text = IN_ONE_RUN + "from repro.basics import seeds\n\n_order = seeds.permutation\n"
     text += "_swap = _in_one_run()\n\n"
     text += "def _swapped(seed, epoch, *size):\n"
     text += "    order = _order(seed, epoch, *size)\n"
     text += "    if _swap and epoch == 2:\n"
     text += "        order[[0, 16]] = order[[16, 0]]\n"
-    text += "    return order\n\ndeterminism.permutation = _swapped\n\n\n"
+    text += "    return order\n\nseeds.permutation = _swapped\n\n\n"
     project.insert("data.py", DATA, text)
 
 

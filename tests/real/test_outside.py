@@ -97,7 +97,10 @@ UNSEEN = {"host_list": MODEL.format(module="", call="        return x", more=HOS
 # Two runs, the second killed in the middle and gone on: their verdict, and what was noted.
 GATE = """
 import json, sys
-from repro import compare, gate, recipe as recipes
+from repro.compare import comparison, gate
+from repro.recipe.project import Project
+from repro.run import manifest, recipes
+
 project = Project.find()
 for name in sys.argv[1:]:
     own = ["training.metrics=[]", "training.loss=null"] if name == "host_list" else []
@@ -106,7 +109,7 @@ for name in sys.argv[1:]:
     runs = gate.train_all(project, made, 2, lambda run, event: None, ["killed"])
     found = manifest.read(runs[1])
     assert found["resumed"], "it was not killed"
-    verdict = compare.compare(*runs)["verdict"]
+    verdict = comparison.compare(*runs)["verdict"]
     print(json.dumps([name, verdict, found["notes"]]), flush=True)
 """
 
@@ -144,7 +147,7 @@ def test_what_can_be_found_is_kept(project: Generated, tmp_path: Path) -> None:
 def test_the_gate_sees_what_was_not_kept(project: Generated, tmp_path: Path) -> None:
     """Without the search for such state, the variation `killed` alone is red on each of them."""
     blind = project.copy(tmp_path / "blind")
-    with (blind.root / "src" / "repro" / "outside.py").open("a", encoding="utf-8") as file:
+    with (blind.root / "src" / "repro" / "run" / "outside.py").open("a", encoding="utf-8") as file:
         file.write("\n\nsettle = lambda *given: None\nunkept = lambda graphs: []\n")
     found = gate(blind, MODELS)
     assert {name: verdict for name, (verdict, _) in found.items()} == dict.fromkeys(

@@ -154,7 +154,8 @@ def test_operations_agree_but_for_a_known_few(installed: Path, tmp_path: Path) -
     assert "not run:" not in done.stdout
     assert found["results"] > (1500 if FULL else 50)
     differing = {name.partition(":")[0] for name in found["differs"]}
-    code = "import json; from repro import portable; print(json.dumps(sorted(portable.PROVED)))"
+    code = "import json; from repro.backends import portable; "
+    code += "print(json.dumps(sorted(portable.PROVED)))"
     source = str(TEMPLATE / "{{cookiecutter.project_slug}}" / "src")
     proved = json.loads(
         subprocess.check_output(
@@ -212,7 +213,8 @@ def test_what_is_computed_beside_the_training_is_looked_at_as_well(models: Gener
 def script(models: Generated, name: str) -> str:
     """What a script of this folder prints, run with the settings of `portable`."""
     asked = {"guarantee": "portable", "backend": "tensorflow", "threads": 1}
-    code = f"import json, repro.determinism as d; print(json.dumps(d.environment({asked})))"
+    code = "import json; from repro.environment import determinism as d; "
+    code += f"print(json.dumps(d.environment({asked})))"
     environment = {**os.environ, "PYTHONPATH": str(models.root / "src")}
     needed = json.loads(subprocess.check_output([models.python, "-c", code], env=environment))
     file = Path(__file__).with_name(name)

@@ -27,7 +27,7 @@ def copy(project: Generated, tmp_path_factory: pytest.TempPathFactory) -> Genera
 def planted(copy: Generated) -> Iterator[None]:
     """A fault in the machinery, and another one in the project's model."""
     files = {
-        copy.root / "src" / "repro" / "splits.py": (
+        copy.root / "src" / "repro" / "data" / "splits.py": (
             "def describe(",
             "def describe(*arguments):\n    return {}['planted']\n\n\ndef _describe(",
         ),
@@ -51,7 +51,7 @@ def test_the_machinerys_fault_has_its_own_status_and_the_projects_has_not(copy: 
     assert done.returncode == 70, done.stderr
     assert "KeyError: 'planted'" in done.stderr
     assert done.stderr.endswith(f"please report it with what stands above: {ISSUES}\n")
-    splits = copy.root / "src" / "repro" / "splits.py"
+    splits = copy.root / "src" / "repro" / "data" / "splits.py"
     text = splits.read_text(encoding="utf-8")
     splits.write_text(text.replace("return {}['planted']", "return {}"), encoding="utf-8")
     done = copy.run("repro", "train", *SHORT, "model.name=lenet5")

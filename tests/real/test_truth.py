@@ -118,7 +118,7 @@ def test_a_run_does_not_go_on_with_other_packages(mine: Generated) -> None:
 
 def rewrite(project: Generated, run: Path, content: dict[str, Any]) -> None:
     """Writes a manifest with the seal that belongs to it."""
-    code = "import json, sys; from pathlib import Path; from repro import recipe; "
+    code = "import json, sys; from pathlib import Path; from repro.run import manifest; "
     code += "manifest.write(Path(sys.argv[1]), json.load(sys.stdin))"
     subprocess.run(
         [str(project.python), "-c", code, str(run)],
@@ -282,7 +282,8 @@ def test_the_newest_commit_is_told_only_of_the_project_itself(
     (outer / "file").write_text("any")
     for words in (("init", "-q"), ("add", "file"), (*person, "commit", "-qm", "another project")):
         subprocess.run(("git", *words), cwd=outer, check=True)
-    code = "from pathlib import Path; from repro import recipe; print(provenance.commit(Path()))"
+    code = "from pathlib import Path; from repro.environment import provenance; "
+    code += "print(provenance.commit(Path()))"
     done = inside.run("timeit", "-n1", "-r1", "-s", code, "pass")
     assert "{'commit': None, 'dirty': None}" in done.stdout, done.stderr
 

@@ -25,7 +25,7 @@ from repro.recipe.project import Project
 from repro.recipe.reading import parameters
 from repro.run import failure, ledger, manifest, state
 
-PROJECT = Project.find(Path(__file__).parent)
+PROJECT = Project.find()
 
 
 def resolve(*overrides: str) -> dict[str, Any]:
@@ -44,9 +44,9 @@ def test_the_data_order_is_a_pure_function() -> None:
 
 
 def test_a_purpose_has_its_own_seed() -> None:
-    seeds = {seeds.seed(s, p) for s in (1, 2) for p in ("data", "model", "training")}
-    assert len(seeds) == 6
-    assert all(0 <= seed < 2**32 for seed in seeds)
+    drawn = {seeds.seed(s, p) for s in (1, 2) for p in ("data", "model", "training")}
+    assert len(drawn) == 6
+    assert all(0 <= seed < 2**32 for seed in drawn)
 
 
 def test_digests_tell_content_shape_and_type_apart() -> None:

@@ -65,7 +65,7 @@ def planned(number: int) -> dict[str, Any]:
 def training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[Behave], None]]:
     """Puts something else in the place of training."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(launcher, "available_cores", lambda: 4)
+    monkeypatch.setattr(machine, "available_cores", lambda: 4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     running: list[subprocess.Popen[str]] = []
 
@@ -172,7 +172,8 @@ def test_a_local_study_opens_no_port(training: Callable[[Behave], None], tmp_pat
 
 def test_a_local_study_imports_no_dask() -> None:
     script = (
-        "import sys; from repro import __main__, console, study\n"
+        "import sys; from repro import __main__; from repro.cli import console\n"
+        "from repro.study import study\n"
         "with study._trainers(1, None, print): pass\n"
         "print([name for name in ('dask', 'distributed') if name in sys.modules])"
     )
@@ -273,7 +274,7 @@ def test_a_folder_that_somebody_has_prepared_is_refused(
     trap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(launcher, "available_cores", lambda: 1)
+    monkeypatch.setattr(machine, "available_cores", lambda: 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     folder, elsewhere = tmp_path / f"repro-slots-{os.getuid()}", tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
@@ -395,9 +396,10 @@ def test_only_who_has_the_key_is_let_in(shown: str, tmp_path: Path) -> None:
 
 
 def test_a_workers_own_error_is_its_trials_and_a_lost_connection_the_schedulers() -> None:
-    workers = pytest.importorskip("repro.workers")
     from distributed import KilledWorker
     from distributed.comm.core import CommClosedError
+
+    from repro.study import workers
 
     class Future:
         def __init__(self, error: BaseException, status: str) -> None:

@@ -19,7 +19,7 @@ from repro.recipe.project import Project
 from repro.run import recipes
 from repro.study import study
 
-PROJECT = Project.find(Path(__file__).parent)
+PROJECT = Project.find()
 DIGEST, OTHER = "a" * 64, "b" * 64
 ENTRY: dict[str, Any] = {
     "digest": DIGEST,

@@ -12,14 +12,15 @@ from typing import Any
 from repro.recipe import reading
 from repro.recipe.project import Project
 
-PROJECT = Project.find(Path(__file__).parent)
+PROJECT = Project.find()
 BACKEND = reading.parameters(PROJECT.source, PROJECT.root / "params.yaml")["backend"]
 
 SCRIPT = """
 import json, sys
 import keras, numpy as np
 from keras import layers
-from repro import Part, record
+from repro import Part
+from repro.run import probing
 
 part = Part(np.ones((4, 3), np.float32), np.arange(4, dtype=np.int32) % 2)
 indices = np.array([2, 0], np.int32)
@@ -69,13 +70,13 @@ class Own(keras.Sequential):
 
 pair = [keras.Input((3,)), First(), layers.Dense(2, activation="softmax")]
 pair = built(keras.Sequential(pair), "sparse_categorical_crossentropy")
-found = record.step(pair, part, indices)
+found = probing.step(pair, part, indices)
 seen = []
 own = built(Own([keras.Input((3,)), layers.Dense(2)]), "mse")
 for kind in (np.int32, np.int64):
     typed = Part(part.x, part.y.astype(kind))
     own.learn(typed.x[indices], typed.y[indices])
-    record.step(own, typed, indices)
+    probing.step(own, typed, indices)
 np.savez(sys.argv[1], allow_pickle=False, **found)
 print(json.dumps({"keys": sorted(found), "seen": seen}))
 """

@@ -24,13 +24,14 @@ from ruamel.yaml import YAML
 from repro.basics import digests
 from repro.basics.errors import BadInput
 from repro.cli import console
+from repro.environment import machine
 from repro.recipe import reading
 from repro.recipe.project import Project
 from repro.run import launcher, manifest, recipes
 from repro.study import slots, study, table
 from repro.study.search import METHODS, Repetitions, Search
 
-PROJECT = Project.find(Path(__file__).parent)
+PROJECT = Project.find()
 
 
 def points(method: str, number: int, *texts: str, seed: int = 1) -> list[dict[str, Any]]:
@@ -515,7 +516,7 @@ def test_a_configuration_with_a_failed_trial_is_not_the_best() -> None:
 def test_a_machine_is_not_given_more_than_it_holds(
     guarantee: str, devices: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(launcher, "available_cores", lambda: 4)
+    monkeypatch.setattr(machine, "available_cores", lambda: 4)
     visible = "0,3" if guarantee == "portable" else ",".join(devices)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(slots, "LONG_WAIT", 0)
