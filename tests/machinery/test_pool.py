@@ -216,7 +216,8 @@ def test_a_folder_without_the_right_to_write_is_a_failed_trial(
     (tmp_path / "runs").write_text("in the way of a folder")
     training(lambda number: None)
     answer = run(tmp_path, 2, 2)
-    assert all("FileExistsError" in trial["failed"] for trial in answer["trials"])
+    assert answer["failed"] == 2
+    assert ["FileExistsError" in trial["failed"] for trial in answer["trials"]] == [True, True]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a POSIX signal is sent")
