@@ -531,6 +531,7 @@ class _Metric:
 
 def optimizers() -> Iterator[Case]:
     import keras
+
     from repro.backends.tensorflow import fuse
 
     def fused(optimizer: Any) -> Any:

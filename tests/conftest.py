@@ -19,6 +19,9 @@ from cookiecutter.cli import main
 TEMPLATE = Path(__file__).parents[1]
 TREE = "{{cookiecutter.project_slug}}"
 
+# They run in a generated project: see `real/test_machinery.py`.
+collect_ignore = ["machinery"]
+
 # The same examples in every run, and no time limit that a busy machine breaks.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")

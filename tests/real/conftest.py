@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from filelock import FileLock
@@ -21,6 +21,9 @@ from filelock import FileLock
 from benchmarks import figures
 
 TEMPLATE = Path(__file__).parents[2]
+Amount = TypeVar("Amount")
+MACHINERY = TEMPLATE / "tests" / "machinery"
+"""The machinery's own tests, which run in a generated project, with its Python."""
 FULL = bool(os.environ.get("REPRO_FULL"))
 """`make proof` sets it: every kill, fault and variation; otherwise some of each."""
 MNIST = Path(os.environ.get("MNIST_NPZ", TEMPLATE.parent / "shared" / "data" / "mnist.npz"))
@@ -28,15 +31,27 @@ TORCH_WHEELS = "https://download.pytorch.org/whl/cpu/torch/"
 """As in the project's Makefile, with the same two variables before it."""
 
 
+# What `make test` leaves out goes through these three, by which the list in the README is checked.
+
+
+def proof(why: str = "") -> pytest.MarkDecorator:
+    """Marks a test that `make proof` alone runs."""
+    return pytest.mark.skipif(not FULL, reason=f"make proof tries it{why and ': '}{why}")
+
+
 def some(names: Iterable[str], short: tuple[str, ...]) -> list[Any]:
     """All names as parameters of a test, but only the `short` ones run unless all are asked for."""
-    left_out = pytest.mark.skipif(not FULL, reason="make proof tries it")
-    return [pytest.param(name, marks=() if name in short else left_out) for name in names]
+    return [pytest.param(name, marks=() if name in short else proof()) for name in names]
 
 
-def document(name: str, figure: str) -> None:
-    """Writes a figure into docs/guarantees.md, where all is tried; else looks for its place."""
-    figures.write(name, figure, dry=not FULL)
+def fewer(short: Amount, whole: Amount) -> Amount:
+    """The `short` amount of what a test tries, unless all is asked for. A test calls it itself."""
+    return whole if FULL else short
+
+
+def document(name: str, figure: str, file: str = "guarantees.md") -> None:
+    """Writes a figure into a page of docs/, where all is tried; else looks for its place."""
+    figures.write(name, figure, dry=not FULL, file=file)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
+
 from repro.backends import portable
 from repro.backends import tensorflow as backend
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import keras
 import numpy as np
+from sklearn import metrics as reference
+
 from repro import backends
 from repro.basics.errors import BadInput
 from repro.data.dataset import Part, Parts
 from repro.recipe.parameters import SGD, Own, Parameters, Training
 from repro.run import judging, needs, preparing, steps, targets
-from sklearn import metrics as reference
 
 SAMPLES, WIDTH, CLASSES = 48, 5, 7
 RANDOM = np.random.default_rng(0)

@@ -15,9 +15,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import figures
-
-from .conftest import FULL, Generated
+from .conftest import Generated, document, proof
 from .engine import FROM, Engine, engine
 
 pytestmark = pytest.mark.real
@@ -145,7 +143,7 @@ def test_two_builds_are_identical(docker: Engine, small: Generated, tmp_path: Pa
     assert first["digest"] == again["digest"] == again["again"]
 
 
-@pytest.mark.skipif(not FULL, reason="make proof tries it")
+@proof()
 def test_two_builds_of_the_whole_are_identical(docker: Engine, built: Built) -> None:
     answer = build(docker, built.project.root, "--twice")
     assert answer["verdict"] == "identical"
@@ -170,8 +168,8 @@ def test_what_two_builds_differ_in_is_named(
 def test_the_figures_of_an_image(docker: Engine, built: Built) -> None:
     answer = built.answer
     assert answer["bytes"] < 1e9
-    figures.write("image", f"{answer['bytes'] / 1e6:.0f} MB", not FULL, "containers.md")
-    figures.write("image built", f"{answer['seconds']:.0f} s", not FULL, "containers.md")
+    document("image", f"{answer['bytes'] / 1e6:.0f} MB", "containers.md")
+    document("image built", f"{answer['seconds']:.0f} s", "containers.md")
 
 
 @dataclass(frozen=True)
@@ -226,7 +224,7 @@ def workspace(
     return DevContainer(docker, program, root, device)
 
 
-@pytest.mark.skipif(not FULL, reason="make proof tries it: some ten minutes on two cores")
+@proof("some ten minutes on two cores")
 def test_a_dev_container_is_ready(
     docker: Engine, built: Built, program: Path, project: Generated, tmp_path: Path
 ) -> None:
@@ -245,7 +243,7 @@ def test_a_dev_container_is_ready(
         # What is edited is what runs, and what is written is there.
         assert (mine.root / "runs" / Path(answer["runs"][0]).name / "manifest.json").is_file()
         mine.call("exec", "make", "check")
-        quick = "tests/test_locks.py tests/test_image.py tests/test_notebook.py"
+        quick = "tests/test_locks.py tests/test_notebook.py"
         mine.call("exec", "make", "test", f"ARGS={quick}")
         # The environment can be brought to what the locks say.
         mine.call("exec", "sh", "-c", "python -m pip uninstall -qy rich && make sync")
@@ -254,16 +252,16 @@ def test_a_dev_container_is_ready(
         docker.docker("rm", "--force", up["containerId"])
 
 
-@pytest.mark.skipif(not FULL, reason="make proof tries it: CUDA's libraries have several GB")
+@proof("CUDA's libraries have several GB")
 def test_the_image_for_cuda_builds(docker: Engine, built: Built) -> None:
     """Before the dev container, or its seconds would be without those of the packages."""
     answer = build(docker, built.project.root, "cuda")
-    figures.write("cuda image", f"{answer['bytes'] / 1e9:.1f} GB", file="containers.md")
-    figures.write("cuda image built", f"{answer['seconds']:.0f} s", file="containers.md")
+    document("cuda image", f"{answer['bytes'] / 1e9:.1f} GB", "containers.md")
+    document("cuda image built", f"{answer['seconds']:.0f} s", "containers.md")
     assert "GPUs         none" in docker.docker("run", "--rm", "--network=none", answer["tag"])
 
 
-@pytest.mark.skipif(not FULL, reason="make proof tries it: CUDA's libraries have several GB")
+@proof("CUDA's libraries have several GB")
 def test_the_dev_container_for_cuda_builds(
     docker: Engine, program: Path, project: Generated, tmp_path: Path
 ) -> None:

@@ -12,9 +12,17 @@ from typing import Any
 
 import pytest
 
-from benchmarks import figures
-
-from .conftest import FULL, TEMPLATE, Generated, bake, end, environment, kill_when, some
+from .conftest import (
+    MACHINERY,
+    TEMPLATE,
+    Generated,
+    bake,
+    document,
+    end,
+    environment,
+    kill_when,
+    some,
+)
 
 pytestmark = pytest.mark.real
 
@@ -79,9 +87,9 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return of
 
 
-def document(family: str, column: str, figure: str) -> None:
+def write_cell(family: str, column: str, figure: str) -> None:
     """Writes a cell of the table, where all is tried; else looks for its place."""
-    figures.write(f"{family} {column}", figure, dry=not FULL, file="models.md")
+    document(f"{family} {column}", figure, "models.md")
 
 
 def told(guarantee: dict[str, Any]) -> str:
@@ -118,7 +126,7 @@ def test_a_family_trains_to_its_figure_twice_the_same(cell: str, projects: Any) 
     assert Path(project.repro("train", *often)["run_dir"]) == run
     assert end(run) == whole
     value = answer["metrics"][family.metric]
-    document(name, f"{backend} machine", f"identical, {value:.3g}")
+    write_cell(name, f"{backend} machine", f"identical, {value:.3g}")
 
 
 @pytest.mark.parametrize("name", some(FAMILIES, ("vae",)))
@@ -137,7 +145,7 @@ def test_a_family_is_portable_or_says_what_is_not(name: str, projects: Any) -> N
     )
     assert done.returncode == (1 if broken else 0), "a guarantee that fell is red"
     assert family.kept(answer["metrics"]), answer["metrics"]
-    document(name, "tensorflow portable", told(answer["guarantee"]))
+    write_cell(name, "tensorflow portable", told(answer["guarantee"]))
 
 
 OWN = '''"""A step of one's own: sign descent, with momentum and noise, on the host."""
@@ -236,8 +244,9 @@ def test_the_generated_suite_passes_on(backend: str, projects: Any) -> None:
     for command in (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)):
         done = project.run(*command)
         assert done.returncode == 0, done.stdout + done.stderr
-    done = project.run("pytest", "-q")
-    assert done.returncode == 0, done.stdout + done.stderr
+    for tests in ("tests", str(MACHINERY)):
+        done = project.run("pytest", "-q", tests)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_table_has_every_family() -> None:

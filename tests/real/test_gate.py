@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from .conftest import FULL, Generated, bake
+from .conftest import Generated, bake, proof
 from .workflow import Job, Runner
 
-# Minutes each; what they do is done in other tests as well, but for the workflow's own words.
-whole = pytest.mark.skipif(not FULL, reason="make proof tries it")
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(sys.platform == "win32", reason="the workflows run on Linux"),
@@ -151,12 +151,19 @@ def test_a_training_that_ends_in_nan_is_as_recorded(project: Generated) -> None:
         json.loads(path.read_text(encoding="utf-8"), parse_constant=none)
 
 
-@whole
-def test_lint_and_tests_are_green(runner: Runner) -> None:
-    passed(runner.run("test", "test"))
+def test_lint_and_every_test_are_green(project: Generated, runner: Runner) -> None:
+    """All tests of a project as it is generated, the notebook's among them."""
+    job = runner.run("test", "test")
+    passed(job)
+    said = dict(re.findall(r"^tests/(test_\w+\.py) (\S+)", job.log, re.MULTILINE))
+    assert said.keys() == {path.name for path in (project.root / "tests").glob("*.py")}
+    # The notebook tells results of x86-64 processors.
+    skipped = set() if platform.machine() == "x86_64" else {"s"}
+    assert {*"".join(said.values())} - skipped == {"."}, job.log
 
 
-@whole
+# Minutes each; what they do is done in other tests as well, but for the workflow's own words.
+@proof("minutes")
 def test_gitlab_does_the_same(installed: Path, tmp_path: Path) -> None:
     """`apt-get` alone is not real here: git and make are there."""
     project = bake(tmp_path / "project", installed, ci="gitlab")
@@ -252,7 +259,7 @@ def test_only_small_plain_files_are_pushed(
         assert proposed(origin) == []
 
 
-@whole
+@proof("minutes")
 def test_newer_packages_come_with_what_they_do(
     project: Generated, runner: Runner, tmp_path: Path
 ) -> None:

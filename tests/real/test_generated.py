@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Generated, bake
+from .conftest import MACHINERY, Generated, bake
 
 pytestmark = pytest.mark.real
 
@@ -31,12 +31,13 @@ def test_the_generated_suite_passes_with(
     for command in (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)):
         done = project.run(*command)
         assert done.returncode == 0, done.stdout + done.stderr
-    # The answers change no line of Python: what they could break. All of it is in `test_gate.py`.
-    done = project.run(
-        "pytest", "-q", "tests/test_locks.py", "tests/test_machinery.py", "tests/test_parameters.py"
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"\d+ passed", done.stdout)
+    # The answers change no line of Python: what they could break. `test_gate.py` runs all tests of
+    # a project, `test_machinery.py` all of the machinery.
+    machinery = [str(MACHINERY / f"test_{name}.py") for name in ("machinery", "parameters")]
+    for tests in (["-k", "lock or preset", "tests"], machinery):
+        done = project.run("pytest", "-q", *tests)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert re.search(r"\d+ passed", done.stdout)
     assert project.repro("verify", "training.epochs=1")["verdict"] == "identical"
 
 

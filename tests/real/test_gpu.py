@@ -37,4 +37,8 @@ def test_two_runs_on_a_gpu_are_identical(model: str, on_gpu: Generated) -> None:
 
 
 def test_the_doctor_names_the_gpu(on_gpu: Generated) -> None:
-    assert on_gpu.repro("doctor")["gpus"]
+    assert SMI is not None
+    asked = (SMI, "--query-gpu=name", "--format=csv,noheader")
+    names = subprocess.check_output(asked, text=True).splitlines()
+    (found,) = on_gpu.repro("doctor", CUDA_VISIBLE_DEVICES="0")["gpus"]
+    assert found in names

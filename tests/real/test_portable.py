@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import FULL, TEMPLATE, Generated, document, some
+from .conftest import TEMPLATE, Generated, document, fewer, proof, some
 
 pytestmark = [
     pytest.mark.real,
@@ -100,10 +100,11 @@ def train(
     return content
 
 
+FEW_PLACES = [("native", 1), ("native", 8), ("Haswell", 4)]
+
+
 def places(model: str) -> list[tuple[str, int]]:
     """Where a model is tried; most on each emulated processor with one number alone."""
-    if not FULL:
-        return [("native", 1), ("native", 8), ("Haswell", 4)]
     if model in THOROUGHLY:
         return [(cpu, processors) for cpu in CPUS for processors in PROCESSORS]
     numbers = (*PROCESSORS, PROCESSORS[0])
@@ -115,11 +116,12 @@ def test_one_digest_whatever_the_processor(
     model: str, models: Generated, pretending: Path, tmp_path: Path
 ) -> None:
     settings = ("guarantee=portable", *MODELS[model])
+    tried = fewer(FEW_PLACES, places(model))
     with ThreadPoolExecutor(2) as pool:
         manifests = pool.map(
-            lambda place: train(models, tmp_path, pretending, *place, *settings), places(model)
+            lambda place: train(models, tmp_path, pretending, *place, *settings), tried
         )
-        found = dict(zip(places(model), manifests, strict=True))
+        found = dict(zip(tried, manifests, strict=True))
     for content in found.values():
         assert content["guarantee"] == {"asked": "portable", "holds": "portable", "broken": []}
     # The head of the ledger: settings, data, order, states, results and predictions are equal.
@@ -128,10 +130,10 @@ def test_one_digest_whatever_the_processor(
     native = found["native", 1]["machine"]
     wide = "with" if "avx512f" in native["cpu_flags"] else "without"
     document("native", f"{native['cpu']}, {wide} AVX-512")
-    tried = {cpu: [str(number) for name, number in found if name == cpu] for cpu in CPUS}
+    on = {cpu: [str(number) for name, number in found if name == cpu] for cpu in CPUS}
     document(
         f"portable {model}",
-        "; ".join(f"{cpu} with {', '.join(numbers)}" for cpu, numbers in tried.items() if numbers)
+        "; ".join(f"{cpu} with {', '.join(numbers)}" for cpu, numbers in on.items() if numbers)
         + f": {len(found)} runs, 1 digest",
     )
 
@@ -144,15 +146,14 @@ def test_operations_agree_but_for_a_known_few(installed: Path, tmp_path: Path) -
     if shutil.which("qemu-x86_64") is None:
         pytest.skip("no qemu-x86_64, to emulate processors: apt-get install qemu-user")
     file = tmp_path / "found.json"
-    options = ["--jobs", "2", "--json", str(file)]
-    if not FULL:
-        options += ["--cpus", "native,Haswell", "--only", "arctan|softmax|LSTM|Conv2D$|s.Adam"]
+    few = ["--cpus", "native,Haswell", "--only", "arctan|softmax|LSTM|Conv2D$|s.Adam"]
+    options = ["--jobs", "2", "--json", str(file), *fewer(few, [])]
     script = TEMPLATE / "benchmarks" / "portability.py"
     done = subprocess.run([installed, script, *options], capture_output=True, text=True)
     assert file.exists(), done.stdout + done.stderr
     found = json.loads(file.read_text(encoding="utf-8"))
     assert "not run:" not in done.stdout
-    assert found["results"] > (1500 if FULL else 50)
+    assert found["results"] > fewer(50, 1500)
     differing = {name.partition(":")[0] for name in found["differs"]}
     code = "import json; from repro.backends import portable; "
     code += "print(json.dumps(sorted(portable.PROVED)))"
@@ -162,11 +163,10 @@ def test_operations_agree_but_for_a_known_few(installed: Path, tmp_path: Path) -
             [installed, "-c", code], env={**os.environ, "PYTHONPATH": source}, text=True
         )
     )
-    if FULL:
-        assert (differing, found["kinds"]) == (DIFFERS, proved)
-    else:
-        assert differing == {"ops.arctan", "ops.arctan2"}
-        assert set(found["kinds"]) <= set(proved)
+    assert differing == fewer({"ops.arctan", "ops.arctan2"}, DIFFERS)
+    kinds = set(found["kinds"])
+    assert kinds
+    assert fewer(kinds <= set(proved), found["kinds"] == proved)
     document(
         "sweep",
         f"{found['cases']} cases on {', '.join(found['processors'])}, {found['results']} results; "
@@ -243,7 +243,7 @@ def test_convolutions_of_grey_images_have_tensorflows_bits(models: Generated) ->
     script(models, "convolutions.py")
 
 
-@pytest.mark.skipif(not FULL, reason="make proof tries it")
+@proof()
 def test_processors_differ_without_it(models: Generated, pretending: Path, tmp_path: Path) -> None:
     """Without what it mends, and in what it does not promise, two processors do differ."""
     for settings in (

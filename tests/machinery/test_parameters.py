@@ -17,7 +17,7 @@ from repro.recipe.reading import data_module
 from repro.recipe.reading import parameters as resolve_file
 from repro.run import recipes
 
-PROJECT = Project.find(Path(__file__).parent)
+PROJECT = Project.find()
 
 
 def resolve(*overrides: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from repro.data.dataset import Dataset
 from repro.recipe import reading
 from repro.recipe.project import Project
 
-PROJECT = Project.find(Path(__file__).parent)
+PROJECT = Project.find()
 STRATEGIES = ("random", "stratified", "grouped", "stratified_grouped", "time_series")
 QUICK = settings(derandomize=True, deadline=None, max_examples=60)
 

@@ -25,7 +25,7 @@ from repro.data.datafiles import fetch
 from repro.recipe.project import Project
 from repro.run import launcher, recipes
 
-PROJECT = Project.find(Path(__file__).parent)
+PROJECT = Project.find()
 CONTENT = b"a,b\n1,2\n"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
@@ -578,7 +578,7 @@ def test_a_check_at_the_start_imports_nothing_heavy(root: Path) -> None:
     write("a.csv", b"another")
     lock()
     code = "import sys; from pathlib import Path; from repro import BadInput\n"
-    code += "from repro.data import datalock\n"
+    code += "from repro.data import datafiles, datalock\n"
     code += "try: datalock.check(Path())\nexcept BadInput: print(*sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(PROJECT.root / "src")}
     done = subprocess.run(

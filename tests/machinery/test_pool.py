@@ -215,7 +215,8 @@ def test_a_folder_without_the_right_to_write_is_a_failed_trial(
     (tmp_path / "runs").write_text("in the way of a folder")
     training(lambda number: None)
     answer = run(tmp_path, 2, 2)
-    assert all("FileExistsError" in trial["failed"] for trial in answer["trials"])
+    assert answer["failed"] == 2
+    assert ["FileExistsError" in trial["failed"] for trial in answer["trials"]] == [True, True]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a POSIX signal is sent")
@@ -398,6 +399,8 @@ def test_a_workers_own_error_is_its_trials_and_a_lost_connection_the_schedulers(
     workers = pytest.importorskip("repro.study.workers")
     from distributed import KilledWorker
     from distributed.comm.core import CommClosedError
+
+    from repro.study import workers
 
     class Future:
         def __init__(self, error: BaseException, status: str) -> None:

@@ -25,7 +25,7 @@ from repro.recipe.project import Project
 from repro.recipe.reading import parameters
 from repro.run import failure, ledger, manifest, state
 
-PROJECT = Project.find(Path(__file__).parent)
+PROJECT = Project.find()
 
 
 def resolve(*overrides: str) -> dict[str, Any]:

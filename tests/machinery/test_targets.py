@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -15,7 +14,7 @@ from repro.recipe.project import Project
 from repro.recipe.reading import parameters as resolve_file
 from repro.run import needs, targets
 
-PROJECT = Project.find(Path(__file__).parent)
+PROJECT = Project.find()
 LABELS = np.arange(21) % 7
 ONE_HOT = np.eye(7)[LABELS]
 SEVERAL = np.tile([[1.0, 0, 1], [0, 0, 0], [0, 1, 0]], (7, 1))

@@ -17,7 +17,7 @@ import pytest
 from repro.basics.errors import BadInput
 from repro.environment import image
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path.cwd()
 DIGEST = f"sha256:{'a' * 64}"
 
 

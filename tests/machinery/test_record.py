@@ -12,14 +12,13 @@ from typing import Any
 from repro.recipe import reading
 from repro.recipe.project import Project
 
-PROJECT = Project.find(Path(__file__).parent)
+PROJECT = Project.find()
 BACKEND = reading.parameters(PROJECT.source, PROJECT.root / "params.yaml")["backend"]
 
 SCRIPT = """
 import json, sys
 import keras, numpy as np
 from keras import layers
-
 from repro import Part
 from repro.run import probing
 

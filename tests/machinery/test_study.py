@@ -31,7 +31,7 @@ from repro.run import launcher, manifest, recipes
 from repro.study import slots, study, table
 from repro.study.search import METHODS, Repetitions, Search
 
-PROJECT = Project.find(Path(__file__).parent)
+PROJECT = Project.find()
 
 
 def points(method: str, number: int, *texts: str, seed: int = 1) -> list[dict[str, Any]]:

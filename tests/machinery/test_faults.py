@@ -21,7 +21,7 @@ from repro.cli import commands
 from repro.recipe.project import Project
 from repro.run import faults, ledger, manifest, state
 
-PROJECT = Project.find(Path(__file__).parent)
+PROJECT = Project.find()
 RUN = "20260101-000000-digits-dense-0123ab"
 COMMANDS = {
     "help": (("sweep", "--help"), 0),
