@@ -24,6 +24,7 @@ from repro.data import datafiles, datalock
 from repro.data.datafiles import fetch
 from repro.recipe.project import Project
 from repro.run import launcher, recipes
+from repro.run.launcher import Launch
 
 PROJECT = Project.find()
 CONTENT = b"a,b\n1,2\n"
@@ -566,9 +567,9 @@ def test_a_training_on_changed_data_does_not_begin(root: Path) -> None:
     write("a.csv", b"another")
     lock()
     project = Project.find(root)
-    wanted = recipes.make(PROJECT)
+    launch = Launch(project, recipes.make(PROJECT))
     with pytest.raises(BadInput, match=r"a\.csv: it has 7 bytes, data\.lock says 8"):
-        launcher.train(project, wanted, lambda run, event: None)
+        launcher.train(launch, lambda run, event: None)
     assert not project.runs.exists()
     Path("data/a.csv").unlink()
     datalock.check(root)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import examples
 import numpy as np
 import pytest
 
@@ -41,18 +42,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     book = ledger.Ledger(run / "ledger.jsonl")
     book.append("environment", {"settings": {"seed": 1}})
     book.close()
-    content: dict[str, Any] = {
-        "format": manifest.FORMAT,
-        "run": RUN,
-        "recipe": {"parameters": {}},
-        "status": "finished",
-        "digest": "0" * 64,
-        "ledger_head": book.head,
-        "machine": {"cpu": "Zen"},
-        "guarantee": {"asked": "machine", "holds": "machine", "broken": []},
-        "files": {},
-    }
-    manifest.write(run, content)
+    manifest.write(run, examples.finished(RUN, ledger_head=book.head))
     return made
 
 

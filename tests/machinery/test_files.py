@@ -8,9 +8,9 @@ import math
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
+import examples
 import numpy as np
 import pytest
 from numpy.lib import format as npy
@@ -143,12 +143,12 @@ def test_a_ledger_and_a_manifest_hold_numbers_that_are_none(tmp_path: Path) -> N
         book = ledger.Ledger(tmp_path / name / "ledger.jsonl")
         book.append("final", {"results": {"loss": math.nan}})
         book.close()
-        manifest.write(tmp_path / name, {"recipe": {}, "metrics": {"loss": math.nan}})
+        manifest.write(tmp_path / name, examples.finished(metrics={"loss": math.nan}))
     one, other = (tmp_path / name / "ledger.jsonl" for name in ("one", "other"))
     assert ledger.first_difference(one, other) is None
     for path in (one, tmp_path / "one" / "manifest.json"):
         json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert math.isnan(manifest.read(tmp_path / "one")["metrics"]["loss"])
+    assert math.isnan(manifest.of_finished(tmp_path / "one").metrics["loss"])
 
 
 def test_arrays_are_read_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,21 +245,13 @@ def run(folder: Path, targets: np.ndarray, name: str = "20260101-000000-run-abcd
     book.append("final", {"results": {name: value.hex() for name, value in METRICS.items()}})
     book.close()
     parts = {"train": 8, "validation": 2, "test": len(targets)}
-    content: dict[str, Any] = {
-        "run": name,
-        "recipe": {"parameters": {"training": {"initial_epoch": 0}}, "data": {}},
-        "status": "finished",
-        "files": {},
-        "made_of": {},
-        "reads": {"variables": {}, "files": {}},
-        "digest": "a" * 64,
-        "metrics": METRICS,
-        "guarantee": {"asked": "machine", "holds": "machine", "broken": []},
-        "surroundings": {"varied": []},
-        "split": {"digest": "b" * 64, "sizes": parts, "repeated": {}},
-        "machine": {"cpu": "Zen"},
-        "ledger_head": book.head,
-    }
+    content = examples.finished(
+        name,
+        digest="a" * 64,
+        metrics=METRICS,
+        split={"digest": "b" * 64, "sizes": parts, "repeated": {}},
+        ledger_head=book.head,
+    )
     manifest.write(directory, content)
     rows = json.loads(json.dumps([{"loss": "NaN"} | dict.fromkeys(METRICS, 0.5)] * 2))
     (directory / "history.json").write_text(json.dumps(rows), encoding="utf-8")

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import examples
 import numpy as np
 import pytest
 
@@ -20,7 +21,9 @@ from repro.basics.errors import BadInput, RunEnded
 from repro.compare import comparison
 from repro.data.dataset import Dataset, arrays
 from repro.environment import determinism
+from repro.environment.determinism import Promise
 from repro.recipe import packages
+from repro.recipe.parameters import Guarantee, Parameters
 from repro.recipe.project import Project
 from repro.recipe.reading import parameters
 from repro.run import failure, ledger, manifest, state
@@ -28,7 +31,7 @@ from repro.run import failure, ledger, manifest, state
 PROJECT = Project.find()
 
 
-def resolve(*overrides: str) -> dict[str, Any]:
+def resolve(*overrides: str) -> Parameters:
     return parameters(PROJECT.source, PROJECT.root / "params.yaml", overrides)
 
 
@@ -192,14 +195,16 @@ def test_checkpoints_keep_to_their_share_of_the_time(
 
 
 def test_other_processors_are_named(tmp_path: Path) -> None:
-    def run(name: str, cpu: str, changed: int | None, holds: str = "machine") -> Path:
+    def run(name: str, cpu: str, changed: int | None, holds: Guarantee = "machine") -> Path:
         directory = tmp_path / name
         directory.mkdir()
         entries(directory / "ledger.jsonl", changed)
-        content: dict[str, Any] = {"recipe": {}, "digest": name}
-        content |= {"status": "finished", "files": {}, "made_of": {}}
-        content |= {"reads": {"variables": {}, "files": {}}}
-        content |= {"machine": {"cpu": cpu}, "guarantee": {"holds": holds}}
+        content = examples.finished(
+            name,
+            digest=name,
+            machine=examples.machine(cpu),
+            guarantee=Promise(holds, holds, []),
+        )
         manifest.write(directory, content)
         return directory
 
@@ -255,18 +260,18 @@ def test_a_guarantee_falls_as_far_as_it_must(
     asked_for = resolve("backend=tensorflow", f"guarantee={asked}")
     found = determinism.expected(asked_for, "portable") | changed
     told = determinism.guarantee(asked_for, found, departures, operations)
-    assert (told["asked"], told["holds"]) == (asked, holds)
-    assert bool(told["broken"]) == (asked != holds)
+    assert (told.asked, told.holds) == (asked, holds)
+    assert bool(told.broken) == (asked != holds)
     if asked == "portable":
         reasons = [*changed, *operations, *departures]
-        assert all(any(reason in line for line in told["broken"]) for reason in reasons)
+        assert all(any(reason in line for line in told.broken) for reason in reasons)
 
 
 def test_runs_are_found_by_the_beginning_of_their_id(tmp_path: Path) -> None:
     project = Project(tmp_path, "any")
     for name in ("20260101-a", "20260101-b", "20260202-c"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-        manifest.write(tmp_path / "runs" / name, {"recipe": {}})
+        manifest.write(tmp_path / "runs" / name, examples.begun(name))
     assert manifest.find_run(project, "20260202").name == "20260202-c"
     for name in ("20260101", "2027"):
         with pytest.raises(BadInput):
@@ -524,10 +529,8 @@ def test_a_package_that_is_taken_away_is_named(lock: str, monkeypatch: pytest.Mo
     there = {name: versions[0] for name, versions in packages.pins(text).items()}
     monkeypatch.setattr(packages, "installed", lambda: there)
     found = packages.lock(PROJECT.root)
-    if found["file"] != f"requirements/{lock}.txt":
+    if found.file != f"requirements/{lock}.txt":
         pytest.skip("without NVIDIA's packages for this system, the locks are one")
-    assert found["departures"] == {}
+    assert found.departures == {}
     version = there.pop("click")
-    assert packages.lock(PROJECT.root)["departures"] == {
-        "click": f"{version} locked, not installed"
-    }
+    assert packages.lock(PROJECT.root).departures == {"click": f"{version} locked, not installed"}

@@ -6,12 +6,12 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from repro import backends
 from repro.basics.errors import BadInput
+from repro.recipe.parameters import SGD, Adam, Own, Parameters
 from repro.recipe.project import Project
 from repro.recipe.reading import data_module
 from repro.recipe.reading import parameters as resolve_file
@@ -20,15 +20,15 @@ from repro.run import recipes
 PROJECT = Project.find()
 
 
-def resolve(*overrides: str) -> dict[str, Any]:
+def resolve(*overrides: str) -> Parameters:
     return resolve_file(PROJECT.source, PROJECT.root / "params.yaml", overrides)
 
 
 def test_the_file_spells_out_every_default(tmp_path: Path) -> None:
     bare = tmp_path / "params.yaml"
-    names = {group: resolve()[group]["name"] for group in ("data", "model", "optimizer")}
+    names = {group: getattr(resolve(), group).name for group in ("data", "model", "optimizer")}
     text = "".join(f"{group}: {{name: {name}}}\n" for group, name in names.items())
-    bare.write_text(text + f"backend: {resolve()['backend']}\n")
+    bare.write_text(text + f"backend: {resolve().backend}\n")
     assert resolve_file(PROJECT.source, bare) == resolve()
 
 
@@ -91,8 +91,8 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, told: st
 
 def test_overrides_are_numbers_as_people_write_them() -> None:
     resolved = resolve("optimizer.learning_rate=1e-3", "training.class_weight={0: 1.0, 1: 2}")
-    assert resolved["optimizer"]["learning_rate"] == 1e-3
-    assert resolved["training"]["class_weight"] == {"0": 1.0, "1": 2.0}
+    assert resolved.optimizer.learning_rate == 1e-3
+    assert resolved.training.class_weight == {0: 1.0, 1: 2.0}
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_what_a_callback_watches_is_measured_at_all(
 
 
 def test_another_choice_starts_from_its_own_defaults() -> None:
-    chosen = resolve("optimizer.momentum=0.9", "optimizer.name=sgd")["optimizer"]
-    assert (chosen["learning_rate"], chosen["momentum"]) == (0.01, 0.9)
-    assert "beta_1" not in chosen
+    chosen = resolve("optimizer.momentum=0.9", "optimizer.name=sgd").optimizer
+    assert chosen == SGD(momentum=0.9)
+    assert chosen.learning_rate == 0.01
 
 
 def test_a_kernel_for_the_optimizer_is_chosen_where_there_is_one() -> None:
@@ -132,11 +132,11 @@ def test_a_kernel_for_the_optimizer_is_chosen_where_there_is_one() -> None:
         ("torch", "true", False),
     ):
         settings = f"backend={backend}", f"optimizer.amsgrad={amsgrad}"
-        assert resolve(*settings)["optimizer"]["fused"] is fused
+        assert resolve(*settings).optimizer.model_dump()["fused"] is fused
         if not fused:
             with pytest.raises(BadInput, match="fused: expected null or false"):
                 resolve(*settings, "optimizer.fused=true")
-    assert resolve("optimizer.fused=false")["optimizer"]["fused"] is False
+    assert resolve("optimizer.fused=false").optimizer == Adam(fused=False)
 
 
 def test_data_may_stand_beside_a_model(tmp_path: Path) -> None:
@@ -147,7 +147,9 @@ def test_data_may_stand_beside_a_model(tmp_path: Path) -> None:
     model.write_text(function.format("series") + "def build(shape, classes): ...\n")
     params = tmp_path / "params.yaml"
     params.write_text("data: {name: series}\nmodel: {name: waves}\noptimizer: {name: adam}\n")
-    assert resolve_file(tmp_path, params)["data"] == {"name": "series", "length": 3}
+    assert resolve_file(tmp_path, params).data == Own.model_validate(
+        {"name": "series", "length": 3}
+    )
     assert data_module(tmp_path, "series") == "models.waves"
     assert data_module(tmp_path, "digits") == "data"
     (tmp_path / "models" / "other.py").write_text(function.format("digits"))
@@ -185,7 +187,7 @@ def small(folder: Path, **models: str) -> Path:
 )
 def test_an_unfinished_model_is_in_nobodys_way(tmp_path: Path, text: str, told: str) -> None:
     params = small(tmp_path, half=text)
-    assert resolve_file(tmp_path, params)["model"] == {"name": "whole", "units": 3}
+    assert resolve_file(tmp_path, params).model == Own.model_validate({"name": "whole", "units": 3})
     with pytest.raises(BadInput) as refusal:
         resolve_file(tmp_path, params, ["model.name=half"])
     assert told in str(refusal.value) and "\n" not in str(refusal.value)
@@ -198,7 +200,7 @@ def test_unfinished_data_are_in_nobodys_way(tmp_path: Path) -> None:
     params = small(tmp_path, half="def series(*, length: Long) -> Dataset: ...\n")
     text = "def digits() -> Dataset: ...\ndef waves(*, length) -> Dataset: ...\n"
     (tmp_path / "data.py").write_text(text)
-    assert resolve_file(tmp_path, params)["data"] == {"name": "digits"}
+    assert resolve_file(tmp_path, params).data == Own(name="digits")
     for name, told in {
         "waves": "data.py, line 2: waves(length=…)",
         "series": "half.py, line 1",
@@ -214,7 +216,7 @@ def test_unfinished_data_are_in_nobodys_way(tmp_path: Path) -> None:
 def test_an_argument_that_is_no_parameter_is_told_its_place(tmp_path: Path) -> None:
     text = "def build(shape, classes, units=3, *, depth: int = 1): ...\n"
     params = small(tmp_path, loose=text)
-    assert resolve_file(tmp_path, params, ["model.name=loose"])["model"]["depth"] == 1
+    assert resolve_file(tmp_path, params, ["model.name=loose"]).model.arguments["depth"] == 1
     with pytest.raises(BadInput) as refusal:
         resolve_file(tmp_path, params, ["model.name=loose", "model.units=5"])
     told = "model.units: loose.py, line 1: build(units) is no parameter there; it has to stand "
@@ -226,7 +228,7 @@ def test_an_argument_that_is_no_parameter_is_told_its_place(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_backend_says_what_it_cannot(backend: str) -> None:
-    assert resolve(f"backend={backend}", "guarantee=machine")["backend"] == backend
+    assert resolve(f"backend={backend}", "guarantee=machine").backend == backend
     with pytest.raises(BadInput, match=f"shown for tensorflow alone, not for {backend}; machine"):
         resolve(f"backend={backend}", "guarantee=portable")
     with pytest.raises(BadInput, match=f"jit_compile: expected false, since {backend}"):

@@ -18,22 +18,18 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
+import examples
 import pytest
 
 from repro.basics.errors import BadInput, RunFailed
 from repro.environment import machine
 from repro.recipe.project import Project
 from repro.run import launcher, manifest
+from repro.run.launcher import Launch, OnStart
 from repro.study import keys, slots, study, trials
 from repro.study.pool import Pool
 from repro.study.trials import Task
 
-PARAMETERS: dict[str, Any] = {
-    "threads": 1,
-    "guarantee": "machine",
-    "data": {"name": "digits"},
-    "model": {"name": "dense"},
-}
 Behave = Callable[[int], None]
 """What a training does, by its number: it raises where it is to fail."""
 
@@ -54,7 +50,7 @@ def planned(number: int) -> dict[str, Any]:
                 "repetition": {"seed": n},
                 "overrides": [],
                 "recipe_digest": f"{n}",
-                "recipe": {"parameters": PARAMETERS | {"seed": n}},
+                "recipe": examples.recipe(seed=n).as_json(),
             }
             for n in range(number)
         ],
@@ -70,12 +66,16 @@ def training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callab
     running: list[subprocess.Popen[str]] = []
 
     def put(behave: Behave) -> None:
-        def train(project: Project, wanted: dict[str, Any], *_: Any, **more: Any) -> Path:
-            run: Path = project.runs / more["name"]
-            seed = wanted["parameters"]["seed"]
-            process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"])
-            running.append(process)  # type: ignore[arg-type]
-            more["on_start"](process)
+        def train(launch: Launch, listener: object, on_start: OnStart) -> Path:
+            assert launch.name is not None
+            run = launch.project.runs / launch.name
+            seed = launch.recipe.parameters.seed
+            assert seed is not None
+            process = subprocess.Popen(
+                [sys.executable, "-c", "import time; time.sleep(99)"], text=True
+            )
+            running.append(process)
+            on_start(process)
             try:
                 behave(seed)
                 if behave is forever and process.wait() != 0:
@@ -84,16 +84,13 @@ def training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callab
                 process.kill()
                 process.wait()
             run.mkdir(parents=True)
-            content = {
-                "run": run.name,
-                "recipe": wanted | {"data": {}},
-                "digest": f"{seed}",
-                "metrics": {"val_loss": float(seed)},
-                "guarantee": {"asked": "machine", "holds": "machine", "broken": []},
-                "notes": [],
-                "recipe_digest": f"{seed}",
-                "duration_seconds": 1,
-            }
+            content = examples.finished(
+                run.name,
+                recipe=launch.recipe.reading({}),
+                digest=f"{seed}",
+                metrics={"val_loss": float(seed)},
+                recipe_digest=f"{seed}",
+            )
             manifest.write(run, content)
             return run
 
@@ -230,10 +227,7 @@ def test_a_study_that_is_ended_ends_its_trainings(
         Pool(2, lambda run, event: None) as pool,
     ):
         project = Project(tmp_path, "any")
-        tasks = [
-            Task("study", f"run-{n}", {"parameters": PARAMETERS | {"seed": n}}, (), "", "")
-            for n in range(4)
-        ]
+        tasks = [Task("study", f"run-{n}", examples.recipe(seed=n), (), "", "") for n in range(4)]
         running = pool.run(project, [], tasks)
         threading.Timer(0.5, lambda: begun.extend(str(p.pid) for p in pool._running)).start()
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -254,8 +248,7 @@ def test_more_is_asked_for_while_there_is_room(
     training(behave)
 
     def task(number: int) -> Task:
-        wanted = {"parameters": PARAMETERS | {"seed": number}}
-        return Task("study", f"run-{number}", wanted, (), "", "")
+        return Task("study", f"run-{number}", examples.recipe(seed=number), (), "", "")
 
     def further() -> Task | None:
         asked.append(1)
@@ -290,7 +283,7 @@ def test_a_folder_that_somebody_has_prepared_is_refused(
             (folder / "core-0").symlink_to(elsewhere / "made")
 
     def hold() -> None:
-        with slots.held(PARAMETERS, lambda: False, lambda event: None):
+        with slots.held(examples.parameters(), lambda: False, lambda event: None):
             raise AssertionError("it was followed")
 
     with pytest.raises(BadInput, match="TMPDIR") as refused:
@@ -309,7 +302,7 @@ def test_a_folder_of_somebody_else_is_refused(
     os.chown(folder, 65534, 65534)
     with (
         pytest.raises(BadInput, match="belongs to user 65534"),
-        slots.held(PARAMETERS, lambda: False, lambda event: None),
+        slots.held(examples.parameters(), lambda: False, lambda event: None),
     ):
         pass
 
@@ -396,7 +389,6 @@ def test_only_who_has_the_key_is_let_in(shown: str, tmp_path: Path) -> None:
 
 
 def test_a_workers_own_error_is_its_trials_and_a_lost_connection_the_schedulers() -> None:
-    workers = pytest.importorskip("repro.study.workers")
     from distributed import KilledWorker
     from distributed.comm.core import CommClosedError
 
@@ -409,7 +401,7 @@ def test_a_workers_own_error_is_its_trials_and_a_lost_connection_the_schedulers(
         def result(self) -> None:
             raise self.error
 
-    task = Task("study", "run", {}, (), "", "")
+    task = Task("study", "run", examples.recipe(), (), "", "")
     full = workers._outcome(Future(OSError(28, "No space left on device"), "error"), task)
     assert full.failed == "OSError: [Errno 28] No space left on device"
     lost = KilledWorker("run", None, 3)  # type: ignore[arg-type]

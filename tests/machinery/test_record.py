@@ -13,7 +13,7 @@ from repro.recipe import reading
 from repro.recipe.project import Project
 
 PROJECT = Project.find()
-BACKEND = reading.parameters(PROJECT.source, PROJECT.root / "params.yaml")["backend"]
+BACKEND = reading.parameters(PROJECT.source, PROJECT.root / "params.yaml").backend
 
 SCRIPT = """
 import json, sys

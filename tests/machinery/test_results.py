@@ -295,11 +295,10 @@ def test_a_file_that_is_none_is_refused_in_one_line(tmp_path: Path, text: str, t
 def test_what_the_project_records_can_be_made() -> None:
     recorded = results_lock.read(PROJECT.root / results_lock.FILE)
     # A new project for another backend has nothing recorded yet.
-    plain = recipes.make(PROJECT)["parameters"]
-    assert bool(recorded) is (plain["backend"] == "tensorflow")
+    assert bool(recorded) is (recipes.make(PROJECT).parameters.backend == "tensorflow")
     for name, entry in recorded.items():
         made = recipes.make(PROJECT, results_lock.overrides(name))
-        assert made["parameters"] == entry.recipe["parameters"]
+        assert made.as_json()["parameters"] == entry.recipe["parameters"]
 
 
 FALLEN: dict[str, Any] = {

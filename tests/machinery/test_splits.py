@@ -16,6 +16,7 @@ from repro.basics.errors import BadInput
 from repro.data import splits
 from repro.data.dataset import Dataset
 from repro.recipe import reading
+from repro.recipe.parameters import Split
 from repro.recipe.project import Project
 
 PROJECT = Project.find()
@@ -23,11 +24,10 @@ STRATEGIES = ("random", "stratified", "grouped", "stratified_grouped", "time_ser
 QUICK = settings(derandomize=True, deadline=None, max_examples=60)
 
 
-def group(**changed: Any) -> dict[str, Any]:
+def group(**changed: Any) -> Split:
     """The parameters of a split: the defaults, but for these."""
     given_here = [f"split.{name}={value}" for name, value in changed.items()]
-    resolved = reading.parameters(PROJECT.source, PROJECT.root / "params.yaml", given_here)
-    return {**resolved["split"]}
+    return reading.parameters(PROJECT.source, PROJECT.root / "params.yaml", given_here).split
 
 
 DEFAULTS = group()
@@ -53,7 +53,7 @@ def datasets(draw: st.DrawFn) -> Dataset:
 
 
 @st.composite
-def cuts(draw: st.DrawFn) -> dict[str, Any]:
+def cuts(draw: st.DrawFn) -> Split:
     chosen: dict[str, Any] = {
         "strategy": draw(st.sampled_from(STRATEGIES)),
         "seed": draw(st.integers(0, 99)),
@@ -66,10 +66,10 @@ def cuts(draw: st.DrawFn) -> dict[str, Any]:
         chosen["fold"] = draw(st.integers(0, chosen["folds"] - 1))
     if chosen["outer_folds"]:
         chosen["outer_fold"] = draw(st.integers(0, chosen["outer_folds"] - 1))
-    return DEFAULTS | chosen
+    return DEFAULTS.model_copy(update=chosen)
 
 
-def made(dataset: Dataset, cut: dict[str, Any]) -> splits.Split:
+def made(dataset: Dataset, cut: Split) -> splits.Split:
     try:
         return splits.make(dataset, cut)
     except BadInput as error:
@@ -81,30 +81,28 @@ def made(dataset: Dataset, cut: dict[str, Any]) -> splits.Split:
 
 @QUICK
 @given(datasets(), cuts())
-def test_parts_share_nothing_and_leave_nothing_out(dataset: Dataset, cut: dict[str, Any]) -> None:
+def test_parts_share_nothing_and_leave_nothing_out(dataset: Dataset, cut: Split) -> None:
     split = made(dataset, cut)
     together = np.concatenate(list(split.parts().values()))
     assert len(np.unique(together)) == len(together)
-    in_time = cut["strategy"] == "time_series" and (cut["folds"] or cut["outer_folds"])
+    in_time = cut.strategy == "time_series" and (cut.folds or cut.outer_folds)
     if not in_time:
         assert sorted(together) == list(range(len(dataset.x)))
     assert all(len(places) for places in split.parts().values())
     if dataset.held_out:
         assert split.train.max() < len(dataset.x) - dataset.held_out <= split.test.min()
-    if "grouped" in cut["strategy"] and dataset.groups is not None:
+    if "grouped" in cut.strategy and dataset.groups is not None:
         groups = [set(dataset.groups[places]) for places in split.parts().values()]
         assert sum(map(len, groups)) == len(set().union(*groups))
-    if cut["strategy"] == "time_series":
+    if cut.strategy == "time_series":
         assert split.train.max() < split.validation.min()
         assert split.validation.max() < split.test.min()
 
 
 @QUICK
 @given(datasets(), cuts(), st.integers(0, 99))
-def test_the_order_of_the_rows_does_not_matter(
-    dataset: Dataset, cut: dict[str, Any], seed: int
-) -> None:
-    assume(cut["strategy"] != "time_series")
+def test_the_order_of_the_rows_does_not_matter(dataset: Dataset, cut: Split, seed: int) -> None:
+    assume(cut.strategy != "time_series")
     split = made(dataset, cut)
     kept = len(dataset.x) - dataset.held_out
     generator = np.random.default_rng(seed)
@@ -128,18 +126,18 @@ def test_the_order_of_the_rows_does_not_matter(
 @QUICK
 @given(datasets(), cuts(), st.integers(3, 30))
 def test_few_samples_to_learn_from_are_of_the_same_training(
-    dataset: Dataset, cut: dict[str, Any], size: int
+    dataset: Dataset, cut: Split, size: int
 ) -> None:
     whole = made(dataset, cut)
-    few = made(dataset, cut | {"train_size": size})
+    few = made(dataset, cut.model_copy(update={"train_size": size}))
     assert len(few.train) == size < len(whole.train)
     assert set(few.train) < set(whole.train)
     assert few.validation.tolist() == whole.validation.tolist()
     assert few.test.tolist() == whole.test.tolist()
-    if cut["strategy"] == "time_series":
+    if cut.strategy == "time_series":
         assert few.train.tolist() == whole.train[-size:].tolist()
     with pytest.raises(BadInput, match="train_size: expected less than"):
-        splits.make(dataset, cut | {"train_size": len(whole.train)})
+        splits.make(dataset, cut.model_copy(update={"train_size": len(whole.train)}))
 
 
 @QUICK
@@ -148,14 +146,14 @@ def test_each_sample_is_in_one_fold_and_the_test_in_none(
     dataset: Dataset, folds: int, seed: int
 ) -> None:
     for strategy in STRATEGIES[:-1]:
-        cut = DEFAULTS | {"strategy": strategy, "folds": folds, "seed": seed}
-        found = [made(dataset, cut | {"fold": fold}) for fold in range(folds)]
+        cut = DEFAULTS.model_copy(update={"strategy": strategy, "folds": folds, "seed": seed})
+        found = [made(dataset, cut.model_copy(update={"fold": fold})) for fold in range(folds)]
         tests = {tuple(split.test) for split in found}
         assert len(tests) == 1
         validated = np.concatenate([split.validation for split in found])
         everything = np.concatenate([validated, found[0].test])
         assert sorted(everything) == list(range(len(dataset.x)))
-        other = splits.make(dataset, cut | {"repeat": 1})
+        other = splits.make(dataset, cut.model_copy(update={"repeat": 1}))
         assert tuple(other.test) in tests
 
 
@@ -163,15 +161,17 @@ def test_each_sample_is_in_one_fold_and_the_test_in_none(
 @given(datasets(), st.integers(0, 99))
 def test_nested_tests_cover_everything(dataset: Dataset, seed: int) -> None:
     assume(not dataset.held_out)
-    cut = DEFAULTS | {"outer_folds": 4, "folds": 3, "seed": seed}
-    tests = [splits.make(dataset, cut | {"outer_fold": fold}).test for fold in range(4)]
+    cut = DEFAULTS.model_copy(update={"outer_folds": 4, "folds": 3, "seed": seed})
+    tests = [
+        splits.make(dataset, cut.model_copy(update={"outer_fold": fold})).test for fold in range(4)
+    ]
     assert sorted(np.concatenate(tests)) == list(range(len(dataset.x)))
 
 
 @QUICK
 @given(datasets(), st.integers(0, 99), st.sampled_from([None, 4]))
 def test_strata_keep_their_proportions(dataset: Dataset, seed: int, folds: int | None) -> None:
-    split = splits.make(dataset, DEFAULTS | {"seed": seed, "folds": folds})
+    split = splits.make(dataset, DEFAULTS.model_copy(update={"seed": seed, "folds": folds}))
     for places in split.parts().values():
         counts = np.bincount(dataset.y[places], minlength=dataset.classes)
         expected = len(places) * np.bincount(dataset.y) / len(dataset.y)
@@ -212,10 +212,10 @@ def test_what_cannot_be_split_is_refused_with_the_number(
     cut: dict[str, Any], changed: dict[str, Any], told: str | None
 ) -> None:
     if told is None:
-        assert len(splits.make(small(**changed), DEFAULTS | cut).test) == 1
+        assert len(splits.make(small(**changed), DEFAULTS.model_copy(update=cut)).test) == 1
         return
     with pytest.raises(BadInput) as refusal:
-        splits.make(small(**changed), DEFAULTS | cut)
+        splits.make(small(**changed), DEFAULTS.model_copy(update=cut))
     assert told in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -240,7 +240,7 @@ def test_impossible_numbers_are_refused(overrides: dict[str, Any], told: str) ->
 
 def test_a_leak_is_seen() -> None:
     dataset = small(groups=np.arange(20) // 2)
-    split = splits.make(dataset, DEFAULTS | {"strategy": "grouped"})
+    split = splits.make(dataset, DEFAULTS.model_copy(update={"strategy": "grouped"}))
     train, validation, test = split.parts().values()
     leaks = {
         "two parts": splits.Split(np.append(train, test[0]), validation, test),
@@ -294,7 +294,9 @@ def test_a_split_is_kept_and_used_again(tmp_path: Path) -> None:
 
 def test_a_split_under_the_name_of_another_is_refused(tmp_path: Path) -> None:
     dataset = small()
-    named, other = (splits.make(dataset, DEFAULTS | {"seed": seed}) for seed in (0, 1))
+    named, other = (
+        splits.make(dataset, DEFAULTS.model_copy(update={"seed": seed})) for seed in (0, 1)
+    )
     file = tmp_path / "split.npz"
     splits.save(file, other, dataset)
     with pytest.raises(BadInput, match=r"holds the split .*, the recipe names .*; put the file of"):

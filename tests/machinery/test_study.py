@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import examples
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -158,7 +159,7 @@ def spelt_out(preset: dict[str, Any], group: str = "") -> Iterator[str]:
 def test_every_preset_is_a_recipe_and_overrides_come_after_it() -> None:
     for path in sorted(PROJECT.root.glob("presets/*.yaml")):
         recipe = recipes.make(PROJECT, ["training.epochs=7", f"preset={path.stem}"])
-        assert recipe["parameters"]["training"]["epochs"] == 7
+        assert recipe.parameters.training.epochs == 7
         # What a preset does not name stays what params.yaml says.
         values = spelt_out(YAML(typ="safe", pure=True).load(path))
         assert recipe == recipes.make(PROJECT, [*values, "training.epochs=7"]), path.stem
@@ -526,7 +527,7 @@ def test_a_machine_is_not_given_more_than_it_holds(
     seen: list[list[tuple[int, str | None]]] = []
 
     def train(threads: int) -> None:
-        parameters = {"threads": threads, "guarantee": guarantee}
+        parameters = examples.parameters(threads=threads, guarantee=guarantee)
         assert slots.room(parameters) == (len(devices) or max(1, 4 // threads))
         with slots.held(parameters, lambda: False, told.append) as gpu:
             now.append((threads, gpu))

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import examples
 import pytest
 
 from repro.basics.errors import BadInput, RunEnded, RunFailed
@@ -18,6 +19,7 @@ from repro.compare import gate
 from repro.environment import changes, machine, surroundings
 from repro.recipe.project import Project
 from repro.run import launcher
+from repro.run.launcher import Launch
 
 PROJECT = Project.find()
 
@@ -202,7 +204,7 @@ def test_a_program_named_by_a_path_is_found_from_everywhere(
     assert surroundings.interpreter() == "python3"
 
 
-PARAMETERS = {"backend": "jax", "guarantee": "none", "threads": 1, "training": {"dtype": "float32"}}
+PARAMETERS = examples.parameters(backend="jax", guarantee="none")
 
 
 def test_surroundings_that_work_are_all_varied() -> None:
@@ -286,7 +288,7 @@ def test_runs_do_not_share_a_gpu(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     monkeypatch.setattr(machine, "available_cores", lambda: 4)
     monkeypatch.setattr(launcher, "train", train)
-    recipe = {"parameters": {"threads": 2, "guarantee": guarantee}}
+    recipe = examples.recipe(threads=2, guarantee=guarantee)
     outcomes = gate.train_all(Project(tmp_path, "any"), recipe, 4, lambda run, event: None)
     assert outcomes == [tmp_path] * 4 and max(most) == at_once
 
@@ -297,8 +299,8 @@ def test_a_run_that_was_ended_ends_the_gate_at_once(
 ) -> None:
     begun: list[int] = []
 
-    def train(project: Any, recipe: Any, listener: Any, *varied: Any, **options: Any) -> Path:
-        index = varied[1] if varied else 0
+    def train(launch: Launch, listener: object, on_start: object) -> Path:
+        index = launch.surroundings.index
         begun.append(index)
         if index == ended:
             raise RunEnded("ended by signal 9", "it goes on", "; its log")
@@ -308,7 +310,7 @@ def test_a_run_that_was_ended_ends_the_gate_at_once(
 
     monkeypatch.setattr(machine, "available_cores", lambda: 1)
     monkeypatch.setattr(launcher, "train", train)
-    recipe = {"parameters": {"threads": 1, "guarantee": "portable"}}
+    recipe = examples.recipe(guarantee="portable")
     with pytest.raises(RunEnded) as error:
         gate.train_all(Project(tmp_path, "any"), recipe, 9, lambda run, event: None, ["user"])
     assert str(error.value) == (

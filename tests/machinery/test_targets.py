@@ -95,18 +95,18 @@ def test_a_metric_that_cannot_be_is_refused_with_one_that_can(
 @pytest.mark.parametrize(
     ("y", "class_weight", "told"),
     [
-        (LABELS, {"7": 1.0}, "no sample has class 7; the classes go from 0 to 6"),
-        (LABELS, {"-1": 1.0}, "no sample has class -1"),
-        (SEVERAL, {"0": 1.0}, "do not say one class for each sample; they have type float64"),
-        (NUMBERS[:, 0], {"0": 1.0}, "do not say one class"),
-        (LABELS.reshape(3, 7), {"0": 1.0}, "do not say one class"),
-        (LABELS, {"0": 2.0, "6": 0.0}, None),
-        (LABELS[:, None].astype(np.float32), {"0": 2.0}, None),
-        (ONE_HOT, {"6": 0.5}, None),
+        (LABELS, {7: 1.0}, "no sample has class 7; the classes go from 0 to 6"),
+        (LABELS, {-1: 1.0}, "no sample has class -1"),
+        (SEVERAL, {0: 1.0}, "do not say one class for each sample; they have type float64"),
+        (NUMBERS[:, 0], {0: 1.0}, "do not say one class"),
+        (LABELS.reshape(3, 7), {0: 1.0}, "do not say one class"),
+        (LABELS, {0: 2.0, 6: 0.0}, None),
+        (LABELS[:, None].astype(np.float32), {0: 2.0}, None),
+        (ONE_HOT, {6: 0.5}, None),
     ],
 )
 def test_weights_are_of_classes_that_there_are(
-    y: np.ndarray, class_weight: dict[str, float], told: str | None
+    y: np.ndarray, class_weight: dict[int, float], told: str | None
 ) -> None:
     if told is None:
         targets.class_weights(parts(y), 7, class_weight)
@@ -121,7 +121,7 @@ def test_weights_are_of_classes_that_there_are(
 def test_the_weight_of_a_class_multiplies_that_of_its_samples(
     y: np.ndarray, weight: np.ndarray | None
 ) -> None:
-    found = targets.weighted(Part(LABELS, y, weight), {"6": 0.5}).weight
+    found = targets.weighted(Part(LABELS, y, weight), {6: 0.5}).weight
     assert found is not None
     given = np.float32 if weight is None or weight.dtype.kind == "i" else weight.dtype
     assert found.dtype == given
@@ -136,9 +136,9 @@ def test_class_weights_are_read_from_yaml_and_from_json(text: str) -> None:
     def resolve(text: str) -> Any:
         overrides = [f"training.class_weight={text}"]
         resolved = resolve_file(PROJECT.source, PROJECT.root / "params.yaml", overrides)
-        return resolved["training"]["class_weight"]
+        return resolved.training.class_weight
 
-    assert resolve(text) == {"0": 1.0, "1": 2.0}
+    assert resolve(text) == {0: 1.0, 1: 2.0}
     for wrong, told in {
         '{"0": 1.0, 0: 2.0}': "class 0 is there twice",
         '{"zero": 1.0}': "class_weight",

@@ -17,7 +17,7 @@ from repro.recipe.project import Project
 from repro.run import recipes
 
 PROJECT = Project.find()
-BACKEND = reading.parameters(PROJECT.source, PROJECT.root / "params.yaml")["backend"]
+BACKEND = reading.parameters(PROJECT.source, PROJECT.root / "params.yaml").backend
 GUARANTEES = ["machine", "portable"] if BACKEND == "tensorflow" else ["machine"]
 
 
@@ -115,12 +115,13 @@ def test_mnist_is_asked_for_in_one_line(tmp_path: Path) -> None:
 
 def test_settings_asked_for_too_late_are_refused() -> None:
     code = (
-        f"import json, sys, {BACKEND}\n"
+        f"import sys, {BACKEND}\n"
         "from repro.environment import determinism\n"
-        "determinism.apply(json.loads(sys.argv[1]), 1)\n"
+        "from repro.recipe.parameters import Parameters\n"
+        "determinism.apply(Parameters.model_validate_json(sys.argv[1]), 1)\n"
     )
-    parameters = recipes.make(PROJECT)["parameters"]
-    command = [sys.executable, "-c", code, json.dumps(parameters)]
+    parameters = recipes.make(PROJECT).parameters
+    command = [sys.executable, "-c", code, parameters.model_dump_json()]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT.root)
     assert "TooLate" in done.stderr and "repro train" in done.stderr
 

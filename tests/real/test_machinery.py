@@ -19,7 +19,7 @@ def place(project: Generated, tmp_path_factory: pytest.TempPathFactory) -> Gener
     return project.copy(tmp_path_factory.mktemp("machinery") / "project")
 
 
-@pytest.mark.parametrize("file", sorted(MACHINERY.glob("*.py")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(MACHINERY.glob("test_*.py")), ids=lambda file: file.stem)
 def test_the_machinery_passes(file: Path, place: Generated) -> None:
     done = place.run("pytest", "-q", str(file))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -15,7 +15,7 @@ from repro.recipe.project import Project
 
 PROJECT = Project.find(Path(__file__).parent)
 PARAMS = PROJECT.root / "params.yaml"
-BACKEND = reading.parameters(PROJECT.source, PARAMS)["backend"]
+BACKEND = reading.parameters(PROJECT.source, PARAMS).backend
 GUARANTEES = ["machine", "portable"] if BACKEND == "tensorflow" else ["machine"]
 MODELS = sorted(p.stem for p in (PROJECT.source / "models").glob("*.py") if p.stem != "__init__")
 PRESETS = sorted(path.stem for path in (PROJECT.root / "presets").glob("*.yaml"))
@@ -25,7 +25,7 @@ def settings(model: str) -> list[str]:
     """What a model is tried with: a preset of its own, if there is one, that needs no download."""
     for preset in PRESETS:
         found = reading.parameters(PROJECT.source, PARAMS, [f"preset={preset}"])
-        if found["model"]["name"] == model and not preset.startswith("mnist"):
+        if found.model.name == model and not preset.startswith("mnist"):
             return [f"preset={preset}"]
     return [f"model.name={model}"]
 
@@ -69,7 +69,7 @@ def test_the_default_training_learns() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_can_be_read(preset: str) -> None:
     found = reading.parameters(PROJECT.source, PARAMS, [f"preset={preset}"])
-    assert found["model"]["name"] in MODELS
+    assert found.model.name in MODELS
 
 
 def test_the_data_files_are_as_data_lock_says() -> None:
