@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 from typing import Any
@@ -251,7 +252,9 @@ def test_a_path_with_an_accent_does_not_turn_the_gate_red(
     folder = tmp_path / "é"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
-    (packages / "__editable__.pth").write_text(f"{folder}\n", encoding="utf-8")
+    # The second line has what the process imports before it changes anything.
+    places = f"{folder}\n{sysconfig.get_path('purelib')}\n"
+    (packages / "__editable__.pth").write_text(places, encoding="utf-8")
     monkeypatch.setenv("REPRO_PYTHON", str(folder / "bin" / "python"))
     # On a machine whose locale is C.UTF-8, the other one is C.
     other = dataclasses.replace(

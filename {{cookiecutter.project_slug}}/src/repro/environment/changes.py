@@ -10,6 +10,7 @@ import ctypes
 import datetime
 import gc
 import os
+import platform
 import re
 import sys
 import time
@@ -208,3 +209,5 @@ def rename_host(index: int) -> None:
     name = f"varied-{index}".encode()
     if libc.sethostname(name, len(name)) != 0:
         raise OSError(ctypes.get_errno(), "sethostname")
+    # `platform` keeps its first answer, and a library may have asked before: `uuid` does.
+    platform._uname_cache = None  # type: ignore[attr-defined]

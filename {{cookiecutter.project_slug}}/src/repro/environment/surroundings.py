@@ -276,7 +276,7 @@ def _no_second_core() -> str:
 def _no_host_name() -> str:
     if sys.platform != "linux":
         return "only Linux has host names for a process alone"
-    code = "from repro import changes; changes.rename_host(1)"
+    code = "from repro.environment import changes; changes.rename_host(1)"
     return _refused((sys.executable, "-P", "-c", code))
 
 
