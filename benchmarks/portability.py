@@ -38,6 +38,7 @@ sys.path.insert(0, str(SOURCES))
 
 from repro.backends import portable  # noqa: E402  (found once the line above has run)
 from repro.environment import determinism  # noqa: E402
+from repro.environment.variables import CLEARED  # noqa: E402
 from repro.recipe.parameters import Adam, Guarantee, Own, Parameters  # noqa: E402
 
 CPUS = ("native", "SandyBridge", "Haswell", "max", "EPYC")
@@ -772,9 +773,7 @@ def sweep(cpu: str, guarantee: str, only: str, folder: Path) -> dict[str, Any]:
     command = [*prefix, sys.executable, __file__, "--worker", str(output)]
     command += ["--guarantee", guarantee, "--only", only]
     kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.upper().startswith(determinism.CLEARED)
+        name: value for name, value in os.environ.items() if not name.upper().startswith(CLEARED)
     }
     start = time.monotonic()
     done = subprocess.run(

@@ -70,13 +70,13 @@ class Own(keras.Sequential):
 
 pair = [keras.Input((3,)), First(), layers.Dense(2, activation="softmax")]
 pair = built(keras.Sequential(pair), "sparse_categorical_crossentropy")
-found = probing.step(pair, part, indices)
+found = probing.record(pair, part, indices)
 seen = []
 own = built(Own([keras.Input((3,)), layers.Dense(2)]), "mse")
 for kind in (np.int32, np.int64):
     typed = Part(part.x, part.y.astype(kind))
     own.learn(typed.x[indices], typed.y[indices])
-    probing.step(own, typed, indices)
+    probing.record(own, typed, indices)
 np.savez(sys.argv[1], allow_pickle=False, **found)
 print(json.dumps({"keys": sorted(found), "seen": seen}))
 """

@@ -171,7 +171,7 @@ def test_nested_tests_cover_everything(dataset: Dataset, seed: int) -> None:
 @QUICK
 @given(datasets(), st.integers(0, 99), st.sampled_from([None, 4]))
 def test_strata_keep_their_proportions(dataset: Dataset, seed: int, folds: int | None) -> None:
-    split = splits.make(dataset, DEFAULTS.model_copy(update={"seed": seed, "folds": folds}))
+    split = made(dataset, DEFAULTS.model_copy(update={"seed": seed, "folds": folds}))
     for places in split.parts().values():
         counts = np.bincount(dataset.y[places], minlength=dataset.classes)
         expected = len(places) * np.bincount(dataset.y) / len(dataset.y)

@@ -22,7 +22,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from repro.basics import digests
 from repro.basics.errors import BadInput
 from repro.cli import console
 from repro.environment import machine
@@ -391,7 +390,7 @@ def test_class_weights_are_tried_with_their_whole_numbers() -> None:
     weights = [t["recipe"]["parameters"]["training"]["class_weight"] for t in found["trials"]]
     assert weights[2] is None and [w.get(1, w.get("1")) for w in weights[:2]] == [2.0, 5.0]
     alone = recipes.make(PROJECT, ["training.class_weight={0: 1.0, 1: 2.0}"])
-    assert found["trials"][0]["recipe_digest"] == digests.of_json(alone)
+    assert found["trials"][0]["recipe_digest"] == alone.digest
     kept = json.loads(json.dumps(found["configurations"]))  # As `study.json` has it.
     told = [table.describe(values) for values in found["configurations"]]
     assert told == [table.describe(values) for values in kept]

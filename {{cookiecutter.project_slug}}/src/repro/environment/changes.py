@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from repro.environment.determinism import CLEARED
+from repro.environment.variables import CLEARED
 
 KEPT = re.compile(
     "|".join(

@@ -22,42 +22,11 @@ from typing import TYPE_CHECKING, Any
 from repro import backends
 from repro.backends import portable
 from repro.basics import seeds
+from repro.environment.variables import CLEARED
 from repro.recipe.parameters import Guarantee, Parameters
 
 if TYPE_CHECKING:
     pass
-
-# Variables that change results or kernels. None of them reaches a run from the user's shell.
-CLEARED = (
-    "PYTHON",
-    "KERAS_",
-    "TF_",
-    "TENSORFLOW_",
-    "XLA_",
-    "JAX_",
-    "NPROC",
-    "TORCH",
-    "PYTORCH_",
-    "ATEN_",
-    "ONEDNN_",
-    "DNNL_",
-    "OMP_",
-    "KMP_",
-    "GOMP_",
-    "MKL_",
-    "OPENBLAS_",
-    "GOTO_",
-    "BLIS_",
-    "NPY_",
-    "NUMEXPR_",
-    "VECLIB_",
-    "CUBLAS_",
-    "CUDNN_",
-    "NVIDIA_TF32_",
-    "SKLEARN_",
-    "SCIPY_",
-    "GLIBC_TUNABLES",
-)
 
 
 class TooLate(RuntimeError):

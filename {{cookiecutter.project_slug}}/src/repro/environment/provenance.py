@@ -19,7 +19,8 @@ from pathlib import Path
 
 from repro.basics import files
 from repro.basics.errors import BadInput
-from repro.environment import determinism, machine
+from repro.environment import machine
+from repro.environment.variables import CLEARED
 from repro.recipe.parameters import Guarantee
 
 # Where code lies and what surrounds a run may be another place each time; neither is a setting.
@@ -50,7 +51,7 @@ class Provenance:
             variables={
                 name: value
                 for name, value in sorted(os.environ.items())
-                if name.startswith((*determinism.CLEARED, "CUDA_")) and name not in _PLACES
+                if name.startswith((*CLEARED, "CUDA_")) and name not in _PLACES
             },
             processor={"cpu": here.cpu, "architecture": here.architecture},
         )

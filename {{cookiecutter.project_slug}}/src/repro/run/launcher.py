@@ -26,6 +26,7 @@ from repro.basics import files, locks
 from repro.basics.errors import BAD_INPUT, INTERNAL, BadInput, MachineryFailed, RunFailed
 from repro.data import datalock
 from repro.environment import determinism, image, provenance, surroundings
+from repro.environment.variables import CLEARED
 from repro.recipe.parameters import Parameters
 from repro.recipe.project import Project
 from repro.recipe.recipe import Recipe
@@ -126,7 +127,7 @@ def _variables(launch: Launch) -> dict[str, str]:
 def _deciding(env: dict[str, str], parameters: Parameters) -> dict[str, str]:
     """The variables that decide results, of all that a process is started with."""
     fixed = determinism.environment(parameters)
-    return {n: v for n, v in env.items() if n.startswith(determinism.CLEARED) or n in fixed}
+    return {n: v for n, v in env.items() if n.startswith(CLEARED) or n in fixed}
 
 
 def _begun(launch: Launch, directory: Path, interpreter: str) -> Manifest:

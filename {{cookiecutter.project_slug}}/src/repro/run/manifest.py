@@ -51,6 +51,8 @@ class Probe(Group):
 class Manifest(Group):
     """What a run says of itself from its beginning on."""
 
+    model_config = pydantic.ConfigDict(allow_inf_nan=True, ser_json_inf_nan="strings")
+
     format: Literal[2] = 2
     run: str
     recipe: Recipe
