@@ -17,7 +17,7 @@ def seed(recipe_seed: int, *purpose: str | int) -> int:
     return int.from_bytes(_hash(recipe_seed, *purpose)[:4], "little")
 
 
-def permutation(recipe_seed: int, epoch: int, size: int, fold: int = 0) -> np.ndarray:
+def permutation(recipe_seed: int, epoch: int, size: int) -> np.ndarray:
     """The order of the samples in an epoch: a pure function of its arguments.
 
     Returns:
@@ -27,7 +27,8 @@ def permutation(recipe_seed: int, epoch: int, size: int, fold: int = 0) -> np.nd
     """
     import numpy as np
 
-    key = np.frombuffer(_hash(recipe_seed, "order", fold, epoch)[:16], dtype="<u8")
+    # The 0 was once the number of a fold; recorded results depend on it.
+    key = np.frombuffer(_hash(recipe_seed, "order", 0, epoch)[:16], dtype="<u8")
     words = np.random.Philox(key=key.astype(np.uint64)).random_raw(size)
     return np.argsort(words, kind="stable").astype(np.int32)
 
