@@ -7,9 +7,11 @@ follows from it. Those are derived as the questions are asked and, since a repla
 
 from __future__ import annotations
 
+import hashlib
 import json
 import keyword
 import re
+import subprocess
 import sys
 import unicodedata
 from pathlib import Path
@@ -136,6 +138,28 @@ def escaped(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
+def template_commit(_: str) -> str:
+    """Returns the commit of this template, with `-dirty` where files differ from it; or nothing."""
+    git = ("git", "-C", str(TEMPLATE), "describe", "--always", "--abbrev=40", "--exclude=*")
+    try:
+        done = subprocess.run((*git, "--dirty"), capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def template_machinery(_: str) -> str:
+    """Returns one SHA-256 over all files of the machinery, as `repro doctor` computes it."""
+    source = TEMPLATE / FOLDER / "src"
+    lines = []
+    for path in sorted((source / "repro").rglob("*")):
+        name = path.relative_to(source).as_posix()
+        if path.is_file() and "__pycache__" not in name and "/." not in name:
+            content = path.read_bytes().replace(b"\r\n", b"\n")
+            lines.append(f"{name} {hashlib.sha256(content).hexdigest()}\n")
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
 class AnswerChecks(Extension):
     """The functions above as filters; and answers stay text where they look like templates."""
 
@@ -145,7 +169,7 @@ class AnswerChecks(Extension):
         sys.modules.pop(__name__, None)
         self.asking = False
         filters = (checked_name, checked_package, checked_starter, usable_slug, one_of, escaped)
-        for function in (*filters, self.folder):
+        for function in (*filters, template_commit, template_machinery, self.folder):
             environment.filters[function.__name__] = function
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:

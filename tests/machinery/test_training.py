@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,3 +133,25 @@ def test_the_doctor_finds_every_setting_in_effect() -> None:
         found = repro("doctor", f"guarantee={guarantee}")
         assert found["guarantee"] == {"asked": guarantee, "holds": guarantee, "broken": []}
         assert found["asked"].items() <= found["in_effect"].items()
+
+
+def test_the_machinery_says_where_it_comes_from(tmp_path: Path) -> None:
+    """A copy of the project has its machinery changed by one character of a comment."""
+    copy = tmp_path / "project"
+    shutil.copytree(PROJECT.root, copy, ignore=shutil.ignore_patterns("runs", "studies", ".git"))
+
+    def version(root: Path) -> str:
+        command = [sys.executable, "-m", "repro", "--version"]
+        env = {**os.environ, "PYTHONPATH": str(root / "src")}
+        return subprocess.check_output(command, cwd=root, env=env, text=True).strip()
+
+    assert re.fullmatch(
+        r"repro \d+\.\d+\.\d+ \([0-9a-f]{12}(-dirty)?\), as it was generated", version(copy)
+    )
+    changed = copy / "src" / "repro" / "run" / "loop.py"
+    changed.write_text(changed.read_text(encoding="utf-8") + "# mine\n", encoding="utf-8")
+    assert version(copy).endswith(", changed since")
+    (copy / "pyproject.toml").write_text('[tool.repro]\npackage = "any"\n')
+    assert version(copy) == "repro of unknown origin"
+    found = repro("doctor")["origin"]
+    assert found["changed"] is False and found["version"] in version(PROJECT.root)

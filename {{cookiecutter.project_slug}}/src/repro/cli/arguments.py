@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from repro.basics.files import MACHINERY
 
 OVERRIDES: dict[str, Any] = {
     "nargs": "*",
@@ -22,6 +25,11 @@ def parser() -> argparse.ArgumentParser:
         "guarantee does not hold, 2 for bad input, 3 if the runs are not comparable, 4 if the "
         "training failed, and 70 if the machinery failed: please report that. "
         "make turns every status but 0 into 2.",
+    )
+    made.add_argument(
+        "--version",
+        action=_Version,
+        help="say which version of the template the machinery is from, and whether it was changed",
     )
     commands = made.add_subparsers(required=True, dest="command", metavar="command")
     for name, text, fill in (
@@ -51,6 +59,19 @@ def parser() -> argparse.ArgumentParser:
     text = "manage the data files and data.lock, which says what each file is"
     _data(commands.add_parser("data", help=text, description=text))
     return made
+
+
+class _Version(argparse.Action):
+    """Prints where the machinery comes from, and ends the command."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
+        from repro.environment import provenance  # Needs packages, which `repro image` does not.
+
+        print(f"repro {provenance.origin(MACHINERY.parents[1]).told()}")
+        parser.exit()
 
 
 def _add(to: Any, name: str, text: str) -> argparse.ArgumentParser:

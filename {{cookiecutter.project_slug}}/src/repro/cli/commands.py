@@ -337,8 +337,8 @@ def _doctor(options: argparse.Namespace) -> int:
 
     project = Project.find()
     found = doctor.examine(project, recipes.make(project, options.overrides))
-    print(files.dumps(found) if options.json else "\n".join(doctor.lines(found)))
-    return DIFFERS if found["guarantee"]["broken"] else IDENTICAL
+    print(files.dumps(found.as_json()) if options.json else "\n".join(found.lines()))
+    return DIFFERS if found.guarantee.broken else IDENTICAL
 
 
 def _data(options: argparse.Namespace) -> int:

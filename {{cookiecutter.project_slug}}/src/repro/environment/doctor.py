@@ -6,19 +6,97 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import pydantic
 
 from repro import backends
 from repro.basics.errors import RunFailed
 from repro.environment import determinism, image, machine, provenance
+from repro.environment.determinism import Promise
+from repro.environment.machine import Machine
+from repro.environment.provenance import Code, Origin
 from repro.recipe.parameters import Parameters
 from repro.recipe.project import Project
-from repro.recipe.recipe import Recipe
+from repro.recipe.recipe import Lock, Recipe
 
 
-def examine(project: Project, recipe: Recipe) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ThreadPool:
+    """A pool of threads that a library has started."""
+
+    library: str
+    threads: int
+    kernels: str
+    """Which kernels it has chosen, if it says so."""
+
+
+@dataclass(frozen=True)
+class ReadBack:
+    """What the libraries say of themselves in a process that was started as a run's would be."""
+
+    in_effect: dict[str, Any]
+    environment: dict[str, str]
+    versions: dict[str, str]
+    machine: Machine
+    gpus: list[str]
+    thread_pools: list[ThreadPool]
+    numpy_cpu_features: list[str]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is in effect, beside what was asked for."""
+
+    read_back: ReadBack
+    project: str
+    origin: Origin
+    code: Code
+    lock: Lock
+    asked: dict[str, Any]
+    guarantee: Promise
+
+    def as_json(self) -> dict[str, Any]:
+        content = asdict(self.read_back) | {
+            "project": self.project,
+            "origin": asdict(self.origin),
+            "code": {"commit": self.code.commit, "dirty": self.code.dirty},
+            "lock": self.lock.model_dump(mode="json"),
+        }
+        return content | {"asked": self.asked, "guarantee": asdict(self.guarantee)}
+
+    def lines(self) -> list[str]:
+        """The findings for a person."""
+        read, lock, here = self.read_back, self.lock, self.read_back.machine
+        text = [
+            f"processor    {here.cpu}, {here.cores_available} of {here.cores} cores",
+            f"GPUs         {', '.join(read.gpus) or 'none'}",
+            f"system       {here.system}",
+            f"image        {here.image or 'none'}",
+            "libraries    " + ", ".join(f"{k} {v}" for k, v in read.versions.items()),
+            f"machinery    {self.origin.told()}",
+            f"lock         {lock.file} {lock.sha256[:12]}, "
+            + ("NOT installed as locked" if lock.departures else "installed as locked"),
+            "in effect",
+        ]
+        for name, value in read.in_effect.items():
+            asked = self.asked.get(name, value)
+            other = "" if asked == value else f"   (asked: {asked})"
+            text.append(f"  {name:24} {value}{other}")
+        for pool in read.thread_pools:
+            text.append(f"  {pool.library:24} {pool.threads} threads {pool.kernels}")
+        features = " ".join(read.numpy_cpu_features) or "its baseline"
+        text.append(f"  {'NumPy uses':24} {features}")
+        held = self.guarantee
+        if not held.broken:
+            return [*text, "", f"guarantee {held.asked} holds"]
+        text += ["", f"guarantee {held.holds}; {held.asked} does NOT hold:"]
+        return text + [f"  {reason}" for reason in held.broken]
+
+
+def examine(project: Project, recipe: Recipe) -> Findings:
     """Starts a process as a run's would be, and returns what its libraries say there.
 
     Raises:
@@ -29,7 +107,7 @@ def examine(project: Project, recipe: Recipe) -> dict[str, Any]:
     image.current()  # Refused here, in one line.
     done = subprocess.run(
         (sys.executable, "-P", "-m", "repro.environment.doctor"),
-        input=json.dumps(parameters),
+        input=parameters.model_dump_json(),
         capture_output=True,
         text=True,
         cwd=project.root,
@@ -37,72 +115,49 @@ def examine(project: Project, recipe: Recipe) -> dict[str, Any]:
     )
     if done.returncode != 0:
         raise RunFailed(f"the libraries do not start:\n{done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    departures = recipe.lock.departures
-    return found | {
-        "project": str(project.root),
-        "code": provenance.commit(project.root),
-        "lock": recipe.lock,
-        "asked": determinism.expected(parameters),
-        "guarantee": determinism.guarantee(parameters, found["in_effect"], departures),
-    }
+    read = pydantic.TypeAdapter(ReadBack).validate_json(done.stdout.splitlines()[-1])
+    held = determinism.guarantee(parameters, read.in_effect, recipe.lock.departures)
+    return Findings(
+        read,
+        str(project.root),
+        provenance.origin(project.root),
+        provenance.commit(project.root),
+        recipe.lock,
+        determinism.expected(parameters),
+        held,
+    )
 
 
-def _read_back(parameters: Parameters) -> dict[str, Any]:
+def _read_back(parameters: Parameters) -> ReadBack:
+    """What the libraries of this process say, once the settings are applied."""
     determinism.apply(parameters, parameters.seed or 0)
     import numpy as np
     import sklearn.linear_model  # noqa: F401  # Its thread pools are to be listed as well.
     import threadpoolctl
 
     simd: dict[str, Any] = np.show_config(mode="dicts")["SIMD Extensions"]  # type: ignore
-    return {
-        "in_effect": determinism.in_effect(parameters),
-        "environment": determinism.environment(parameters),
-        "versions": machine.versions(),
-        "machine": asdict(machine.here()),
-        "gpus": backends.of(parameters.backend).gpus(),
-        "thread_pools": [
-            {
-                "library": Path(pool["filepath"]).name.split("-")[0],
-                "threads": pool["num_threads"],
-                "kernels": pool.get("architecture", ""),
-            }
-            for pool in threadpoolctl.threadpool_info()
-        ],
-        "numpy_cpu_features": simd.get("found", []),
-    }
-
-
-def lines(found: dict[str, Any]) -> list[str]:
-    """The findings for a person."""
-    here, lock = found["machine"], found["lock"]
-    text = [
-        f"processor    {here['cpu']}, {here['cores_available']} of {here['cores']} cores",
-        f"GPUs         {', '.join(found['gpus']) or 'none'}",
-        f"system       {here['system']}",
-        f"image        {here['image'] or 'none'}",
-        "libraries    " + ", ".join(f"{k} {v}" for k, v in found["versions"].items()),
-        f"lock         {lock['file']} {lock['sha256'][:12]}, "
-        + ("installed as locked" if not lock.departures else "NOT installed as locked"),
-        "in effect",
+    pools = [
+        ThreadPool(
+            Path(pool["filepath"]).name.split("-")[0],
+            pool["num_threads"],
+            pool.get("architecture", ""),
+        )
+        for pool in threadpoolctl.threadpool_info()
     ]
-    for name, value in found["in_effect"].items():
-        asked = found["asked"].get(name, value)
-        text.append(f"  {name:24} {value}" + ("" if asked == value else f"   (asked: {asked})"))
-    for pool in found["thread_pools"]:
-        text.append(f"  {pool['library']:24} {pool['threads']} threads {pool['kernels']}")
-    text.append(f"  {'NumPy uses':24} {' '.join(found['numpy_cpu_features']) or 'its baseline'}")
-    guarantee = found["guarantee"]
-    if guarantee["broken"]:
-        text += ["", f"guarantee {guarantee['holds']}; {guarantee['asked']} does NOT hold:"]
-        text += [f"  {reason}" for reason in guarantee["broken"]]
-    else:
-        text += ["", f"guarantee {guarantee['asked']} holds"]
-    return text
+    return ReadBack(
+        determinism.in_effect(parameters),
+        determinism.environment(parameters),
+        machine.versions(),
+        machine.here(),
+        backends.of(parameters.backend).gpus(),
+        pools,
+        simd.get("found", []),
+    )
 
 
 if __name__ == "__main__":
     # The libraries' own messages are not the answer.
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    print(json.dumps(_read_back(json.load(sys.stdin))), file=answer)
+    found = _read_back(Parameters.model_validate_json(sys.stdin.read()))
+    print(json.dumps(asdict(found)), file=answer)

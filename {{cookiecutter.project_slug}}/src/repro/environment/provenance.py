@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib import metadata
@@ -178,3 +179,36 @@ def commit(root: Path) -> Code:
         return Code(None, None)
     commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ".")
     return Code(commit, None if status is None else bool(status))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the machinery of a project comes from."""
+
+    version: str | None
+    """Of the template that generated it; None: the project does not say."""
+    commit: str | None
+    changed: bool | None
+    """Whether its files differ from those that were generated; None: the project does not say."""
+
+    def told(self) -> str:
+        """The same for a person."""
+        if self.version is None:
+            return "of unknown origin"
+        commit, dirty, _ = (self.commit or "").partition("-dirty")
+        where = f" ({commit[:12]}{dirty})" if commit else ""
+        state = {True: "changed since", False: "as it was generated", None: "not compared"}
+        return f"{self.version}{where}, {state[self.changed]}"
+
+
+def origin(root: Path) -> Origin:
+    """Returns where the machinery of the project at `root` comes from, as `pyproject.toml` says."""
+    try:
+        text = (root / "pyproject.toml").read_text(encoding="utf-8")
+        said = tomllib.loads(text)["tool"]["repro"]
+    except (OSError, ValueError, KeyError):
+        return Origin(None, None, None)
+    generated = said.get("machinery")
+    now = {name: value for name, value in code(root).items() if name.startswith("repro/")}
+    changed = None if generated is None else digest(now) != generated
+    return Origin(said.get("version"), said.get("commit") or None, changed)

@@ -156,6 +156,7 @@ def _begun(launch: Launch, directory: Path, interpreter: str) -> Manifest:
         checkpoint_seconds=launch.checkpoint_seconds,
         probe=launch.probe,
         code=provenance.commit(launch.project.root),
+        machinery=provenance.origin(launch.project.root),
         interpreter=interpreter,
     )
 

@@ -13,7 +13,7 @@ from repro.basics import digests, files
 from repro.basics.errors import BadInput
 from repro.environment.determinism import Promise
 from repro.environment.machine import Machine
-from repro.environment.provenance import Code, Provenance
+from repro.environment.provenance import Code, Origin, Provenance
 from repro.environment.reads import Reads
 from repro.recipe.parameters import Group
 from repro.recipe.project import Project
@@ -71,6 +71,8 @@ class Manifest(Group):
     checkpoint_seconds: float = 60
     probe: Probe | None = None
     code: Code
+    machinery: Origin | None = None
+    """Where the machinery comes from that the run was made by."""
     interpreter: str
     environment: dict[str, str]
     """The variables that decide results, as the process was started with them."""
@@ -90,7 +92,7 @@ class Manifest(Group):
         return {name: value for name, value in content.items() if name not in _SILENT or value}
 
 
-_SILENT = ("parted", "made_of", "reads")
+_SILENT = ("parted", "made_of", "reads", "machinery")
 
 
 class Finished(Manifest):
