@@ -7,6 +7,7 @@ follows from it. Those are derived as the questions are asked and, since a repla
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import keyword
@@ -138,6 +139,7 @@ def escaped(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
+@functools.cache
 def template_commit(_: str) -> str:
     """Returns the commit of this template, with `-dirty` where files differ from it; or nothing."""
     git = ("git", "-C", str(TEMPLATE), "describe", "--always", "--abbrev=40", "--exclude=*")
@@ -148,6 +150,7 @@ def template_commit(_: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
+@functools.cache
 def template_machinery(_: str) -> str:
     """Returns one SHA-256 over all files of the machinery, as `repro doctor` computes it."""
     source = TEMPLATE / FOLDER / "src"

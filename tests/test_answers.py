@@ -195,7 +195,7 @@ def test_every_slug_is_a_package_or_refused(slug: str) -> None:
         return
     assert package.isidentifier()
     assert not keyword.iskeyword(package)
-    assert render(project_slug=slug)["tool"]["repro"] == {"package": package}
+    assert render(project_slug=slug)["tool"]["repro"]["package"] == package
 
 
 @given(st.text(max_size=120))
