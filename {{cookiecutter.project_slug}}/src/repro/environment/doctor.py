@@ -29,7 +29,7 @@ def examine(project: Project, recipe: Recipe) -> dict[str, Any]:
     image.current()  # Refused here, in one line.
     done = subprocess.run(
         (sys.executable, "-P", "-m", "repro.environment.doctor"),
-        input=json.dumps(parameters),
+        input=parameters.model_dump_json(),
         capture_output=True,
         text=True,
         cwd=project.root,
@@ -39,12 +39,13 @@ def examine(project: Project, recipe: Recipe) -> dict[str, Any]:
         raise RunFailed(f"the libraries do not start:\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     departures = recipe.lock.departures
+    code = provenance.commit(project.root)
     return found | {
         "project": str(project.root),
-        "code": provenance.commit(project.root),
-        "lock": recipe.lock,
+        "code": {"commit": code.commit, "dirty": code.dirty},
+        "lock": recipe.lock.model_dump(mode="json"),
         "asked": determinism.expected(parameters),
-        "guarantee": determinism.guarantee(parameters, found["in_effect"], departures),
+        "guarantee": asdict(determinism.guarantee(parameters, found["in_effect"], departures)),
     }
 
 
@@ -83,7 +84,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"image        {here['image'] or 'none'}",
         "libraries    " + ", ".join(f"{k} {v}" for k, v in found["versions"].items()),
         f"lock         {lock['file']} {lock['sha256'][:12]}, "
-        + ("installed as locked" if not lock.departures else "NOT installed as locked"),
+        + ("installed as locked" if not lock["departures"] else "NOT installed as locked"),
         "in effect",
     ]
     for name, value in found["in_effect"].items():
@@ -105,4 +106,5 @@ if __name__ == "__main__":
     # The libraries' own messages are not the answer.
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    print(json.dumps(_read_back(json.load(sys.stdin))), file=answer)
+    parameters = Parameters.model_validate_json(sys.stdin.read())
+    print(json.dumps(_read_back(parameters)), file=answer)
