@@ -22,6 +22,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,41 @@ FIELDS = (
 
 FRESH = "; a new run is needed: repro train --fresh"
 """What to do where a run cannot go on with its ledger."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where two runs part first."""
+
+    stage: str
+    epoch: int
+    step: int
+    what: str
+    """The field of the entry, one of `FIELDS`; `place` or `length` where the entries differ as a
+    whole, `sources` where the data were read from other content."""
+    name: str
+    """Of the tensor, generator, setting or source."""
+    a: object
+    """Its digest or value in the first run; None where it has none."""
+    b: object
+    """The same in the second run."""
+    names: list[str] | None = None
+    """All that differ at this place, where what differs has names."""
+    means: str | None = None
+    """What such a difference means, where a comparison has said it."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As answers and manifests have it; what is not known is left out."""
+        content = asdict(self)
+        return {k: v for k, v in content.items() if k not in ("names", "means") or v is not None}
+
+
+class Parted(BadInput):
+    """A run that went on was not what it had been: its data, settings or initial state differ."""
+
+    def __init__(self, message: str, where: Divergence) -> None:
+        super().__init__(message)
+        self.where = where
 
 
 class Ledger:
@@ -148,42 +184,34 @@ def _chain(path: Path, lines: list[bytes], whole: bool = True) -> Iterator[dict[
         yield entry
 
 
-def first_difference(a: Path, b: Path) -> dict[str, Any] | None:
-    """Returns where two ledgers part, or None.
-
-    The keys are `stage`, `epoch`, `step`, `what` (of `FIELDS`), `name` (of the tensor, generator
-    or setting), `a`, `b` and `names`, all that differ at that place.
-    """
+def first_difference(a: Path, b: Path) -> Divergence | None:
+    """Returns where two ledgers part, or None."""
     entries_a, entries_b = list(read(a)), list(read(b))
     for one, other in zip(entries_a, entries_b, strict=False):
-        if one == other:
-            continue
-        where = {key: one[key] for key in ("stage", "epoch", "step")}
-        for what in FIELDS:
-            left, right = one.get(what, {}), other.get(what, {})
-            names = [n for n in {**left, **right} if left.get(n) != right.get(n)]
-            if names:
-                first = names[0]
-                return where | {
-                    "what": what,
-                    "name": first,
-                    "a": left.get(first),
-                    "b": right.get(first),
-                    "names": names,
-                }
-        return where | {"what": "place", "name": "stage", "a": _place(one), "b": _place(other)}
-    if len(entries_a) != len(entries_b):
-        longer = max(entries_a, entries_b, key=len)
-        entry = longer[min(len(entries_a), len(entries_b))]
-        where = {key: entry[key] for key in ("stage", "epoch", "step")}
-        return where | {
-            "what": "length",
-            "name": "entries",
-            "a": len(entries_a),
-            "b": len(entries_b),
-        }
-    return None
+        if one != other:
+            return _difference(one, other)
+    number, of = len(entries_a), len(entries_b)
+    if number == of:
+        return None
+    more = max(entries_a, entries_b, key=len)[min(number, of)]
+    return Divergence(*_place(more), "length", "entries", number, of)
 
 
-def _place(entry: dict[str, Any]) -> str:
+def _difference(one: dict[str, Any], other: dict[str, Any]) -> Divergence:
+    """How two entries differ that stand at one place of two ledgers."""
+    for what in FIELDS:
+        left, right = one.get(what, {}), other.get(what, {})
+        names = [n for n in {**left, **right} if left.get(n) != right.get(n)]
+        if names:
+            first = names[0]
+            found = left.get(first), right.get(first)
+            return Divergence(*_place(one), what, first, *found, names)
+    return Divergence(*_place(one), "place", "stage", _told(one), _told(other))
+
+
+def _place(entry: dict[str, Any]) -> tuple[str, int, int]:
+    return entry["stage"], entry["epoch"], entry["step"]
+
+
+def _told(entry: dict[str, Any]) -> str:
     return f"{entry['stage']}, epoch {entry['epoch']}, step {entry['step']}"
