@@ -5,6 +5,7 @@ The process writes them, and the launcher reads them. A worker of a cluster pass
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import asdict, dataclass
 
@@ -99,5 +100,9 @@ def line(event: Event) -> str:
 def read(text: str) -> Event:
     """Returns the event that a line tells."""
     content = json.loads(text)
-    kind: pydantic.TypeAdapter[Event] = pydantic.TypeAdapter(_KINDS[content.pop("event")])
-    return kind.validate_python(content)
+    return _reader(content.pop("event")).validate_python(content)
+
+
+@functools.cache
+def _reader(name: str) -> pydantic.TypeAdapter[Event]:
+    return pydantic.TypeAdapter(_KINDS[name])

@@ -52,6 +52,29 @@ FRESH = "; a new run is needed: repro train --fresh"
 
 
 @dataclass(frozen=True)
+class Entry:
+    """What a run was at one place."""
+
+    stage: str
+    epoch: int
+    step: int
+    fields: dict[str, dict[str, Any]]
+    """Of `FIELDS`, each names with a digest or a value."""
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """Where in the run this is."""
+        return self.stage, self.epoch, self.step
+
+    def field(self, name: str) -> dict[str, Any]:
+        """The names and digests or values of a field; none where the entry does not have it."""
+        return self.fields.get(name, {})
+
+    def __str__(self) -> str:
+        return f"{self.stage}, epoch {self.epoch}, step {self.step}"
+
+
+@dataclass(frozen=True)
 class Divergence:
     """Where two runs part first."""
 
@@ -100,7 +123,7 @@ class Ledger:
             BadInput: the entries to keep are not all there, or were altered; all stays as it is.
         """
         lines = path.read_bytes().splitlines(keepends=True)[:keep] if keep else []
-        found = [entry["head"] for entry in _chain(path, lines, whole=False)]
+        found = [head for head, _ in _chain(path, lines, whole=False)]
         if len(found) != keep or (found and found[-1] != head):
             raise BadInput(
                 f"{path}: not the ledger that the checkpoint was written with, it was cut or "
@@ -142,7 +165,7 @@ class Ledger:
         self._file.close()
 
 
-def read(path: Path, whole: bool = True) -> Iterator[dict[str, Any]]:
+def read(path: Path, whole: bool = True) -> Iterator[Entry]:
     """Yields the entries, checking the chain; of an interrupted run the last may be torn.
 
     Args:
@@ -159,29 +182,29 @@ def read(path: Path, whole: bool = True) -> Iterator[dict[str, Any]]:
     if not lines:
         told = "it is empty, and was not when the run wrote it"
         raise BadInput(f"{path}: {told}{'' if whole else FRESH}")
-    for entry in _chain(path, lines, whole):
-        del entry["head"]
+    for _, entry in _chain(path, lines, whole):
         yield entry
 
 
-def _chain(path: Path, lines: list[bytes], whole: bool = True) -> Iterator[dict[str, Any]]:
-    """Yields the entries that lines hold, each with its head; see `read`."""
+def _chain(path: Path, lines: list[bytes], whole: bool = True) -> Iterator[tuple[str, Entry]]:
+    """Yields the entries that lines hold, each behind its head; see `read`."""
     head = ""
     for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line)
-            found = entry["head"]
-        except (ValueError, KeyError, TypeError):
+            content = json.loads(line)
+            found = content.pop("head")
+            text = dumps(content, sort_keys=True)
+            entry = Entry(content.pop("stage"), content.pop("epoch"), content.pop("step"), content)
+        except (ValueError, KeyError, TypeError, AttributeError):
             if not whole and number == len(lines):
                 return
             advice = "" if whole else FRESH
             raise BadInput(f"{path}, line {number}: not an entry of a ledger{advice}") from None
-        text = dumps({k: v for k, v in entry.items() if k != "head"}, sort_keys=True)
         head = hashlib.sha256((head + text).encode()).hexdigest()
         if head != found:
             advice = "" if whole else FRESH
             raise BadInput(f"{path}, line {number}: altered since it was written{advice}")
-        yield entry
+        yield head, entry
 
 
 def first_difference(a: Path, b: Path) -> Divergence | None:
@@ -194,24 +217,16 @@ def first_difference(a: Path, b: Path) -> Divergence | None:
     if number == of:
         return None
     more = max(entries_a, entries_b, key=len)[min(number, of)]
-    return Divergence(*_place(more), "length", "entries", number, of)
+    return Divergence(*more.place, "length", "entries", number, of)
 
 
-def _difference(one: dict[str, Any], other: dict[str, Any]) -> Divergence:
+def _difference(one: Entry, other: Entry) -> Divergence:
     """How two entries differ that stand at one place of two ledgers."""
     for what in FIELDS:
-        left, right = one.get(what, {}), other.get(what, {})
+        left, right = one.field(what), other.field(what)
         names = [n for n in {**left, **right} if left.get(n) != right.get(n)]
         if names:
             first = names[0]
             found = left.get(first), right.get(first)
-            return Divergence(*_place(one), what, first, *found, names)
-    return Divergence(*_place(one), "place", "stage", _told(one), _told(other))
-
-
-def _place(entry: dict[str, Any]) -> tuple[str, int, int]:
-    return entry["stage"], entry["epoch"], entry["step"]
-
-
-def _told(entry: dict[str, Any]) -> str:
-    return f"{entry['stage']}, epoch {entry['epoch']}, step {entry['step']}"
+            return Divergence(*one.place, what, first, *found, names)
+    return Divergence(*one.place, "place", "stage", str(one), str(other))

@@ -378,7 +378,7 @@ def _same_beginning(path: Path, beginning: list[tuple[str, Any]]) -> None:
     for entry, (stage, fields) in zip(ledger.read(path, whole=False), beginning, strict=False):
         for what, values in fields.items():
             for name, value in values.items():
-                before = entry.get(what, {}).get(name)
+                before = entry.field(what).get(name)
                 if before != value:
                     raise Parted(
                         f"{stage}: {name} is not what it was when this run began; "
