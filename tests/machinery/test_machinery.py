@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -27,7 +28,9 @@ from repro.recipe import packages
 from repro.recipe.parameters import Guarantee, Parameters
 from repro.recipe.project import Project
 from repro.recipe.reading import parameters
-from repro.run import failure, ledger, manifest, state
+from repro.run import events, failure, ledger, manifest, state
+from repro.run.events import Event
+from repro.run.ledger import Divergence
 
 PROJECT = Project.find()
 
@@ -151,6 +154,33 @@ def test_a_ledger_says_where_two_runs_part(tmp_path: Path) -> None:
     assert (found.name, found.a, found.b, found.names) == ("kernel", "b", "a", ["kernel"])
     place = {"stage": "step", "epoch": 1, "step": 3, "what": "weights", "name": "kernel"}
     assert found.as_json() == place | {"a": "b", "b": "a", "names": ["kernel"]}
+
+
+def test_an_event_is_read_as_it_was_sent() -> None:
+    fallen = Promise("portable", "machine", ["curved: Atan"])
+    parted = Divergence("data", 0, 0, "samples", "x", "1", None, ["x"])
+    sent: dict[str, Event] = {
+        "start": events.Start(fallen, ["torn"], [], 2, 125),
+        "step": events.Step(1, 2, 125, 300, math.inf),
+        "epoch": events.Epoch(1, 2, {"loss": 0.5, "val_loss": -math.inf}),
+        "wait": events.Wait("a GPU"),
+        "refused": events.Refused("no data", True, parted),
+        "failed": events.Failed("no memory"),
+    }
+    for name, event in sent.items():
+        line = events.line(event)
+        content = json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+        assert content["event"] == name and "\n" not in line
+        assert events.read(line) == event
+    lost = events.read(events.line(events.Step(1, 1, 1, 1, math.nan)))
+    assert isinstance(lost, events.Step) and lost.loss is not None and math.isnan(lost.loss)
+
+
+def test_where_a_run_is_not_what_it_was_stands_in_its_manifest(tmp_path: Path) -> None:
+    parted = Divergence("data", 0, 0, "samples", "x", True, 1.5, ["x"])
+    manifest.write(tmp_path, examples.begun(parted=parted))
+    assert json.loads((tmp_path / "manifest.json").read_text())["parted"] == parted.as_json()
+    assert manifest.read(tmp_path).parted == parted
 
 
 def test_a_shorter_ledger_is_a_difference(tmp_path: Path) -> None:

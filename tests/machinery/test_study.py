@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -22,17 +23,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from repro.basics import files
 from repro.basics.errors import BadInput
 from repro.cli import console
+from repro.compare.comparison import Verdict
 from repro.environment import machine
 from repro.environment.determinism import Promise
 from repro.recipe import reading
 from repro.recipe.project import Project
 from repro.run import launcher, manifest, recipes
 from repro.run.events import Wait
+from repro.run.ledger import Divergence
 from repro.study import planning, slots, study, table
+from repro.study import results as results_file
 from repro.study.planning import Design, Plan, Planned
-from repro.study.results import Failed, Result, Results
+from repro.study.results import Failed, Result, Results, Verification
 from repro.study.search import METHODS, Repetitions, Search
 
 PROJECT = Project.find()
@@ -443,6 +448,47 @@ def test_a_damaged_study_is_named_in_one_line(
     with pytest.raises(BadInput) as refused:
         table.read(tmp_path)
     assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+PARTED = Divergence("epoch", 1, 3, "weights", "kernel", "1", None, ["kernel"], "not the same")
+
+
+@pytest.mark.parametrize("parted", [None, PARTED])
+def test_a_verification_is_read_as_it_was_written(
+    parted: Divergence | None, tmp_path: Path
+) -> None:
+    runs, digests = (Path("runs/a"), Path("runs/b")), ("1", "2")
+    verdict = Verdict(runs, digests, "diverged" if parted else "identical", parted)
+    written = Verification(1, verdict)
+    line = manifest.sealed({"verification": written.as_json()})
+    path = written_study(tmp_path) / "results.jsonl"
+    before = path.read_text()
+    path.write_text(f"{before}{json.dumps(line)}\n")
+    answer = table.read(tmp_path)
+    assert answer.verification == written
+    told = answer.as_json()["verification"]
+    assert list(told)[:4] == ["trial", "runs", "digests", "verdict"]
+    assert ("first_divergence" in told) is bool(parted)
+    # It has to be about a trial and to have a verdict.
+    wrong: list[object] = [{"trial": 1}, {"verdict": "identical"}, [], 3]
+    for damaged in wrong:
+        line = manifest.sealed({"verification": damaged})
+        path.write_text(f"{before}{json.dumps(line)}\n")
+        with pytest.raises(BadInput, match="line 3: not a readable result") as refused:
+            table.read(tmp_path)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_plan_and_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    plan = examples.plan(2, 3, configurations=[{"a": {0: 1.5}}, {"a": None}])
+    (tmp_path / planning.FILE).write_text(json.dumps(plan.as_json()))
+    assert planning.read(tmp_path).as_json() == json.loads(json.dumps(plan.as_json()))
+    lost = examples.done(1, 0.5, metrics={"val_loss": math.inf})
+    lines = [one.as_json() for one in (examples.done(0, 0.5), lost, failed(2))]
+    text = "".join(files.dumps(manifest.sealed(one)) + "\n" for one in lines)
+    (tmp_path / results_file.FILE).write_text(text)
+    found = results_file.read(tmp_path).trials
+    assert [one.as_json() for one in found.values()] == lines
 
 
 def sealed_anew(text: str) -> str:
