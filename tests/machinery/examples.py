@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from repro.compare.comparison import Verdict
+from repro.compare.gate import GateVerdict
 from repro.environment.determinism import Promise
 from repro.environment.machine import Machine
 from repro.environment.provenance import Code
 from repro.recipe.parameters import Adam, Own, Parameters
 from repro.recipe.recipe import Lock, Recipe
+from repro.run.ledger import Divergence
 from repro.run.manifest import Finished, Manifest
+from repro.study.planning import Plan, PlannedTrial, maximised
+from repro.study.results import Done
 
 DIGEST = "0" * 64
 
@@ -68,3 +74,55 @@ def finished(run: str = "20260101-000000-digits-dense-0123ab", **changed: Any) -
         duration_seconds=1.0,
         peak_memory_bytes=None,
     ).but(**changed)
+
+
+def gated(verdict: str = "identical", broken: tuple[str, ...] = ()) -> GateVerdict:
+    """What a gate of two runs says."""
+    runs, digests = (Path("one"), Path("a\nb")), (DIGEST, DIGEST)
+    found = Verdict(runs, digests, "identical")
+    if verdict == "diverged":
+        place = Divergence("step", 1, 1, "order", "indices", "1", "2", ["indices"], "another order")
+        found = Verdict(runs, digests, "diverged", place)
+    holds = Promise("portable", "machine" if broken else "portable", list(broken))
+    return GateVerdict(found, runs, digests, finished(guarantee=holds), [], {}, 0, 1)
+
+
+def plan(rows: int, repetitions: int, monitor: str = "val_loss", **changed: Any) -> Plan:
+    """A sweep over batch sizes, each configuration repeated with several seeds."""
+    given: dict[str, Any] = {
+        "kind": "sweep",
+        "digest": "abcdef",
+        "monitor": monitor,
+        "larger_is_better": maximised(monitor),
+        "fixed": [],
+        "configurations": [{"training.batch_size": 2**n} for n in range(rows)],
+        "code": Code(None, None, "code"),
+        "trials": [
+            PlannedTrial(
+                trial=c * repetitions + r,
+                configuration=c,
+                repetition={"seed": r},
+                overrides=[],
+                recipe_digest=f"{c}-{r}",
+            )
+            for c in range(rows)
+            for r in range(repetitions)
+        ],
+    }
+    return Plan(**given | changed)
+
+
+def done(trial: int, value: float, **changed: Any) -> Done:
+    """A trial that is done, with this loss."""
+    given: dict[str, Any] = {
+        "trial": trial,
+        "worker": "here",
+        "run": f"run-{trial}",
+        "digest": f"{trial}",
+        "metrics": {"loss": 0.0, "val_loss": value, "val_accuracy": 1 - value},
+        "guarantee": Promise("machine", "machine", []),
+        "notes": [],
+        "recipe_digest": DIGEST,
+        "duration_seconds": 1.0,
+    }
+    return Done(**given | changed)

@@ -56,7 +56,7 @@ def test_a_cause_is_named_after_it_was_repeated(needed: list[str], at_once: int)
     look = pretended(lambda names: set(needed) <= names, sizes)
     found = cause.find(NAMES, look, at_once, tell=told.append)
     assert found.variation == needed and found.sure
-    probes = [(probe["varied"], probe["differs"]) for probe in found.probes]
+    probes = [(probe.varied, probe.differs) for probe in found.probes]
     assert probes.count(([], False)) == 5
     assert probes.count((needed, True)) >= 5
     fewer = [[n for n in needed if n != left] for left in needed] if len(needed) > 1 else []

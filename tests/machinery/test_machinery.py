@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -18,7 +19,8 @@ from repro import backends
 from repro.basics import seeds
 from repro.basics.digests import sha256
 from repro.basics.errors import BadInput, RunEnded
-from repro.compare import comparison
+from repro.compare import comparison, explanation
+from repro.compare.explanation import Explanation
 from repro.data.dataset import Dataset, arrays
 from repro.environment import determinism
 from repro.environment.determinism import Promise
@@ -26,7 +28,9 @@ from repro.recipe import packages
 from repro.recipe.parameters import Guarantee, Parameters
 from repro.recipe.project import Project
 from repro.recipe.reading import parameters
-from repro.run import failure, ledger, manifest, state
+from repro.run import events, failure, ledger, manifest, state
+from repro.run.events import Event
+from repro.run.ledger import Divergence
 
 PROJECT = Project.find()
 
@@ -145,13 +149,37 @@ def test_a_ledger_says_where_two_runs_part(tmp_path: Path) -> None:
     assert ledger.first_difference(one, same) is None
     found = ledger.first_difference(one, entries(tmp_path / "3", changed=3))
     assert found is not None
-    assert (found["epoch"], found["step"], found["what"]) == (1, 3, "weights")
-    assert (found["name"], found["a"], found["b"], found["names"]) == (
-        "kernel",
-        "b",
-        "a",
-        ["kernel"],
-    )
+    assert (found.epoch, found.step, found.what) == (1, 3, "weights")
+    assert (found.name, found.a, found.b, found.names) == ("kernel", "b", "a", ["kernel"])
+    place = {"stage": "step", "epoch": 1, "step": 3, "what": "weights", "name": "kernel"}
+    assert found.as_json() == place | {"a": "b", "b": "a", "names": ["kernel"]}
+
+
+def test_an_event_is_read_as_it_was_sent() -> None:
+    fallen = Promise("portable", "machine", ["curved: Atan"])
+    parted = Divergence("data", 0, 0, "samples", "x", "1", None, ["x"])
+    sent: dict[str, Event] = {
+        "start": events.Start(fallen, ["torn"], [], 2, 125),
+        "step": events.Step(1, 2, 125, 300, math.inf),
+        "epoch": events.Epoch(1, 2, {"loss": 0.5, "val_loss": -math.inf}),
+        "wait": events.Wait("a GPU"),
+        "refused": events.Refused("no data", True, parted),
+        "failed": events.Failed("no memory"),
+    }
+    for name, event in sent.items():
+        line = events.line(event)
+        content = json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+        assert content["event"] == name and "\n" not in line
+        assert events.read(line) == event
+    lost = events.read(events.line(events.Step(1, 1, 1, 1, math.nan)))
+    assert isinstance(lost, events.Step) and lost.loss is not None and math.isnan(lost.loss)
+
+
+def test_where_a_run_is_not_what_it_was_stands_in_its_manifest(tmp_path: Path) -> None:
+    parted = Divergence("data", 0, 0, "samples", "x", True, 1.5, ["x"])
+    manifest.write(tmp_path, examples.begun(parted=parted))
+    assert json.loads((tmp_path / "manifest.json").read_text())["parted"] == parted.as_json()
+    assert manifest.read(tmp_path).parted == parted
 
 
 def test_a_shorter_ledger_is_a_difference(tmp_path: Path) -> None:
@@ -159,7 +187,8 @@ def test_a_shorter_ledger_is_a_difference(tmp_path: Path) -> None:
     other.write_text("".join(other.read_text().splitlines(keepends=True)[:3]))
     found = ledger.first_difference(one, other)
     assert found is not None
-    assert (found["what"], found["step"]) == ("length", 3)
+    assert (found.what, found.step) == ("length", 3)
+    assert "names" not in found.as_json()
 
 
 @pytest.mark.parametrize("damage", ["torn", "altered", "missing"])
@@ -208,7 +237,9 @@ def test_other_processors_are_named(tmp_path: Path) -> None:
         return directory
 
     def means(one: Path, other: Path) -> str:
-        return str(comparison.compare(one, other)["first_divergence"]["means"])
+        found = comparison.compare(one, other).first_divergence
+        assert found is not None and found.means is not None
+        return found.means
 
     here = run("1", "Zen", None)
     assert "processors" not in means(here, run("2", "Zen", 3))
@@ -432,15 +463,14 @@ def test_elements_are_told_apart_by_their_bits(
 ) -> None:
     records = {"a": one, "b": other}
     files = [record_of(tmp_path, name, first=np.ones(3), x=x) for name, x in records.items()]
-    found = comparison._first_tensor(*files)
-    assert found is not None and (found["kind"], found["tensor"]) == ("activation", "x")
-    text = comparison.describe_tensor(
-        found | {"again": True, "epoch": 0, "step": 0, "cause": "any"}
-    )
-    assert told in text
-    assert found.get("ulps", 0) == ulps
-    json.loads(json.dumps(found), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert comparison._first_tensor(files[0], files[0]) is None
+    found = explanation.first_tensor(*files)
+    assert found is not None and (found.kind, found.name) == ("activation", "x")
+    whole = Explanation(0, 0, found)
+    assert told in str(whole)
+    content = whole.as_json()
+    assert (content["tensor"], content.get("ulps", 0)) == ("x", ulps)
+    json.loads(json.dumps(content), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert explanation.first_tensor(files[0], files[0]) is None
 
 
 def test_what_only_the_results_show_is_not_run_again(tmp_path: Path) -> None:
@@ -450,11 +480,12 @@ def test_what_only_the_results_show_is_not_run_again(tmp_path: Path) -> None:
         made.append("epoch", entry | {"results": {"val_luck": name}}, 1, 3)
         made.close()
     found = ledger.first_difference(tmp_path / "a", tmp_path / "b")
-    assert found is not None and found["what"] == "results"
-    assert not comparison.can_be_explained(found)
-    nobody = Project(tmp_path, "any")
-    assert comparison.explain(nobody, tmp_path, tmp_path, found, lambda run, event: None) is None
-    assert "judges itself by" in comparison._means(found) and "race" not in comparison._means(found)
+    assert found is not None and found.what == "results"
+    assert not explanation.possible(found)
+    nobody, runs = Project(tmp_path, "any"), (tmp_path, tmp_path)
+    assert explanation.explain(nobody, runs, found, lambda run, event: None) is None
+    means = comparison.means_of(found)
+    assert "judges itself by" in means and "race" not in means
 
 
 # Which lock is installed, and where the environment departs from it.

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
-from typing import Any
 
 import examples
 import pytest
@@ -27,34 +26,19 @@ from repro.recipe.project import Project
 from repro.run import launcher, manifest
 from repro.run.launcher import Launch, OnStart
 from repro.study import keys, slots, study, trials
+from repro.study.planning import Planned
 from repro.study.pool import Pool
+from repro.study.table import Answer
 from repro.study.trials import Task
 
 Behave = Callable[[int], None]
 """What a training does, by its number: it raises where it is to fail."""
 
 
-def planned(number: int) -> dict[str, Any]:
+def planned(number: int) -> Planned:
     """A plan of so many trials of one configuration."""
-    return {
-        "kind": "sweep",
-        "digest": "abcdef",
-        "monitor": "val_loss",
-        "larger_is_better": False,
-        "configurations": [{}],
-        "code": {"digest": "code"},
-        "trials": [
-            {
-                "trial": n,
-                "configuration": 0,
-                "repetition": {"seed": n},
-                "overrides": [],
-                "recipe_digest": f"{n}",
-                "recipe": examples.recipe(seed=n).as_json(),
-            }
-            for n in range(number)
-        ],
-    }
+    plan = examples.plan(1, number, configurations=[{}])
+    return Planned(plan, [examples.recipe(seed=n) for n in range(number)])
 
 
 @pytest.fixture
@@ -106,7 +90,7 @@ def forever(number: int) -> None:
 
 def run(
     folder: Path, number: int, workers: int, told: list[str] | None = None, verify: bool = False
-) -> dict[str, Any]:
+) -> Answer:
     project = Project(folder, "any")
     with study.Study(project, planned(number)) as one:
         return one.run(
@@ -160,7 +144,7 @@ def test_a_local_study_opens_no_port(training: Callable[[Behave], None], tmp_pat
     watcher.start()
     training(lambda number: time.sleep(0.5))
     try:
-        assert run(tmp_path, 4, 2)["failed"] == 0
+        assert run(tmp_path, 4, 2).table.failed == 0
     finally:
         over.set()
         watcher.join()
@@ -190,7 +174,7 @@ def test_what_fails_is_one_trial_and_stops_no_other(
     training(behave)
     told: list[str] = []
     answer = run(tmp_path, 5, workers, told)
-    failed = [trial["failed"] for trial in answer["trials"]]
+    failed = [trial.failed for trial in answer.table.trials]
     assert failed == [
         "OSError: [Errno 28] No space left on device",
         None,
@@ -203,7 +187,7 @@ def test_what_fails_is_one_trial_and_stops_no_other(
     training(lambda number: None)
     told.clear()
     again = run(tmp_path, 5, workers, told)
-    assert again["failed"] == 0 and len(told) == 2 and again["study"] == answer["study"]
+    assert again.table.failed == 0 and len(told) == 2 and again.directory == answer.directory
 
 
 def test_a_folder_without_the_right_to_write_is_a_failed_trial(
@@ -212,8 +196,8 @@ def test_a_folder_without_the_right_to_write_is_a_failed_trial(
     (tmp_path / "runs").write_text("in the way of a folder")
     training(lambda number: None)
     answer = run(tmp_path, 2, 2)
-    assert answer["failed"] == 2
-    assert ["FileExistsError" in trial["failed"] for trial in answer["trials"]] == [True, True]
+    assert answer.table.failed == 2
+    assert ["FileExistsError" in (one.failed or "") for one in answer.table.trials] == [True, True]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a POSIX signal is sent")

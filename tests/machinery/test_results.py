@@ -9,15 +9,18 @@ import subprocess
 from pathlib import Path
 from typing import Any, ClassVar
 
+import examples
 import pytest
 
 from repro.basics.errors import DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadInput
 from repro.cli import console
 from repro.cli.commands import main
 from repro.compare import gate, results_lock, review
+from repro.environment.determinism import Promise
 from repro.recipe.project import Project
 from repro.run import recipes
-from repro.study import study
+from repro.study import study, table
+from repro.study.results import Results
 
 PROJECT = Project.find()
 DIGEST, OTHER = "a" * 64, "b" * 64
@@ -57,7 +60,9 @@ def outcome(
     dropped: str | None = None,
     broken: tuple[str, ...] = (),
 ) -> review.Outcome:
-    answer = {"verdict": verdict, "guarantee": {"holds": "machine", "broken": list(broken)}}
+    answer: gate.GateVerdict | review.NoVerdict = examples.gated(verdict, broken)
+    if verdict == "failed":
+        answer = review.NoVerdict("failed", "no memory")
     return review.Outcome("model.name=dense", answer, before, now, dropped)
 
 
@@ -156,7 +161,8 @@ def test_a_dropped_recipe_is_named_and_compared() -> None:
     found = outcome(entry(), entry(**CHANGED), dropped="main")
     assert found.recorded == "changed" and review.status([found]) == DIFFERS
     # Perhaps its preset is gone as well, and nothing could be trained.
-    found = review.Outcome("preset=gone", {"verdict": "not made"}, entry(), dropped="main")
+    unmade = review.NoVerdict("not made", "no such preset")
+    found = review.Outcome("preset=gone", unmade, entry(), dropped="main")
     assert found.recorded == "dropped" and review.status([found]) == NOT_COMPARABLE
     assert found.lines()
 
@@ -240,11 +246,11 @@ def test_a_recipe_that_cannot_be_made_any_more_is_told_as_dropped() -> None:
 
     def verify(base: results_lock.Base | None) -> list[review.Outcome]:
         names = ["model.name=gone"]
-        return review.verify(PROJECT, names, {}, 2, lambda run, event: None, base=base)
+        return review.verify(review.Review(PROJECT, names, {}, base=base), lambda run, event: None)
 
     (found,) = verify(base)
     assert (found.recorded, review.status([found])) == ("dropped", NOT_COMPARABLE)
-    assert "gone" in found.answer["message"]
+    assert isinstance(found.answer, review.NoVerdict) and "gone" in found.answer.message
     with pytest.raises(BadInput, match=r"recipe model\.name=gone: "):
         verify(None)
 
@@ -301,31 +307,22 @@ def test_what_the_project_records_can_be_made() -> None:
         assert made.as_json()["parameters"] == entry.recipe["parameters"]
 
 
-FALLEN: dict[str, Any] = {
-    "asked": "portable",
-    "holds": "machine",
-    "broken": ["curved: Atan \x1b[31m"],
-}
-
-
 def test_commands_are_red_where_a_guarantee_fell(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told: dict[str, Any] = {"verdict": "identical", "digests": [DIGEST], "guarantee": FALLEN}
-    told |= {"runs": ["a\nb"]}
-    told |= {"varied": [], "not_varied": {}, "differing": 0, "notes": []}
+    fallen = ("curved: Atan \x1b[31m",)
     monkeypatch.chdir(PROJECT.root)
-    monkeypatch.setattr(gate, "verify", lambda *given: told)
+    monkeypatch.setattr(gate, "verify", lambda *given: examples.gated(broken=fallen))
     assert main(["verify"]) == DIFFERS
     said = capsys.readouterr().out
     assert "machine; portable does NOT hold: curved: Atan \\x1b[31m" in said
     assert console.FALLEN in said and "run        a\\nb" in said
-    told["guarantee"] = FALLEN | {"holds": "portable", "broken": []}
+    monkeypatch.setattr(gate, "verify", lambda *given: examples.gated())
     assert main(["verify"]) == IDENTICAL
 
     class Study:
         done = 0
-        broken: ClassVar[list[str]] = FALLEN["broken"]
+        broken: ClassVar[list[str]] = []
 
         def __init__(self, *given: Any) -> None: ...
 
@@ -334,12 +331,14 @@ def test_commands_are_red_where_a_guarantee_fell(
 
         def __exit__(self, *given: Any) -> None: ...
 
-        def run(self, *given: Any) -> dict[str, Any]:
-            return {"verification": None, "failed": 0, "broken": self.broken}
+        def run(self, *given: Any) -> table.Answer:
+            holds = Promise("portable", "machine" if self.broken else "portable", self.broken)
+            found = Results({0: examples.done(0, 0.5, guarantee=holds)})
+            return table.Answer(Path("here"), table.table(examples.plan(1, 1), found), None)
 
     monkeypatch.setattr(study, "Study", Study)
     for command in ("sweep", "cross-validate"):
-        Study.broken = FALLEN["broken"]
+        Study.broken = [*fallen]
         assert main([command, "--json", "training.epochs=1"]) == DIFFERS
         Study.broken = []
         assert main([command, "--json", "training.epochs=1"]) == IDENTICAL

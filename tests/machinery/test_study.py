@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from repro.basics import files
 from repro.basics.errors import BadInput
 from repro.cli import console
+from repro.compare.comparison import Verdict
 from repro.environment import machine
+from repro.environment.determinism import Promise
 from repro.recipe import reading
 from repro.recipe.project import Project
 from repro.run import launcher, manifest, recipes
-from repro.study import slots, study, table
+from repro.run.events import Wait
+from repro.run.ledger import Divergence
+from repro.study import planning, slots, study, table
+from repro.study import results as results_file
+from repro.study.planning import Design, Plan, Planned
+from repro.study.results import Failed, Result, Results, Verification
 from repro.study.search import METHODS, Repetitions, Search
 
 PROJECT = Project.find()
@@ -164,68 +173,64 @@ def test_every_preset_is_a_recipe_and_overrides_come_after_it() -> None:
         assert recipe == recipes.make(PROJECT, [*values, "training.epochs=7"]), path.stem
 
 
-def planned(configurations: int, repetitions: int, monitor: str = "val_loss") -> dict[str, Any]:
-    return {
-        "kind": "sweep",
-        "monitor": monitor,
-        "larger_is_better": study.maximised(monitor),
-        "configurations": [{"training.batch_size": 2**n} for n in range(configurations)],
-        "trials": [
-            {"trial": c * repetitions + r, "configuration": c, "repetition": {"seed": r}}
-            for c in range(configurations)
-            for r in range(repetitions)
-        ],
-    }
+def answer_of(plan: Plan, found: Mapping[int, Result]) -> table.Table:
+    return table.table(plan, Results({**found}))
 
 
-def result(trial: int, value: float, failed: str | None = None) -> dict[str, Any]:
-    if failed:
-        return {"trial": trial, "failed": failed}
-    return {
-        "trial": trial,
-        "failed": None,
-        "run": f"run-{trial}",
-        "digest": f"{trial}",
-        "metrics": {"loss": 0.0, "val_loss": value, "val_accuracy": 1 - value},
-        "guarantee": {"holds": "machine", "broken": []},
-    }
+def failed(trial: int, why: str = "no memory") -> Failed:
+    return Failed(trial=trial, worker="here", failed=why)
+
+
+def with_trials(plan: Plan, **changed: Any) -> Plan:
+    """The same plan, with other values for some fields of all trials."""
+    trials = [
+        one.model_copy(
+            update={k: make(one) if callable(make) else make for k, make in changed.items()}
+        )
+        for one in plan.trials
+    ]
+    return plan.model_copy(update={"trials": trials})
 
 
 def test_a_table_has_mean_and_deviation_and_the_best_by_what_is_watched() -> None:
     values = [0.5, 0.7, 0.2, 0.3, 0.1, float("nan")]
-    results = {n: result(n, value) for n, value in enumerate(values)}
+    results = {n: examples.done(n, value) for n, value in enumerate(values)}
     for monitor in ("val_loss", "val_accuracy"):
-        answer = table.answer(planned(3, 2, monitor), results)
-        assert answer["rows"][0]["metrics"]["val_loss"]["mean"] == pytest.approx(0.6)
-        assert answer["rows"][0]["metrics"]["val_loss"]["deviation"] == pytest.approx(0.02**0.5)
-        assert answer["best"]["configuration"] == 1 and answer["best"]["run"] == "run-2"
+        answer = answer_of(examples.plan(3, 2, monitor), results)
+        found = answer.rows[0].metrics["val_loss"]
+        assert found.mean == pytest.approx(0.6)
+        assert found.deviation == pytest.approx(0.02**0.5)
+        assert answer.best is not None
+        assert answer.best.row.configuration == 1 and answer.best.run == "run-2"
         heads, rows = table.columns(answer)
         assert heads == ["batch_size", "trials", "val_loss", "val_accuracy"]
         assert rows[1] == ["2", "2", "0.2500 ± 0.0707", "0.7500 ± 0.0707"]
 
 
 def test_of_one_configuration_none_is_the_best_and_its_first_trial_is_trained_again() -> None:
-    answer = table.answer(planned(1, 3), {n: result(n, v) for n, v in enumerate((0.9, 0.2, 0.5))})
-    assert answer["best"] is None
-    assert answer["again"] == {
+    answer = answer_of(
+        examples.plan(1, 3), {n: examples.done(n, v) for n, v in enumerate((0.9, 0.2, 0.5))}
+    )
+    assert answer.best is None
+    assert answer.as_json()["again"] == {
         "trial": 0,
         "run": "run-0",
         "what": "the first trial",
         "why_not": None,
     }
     assert not any("best" in line.lower() for line in table.lines(answer))
-    waiting = table.answer(planned(1, 3), {1: result(1, 0.2)})
-    assert waiting["again"] is None
-    failed = {0: result(0, 0, "no memory"), 1: result(1, 0.2)}
-    assert table.answer(planned(1, 3), failed)["again"]["trial"] == 1
+    waiting = answer_of(examples.plan(1, 3), {1: examples.done(1, 0.2)})
+    assert waiting.again is None
+    found = answer_of(examples.plan(1, 3), {0: failed(0), 1: examples.done(1, 0.2)})
+    assert found.again is not None and found.again.trial == 1
 
 
 def test_what_guarantees_nothing_is_not_trained_again_and_that_is_said() -> None:
-    results = {n: result(n, 0.5) for n in range(3)}
-    for one in results.values():
-        one["guarantee"]["asked"] = "none"
-    answer = table.answer(planned(1, 3), results)
-    assert "guarantee: none" in answer["again"]["why_not"]
+    none = Promise("none", "none", [])
+    answer = answer_of(
+        examples.plan(1, 3), {n: examples.done(n, 0.5, guarantee=none) for n in range(3)}
+    )
+    assert answer.again is not None and "guarantee: none" in (answer.again.why_not or "")
     assert any(line.startswith("Nothing is trained once more") for line in table.lines(answer))
 
 
@@ -234,60 +239,64 @@ def test_what_guarantees_nothing_is_not_trained_again_and_that_is_said() -> None
     [("abc", "3 different results of 3"), ("aaa", "1 result of 3"), ("aba", "2 different")],
 )
 def test_trainings_of_one_recipe_are_counted_by_their_results(digests: str, said: str) -> None:
-    plan = planned(1, 3)
-    for trial in plan["trials"]:
-        trial |= {"repetition": {}, "recipe_digest": "one"}
-    results = {n: result(n, 0.5) | {"digest": digest} for n, digest in enumerate(digests)}
-    answer = table.answer(plan, results)
+    plan = with_trials(examples.plan(1, 3), repetition={}, recipe_digest="one")
+    results = {n: examples.done(n, 0.5, digest=digest) for n, digest in enumerate(digests)}
+    answer = answer_of(plan, results)
     assert any(line.startswith(said) for line in table.lines(answer)), table.lines(answer)
     # Of one recipe equal results are what is wanted, not a parameter without effect.
-    assert answer["same"] == []
+    assert answer.same == []
 
 
 def test_rows_that_are_the_same_to_the_last_bit_are_said_to_be_and_none_is_the_best() -> None:
-    digests = [0, 0, 0, 3]  # Validation in other batches rounds otherwise, of the same state.
-    results = {n: result(n, 0.5 + n / 1e9) | {"digest": f"{digests[n]}"} for n in range(4)}
-    answer = table.answer(planned(3, 1), results)
-    assert answer["best"] is None and answer["again"]["what"] == "the first trial"
+    def done(n: int, more: float) -> Result:
+        return examples.done(n, 0.5 + more, digest=f"{[0, 0, 0, 3][n]}")
+
+    # Validation in other batches rounds otherwise, of the same state.
+    results = {n: done(n, n / 1e9) for n in range(4)}
+    answer = answer_of(examples.plan(3, 1), results)
+    assert answer.best is None
+    assert answer.again is not None and answer.again.what == "the first trial"
     (line,) = table.lines(answer)
     assert line == (
         "Rows 1–3 end in the same state to the last bit: batch_size had no effect on the training."
     )
     # A row that is not the same, though as good: the first is taken, and the tie is said.
-    results = {n: result(n, 0.5) | {"digest": f"{digests[n]}"} for n in range(4)}
-    answer = table.answer(planned(4, 1), results)
-    assert answer["best"]["configuration"] == 0 and answer["best"]["tied"] == [1, 2, 3]
+    results = {n: done(n, 0) for n in range(4)}
+    answer = answer_of(examples.plan(4, 1), results)
+    assert answer.best is not None
+    assert answer.best.row.configuration == 0 and answer.best.tied == [1, 2, 3]
     assert any("tied with rows 2–4; the first of them is taken" in n for n in table.lines(answer))
     # A better one is the best, alone.
-    results[3] = result(3, 0.1)
-    answer = table.answer(planned(4, 1), results)
-    assert answer["best"]["configuration"] == 3 and answer["best"]["tied"] == []
-    assert answer["same"] == [{"numbers": [0, 1, 2], "parameters": ["training.batch_size"]}]
+    results[3] = examples.done(3, 0.1)
+    answer = answer_of(examples.plan(4, 1), results)
+    assert answer.best is not None
+    assert answer.best.row.configuration == 3 and answer.best.tied == []
+    same = {"numbers": [0, 1, 2], "parameters": ["training.batch_size"]}
+    assert answer.as_json()["same"] == [same]
 
 
 def test_a_table_is_not_cut_on_a_narrow_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    answer = table.answer(planned(3, 2), {n: result(n, n / 7) for n in range(6)})
-    console.print_study(answer | {"verification": None, "study_dir": "here"})
+    answer = answer_of(examples.plan(3, 2), {n: examples.done(n, n / 7) for n in range(6)})
+    console.print_study(table.Answer(Path("here"), answer, None))
     shown = capsys.readouterr().out
     head, rows = table.columns(answer)
     assert all(cell in shown for cell in [*head, *(cell for row in rows for cell in row)])
 
 
 def test_seeds_without_effect_are_named_too() -> None:
-    plan = planned(1, 3)
-    for trial in plan["trials"]:
-        trial["recipe_digest"] = str(trial["trial"])
-    results = {n: result(n, 0.5) | {"digest": "same"} for n in range(3)}
-    lines = table.lines(table.answer(plan, results))
+    results = {n: examples.done(n, 0.5, digest="same") for n in range(3)}
+    lines = table.lines(answer_of(examples.plan(1, 3), results))
     assert lines == [
         "Trials 0–2 end in the same state to the last bit: seed had no effect on the training."
     ]
 
 
-def nested_noise(seed: int, configurations: int = 20, folds: int = 5, each: int = 20) -> Any:
+def nested_noise(
+    seed: int, configurations: int = 20, folds: int = 5, each: int = 20
+) -> tuple[Plan, dict[int, Result]]:
     """A nested study of guesses on coin tosses: nothing can be learnt, and 0.5 is the truth.
 
     Each configuration guesses the same whatever it was trained on. Its validation in an outer fold
@@ -295,15 +304,19 @@ def nested_noise(seed: int, configurations: int = 20, folds: int = 5, each: int 
     """
     generator = np.random.Generator(np.random.Philox(seed))
     right = generator.random((configurations, folds, each)) < 0.5
-    plan = planned(configurations, folds, "val_accuracy")
-    results = {}
-    for trial in plan["trials"]:
-        number, fold = trial["configuration"], trial["trial"] % folds
-        trial["repetition"] = {"split.outer_folds": folds, "split.outer_fold": fold}
+    plan = with_trials(
+        examples.plan(configurations, folds, "val_accuracy"),
+        repetition=lambda one: {"split.outer_folds": folds, "split.outer_fold": one.trial % folds},
+    )
+    results: dict[int, Result] = {}
+    for one in plan.trials:
+        number, fold = one.configuration, one.trial % folds
         others = np.delete(right[number], fold, axis=0)
-        told = result(trial["trial"], float(1 - others.mean()))
-        told["metrics"]["test_accuracy"] = float(right[number, fold].mean())
-        results[trial["trial"]] = told
+        metrics = {
+            "val_accuracy": float(others.mean()),
+            "test_accuracy": float(right[number, fold].mean()),
+        }
+        results[one.trial] = examples.done(one.trial, 0, metrics=metrics)
     return plan, results
 
 
@@ -311,13 +324,14 @@ def test_a_nested_study_of_noise_gives_chance() -> None:
     across, within = [], []
     for seed in range(200):
         plan, results = nested_noise(seed)
-        answer = table.answer(plan, results)
-        assert answer["best"] is None and len(answer["nested"]["chosen"]) == 5
-        within.append(answer["nested"]["metrics"]["test_accuracy"]["mean"])
+        answer = answer_of(plan, results)
+        assert answer.best is None and answer.nested is not None
+        assert len(answer.nested.chosen) == 5
+        within.append(answer.nested.metrics["test_accuracy"].mean)
         # What one choice over all outer folds would have said.
-        best = max(answer["rows"], key=lambda row: row["metrics"]["val_accuracy"]["mean"])
-        mine = [t for t in answer["trials"] if t["configuration"] == best["configuration"]]
-        across.append(statistics.fmean(t["metrics"]["test_accuracy"] for t in mine))
+        best = max(answer.rows, key=lambda row: row.metrics["val_accuracy"].mean)
+        mine = [t.done for t in answer.trials if t.configuration == best.configuration and t.done]
+        across.append(statistics.fmean(one.metrics["test_accuracy"] for one in mine))
     error = statistics.stdev(within) / len(within) ** 0.5
     # Not above chance. A little below it: what did well elsewhere had its luck there.
     assert 0.5 - statistics.stdev(within) < statistics.fmean(within) < 0.5 + 3 * error
@@ -325,36 +339,41 @@ def test_a_nested_study_of_noise_gives_chance() -> None:
 
 
 def test_each_outer_fold_chooses_by_its_own_validations() -> None:
-    plan = planned(2, 4)
-    for trial in plan["trials"]:
-        outer, inner = divmod(trial["trial"] % 4, 2)
-        trial["repetition"] = {"split.outer_fold": outer, "split.fold": inner}
+    plan = with_trials(
+        examples.plan(2, 4),
+        repetition=lambda one: {
+            "split.outer_fold": one.trial % 4 // 2,
+            "split.fold": one.trial % 2,
+        },
+    )
     # Configuration 0 is better in outer fold 1, configuration 1 in outer fold 0.
     losses = [0.9, 0.9, 0.1, 0.1, 0.4, 0.4, 0.6, 0.6]
-    results = {n: result(n, loss) for n, loss in enumerate(losses)}
-    for n, one in results.items():
-        one["metrics"]["test_accuracy"] = n / 10
-    answer = table.answer(plan, results)
-    chosen = answer["nested"]["chosen"]
-    assert [(one["outer_fold"], one["configuration"]) for one in chosen] == [(0, 1), (1, 0)]
-    assert [one["metrics"]["test_accuracy"]["mean"] for one in chosen] == [0.45, 0.25]
-    found = answer["nested"]["metrics"]["test_accuracy"]
-    assert found["mean"] == pytest.approx(0.35)
-    assert found["deviation"] == pytest.approx(0.02**0.5)
-    assert answer["again"]["trial"] == 4
+    results: dict[int, Result] = {
+        n: examples.done(n, loss, metrics={"val_loss": loss, "test_accuracy": n / 10})
+        for n, loss in enumerate(losses)
+    }
+    answer = answer_of(plan, results)
+    assert answer.nested is not None
+    chosen = answer.nested.chosen
+    assert [(one.outer_fold, one.row.configuration) for one in chosen] == [(0, 1), (1, 0)]
+    assert [one.row.metrics["test_accuracy"].mean for one in chosen] == [0.45, 0.25]
+    found = answer.nested.metrics["test_accuracy"]
+    assert found.mean == pytest.approx(0.35)
+    assert found.deviation == pytest.approx(0.02**0.5)
+    assert answer.again is not None and answer.again.trial == 4
     # Nothing is left by which the tests of the other folds could be chosen by.
-    assert not any(name.startswith("test_") for row in answer["rows"] for name in row["metrics"])
+    assert not any(name.startswith("test_") for row in answer.rows for name in row.metrics)
     assert "test_accuracy" not in table.columns(answer)[0]
-    head, rows = table.nested_columns(answer)
+    head, rows = table.nested_columns(answer.nested, answer.monitor)
     assert head == ["outer_fold", "chosen", "val_loss", "test_accuracy"]
     assert rows[0][:2] == ["0", "batch_size 2"] and rows[-1][-1] == "0.3500 ± 0.1414"
     # A failed trial takes its configuration out of that fold alone.
-    results[4] = result(4, 0, "no memory")
-    chosen = table.answer(plan, results)["nested"]["chosen"]
-    assert [one["configuration"] for one in chosen] == [0, 0]
+    results[4] = failed(4)
+    nested = answer_of(plan, results).nested
+    assert nested is not None and [one.row.configuration for one in nested.chosen] == [0, 0]
     del results[0], results[5]
-    unfinished = table.answer(plan, results)
-    assert unfinished["nested"]["metrics"] == {}
+    unfinished = answer_of(plan, results)
+    assert unfinished.nested is not None and unfinished.nested.metrics == {}
     assert any("1 of 2 outer folds" in line for line in table.lines(unfinished))
 
 
@@ -386,21 +405,20 @@ def test_a_value_is_written_as_it_is_read(value: Any) -> None:
 
 def test_class_weights_are_tried_with_their_whole_numbers() -> None:
     text = "training.class_weight={0: 1.0, 1: 2.0},{0: 1.0, 1: 5.0},null"
-    found = study.plan(PROJECT, "sweep", Search.read([text]), Repetitions())
-    weights = [t["recipe"]["parameters"]["training"]["class_weight"] for t in found["trials"]]
-    assert weights[2] is None and [w.get(1, w.get("1")) for w in weights[:2]] == [2.0, 5.0]
+    found = planning.plan(PROJECT, Design("sweep", Search.read([text])))
+    weights = [recipe.parameters.training.class_weight for recipe in found.recipes]
+    assert weights == [{0: 1.0, 1: 2.0}, {0: 1.0, 1: 5.0}, None]
     alone = recipes.make(PROJECT, ["training.class_weight={0: 1.0, 1: 2.0}"])
-    assert found["trials"][0]["recipe_digest"] == alone.digest
-    kept = json.loads(json.dumps(found["configurations"]))  # As `study.json` has it.
-    told = [table.describe(values) for values in found["configurations"]]
+    assert found.plan.trials[0].recipe_digest == alone.digest
+    kept = json.loads(json.dumps(found.plan.as_json()))["configurations"]  # As `study.json` has it.
+    told = [table.describe(values) for values in found.plan.configurations]
     assert told == [table.describe(values) for values in kept]
     assert told[0] == "class_weight {0: 1.0, 1: 2.0}"
 
 
 def written_study(folder: Path) -> Path:
-    plan = planned(2, 1) | {"digest": "abcdef"}
-    (folder / "study.json").write_text(json.dumps(plan))
-    lines = [json.dumps(manifest.sealed(result(n, 0.5))) + "\n" for n in range(2)]
+    (folder / "study.json").write_text(json.dumps(examples.plan(2, 1).as_json()))
+    lines = [json.dumps(manifest.sealed(examples.done(n, 0.5).as_json())) + "\n" for n in range(2)]
     (folder / "results.jsonl").write_text("".join(lines))
     return folder
 
@@ -423,13 +441,54 @@ def test_a_damaged_study_is_named_in_one_line(
     file: str, before: str, after: str, said: str, tmp_path: Path
 ) -> None:
     path = written_study(tmp_path) / file
-    assert table.read(tmp_path)["failed"] == 0
+    assert table.read(tmp_path).table.failed == 0
     content = path.read_text()
     assert before in content
     path.write_text(sealed_anew(content.replace(before, after, 1)))
     with pytest.raises(BadInput) as refused:
         table.read(tmp_path)
     assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+PARTED = Divergence("epoch", 1, 3, "weights", "kernel", "1", None, ["kernel"], "not the same")
+
+
+@pytest.mark.parametrize("parted", [None, PARTED])
+def test_a_verification_is_read_as_it_was_written(
+    parted: Divergence | None, tmp_path: Path
+) -> None:
+    runs, digests = (Path("runs/a"), Path("runs/b")), ("1", "2")
+    verdict = Verdict(runs, digests, "diverged" if parted else "identical", parted)
+    written = Verification(1, verdict)
+    line = manifest.sealed({"verification": written.as_json()})
+    path = written_study(tmp_path) / "results.jsonl"
+    before = path.read_text()
+    path.write_text(f"{before}{json.dumps(line)}\n")
+    answer = table.read(tmp_path)
+    assert answer.verification == written
+    told = answer.as_json()["verification"]
+    assert list(told)[:4] == ["trial", "runs", "digests", "verdict"]
+    assert ("first_divergence" in told) is bool(parted)
+    # It has to be about a trial and to have a verdict.
+    wrong: list[object] = [{"trial": 1}, {"verdict": "identical"}, [], 3]
+    for damaged in wrong:
+        line = manifest.sealed({"verification": damaged})
+        path.write_text(f"{before}{json.dumps(line)}\n")
+        with pytest.raises(BadInput, match="line 3: not a readable result") as refused:
+            table.read(tmp_path)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_plan_and_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    plan = examples.plan(2, 3, configurations=[{"a": {0: 1.5}}, {"a": None}])
+    (tmp_path / planning.FILE).write_text(json.dumps(plan.as_json()))
+    assert planning.read(tmp_path).as_json() == json.loads(json.dumps(plan.as_json()))
+    lost = examples.done(1, 0.5, metrics={"val_loss": math.inf})
+    lines = [one.as_json() for one in (examples.done(0, 0.5), lost, failed(2))]
+    text = "".join(files.dumps(manifest.sealed(one)) + "\n" for one in lines)
+    (tmp_path / results_file.FILE).write_text(text)
+    found = results_file.read(tmp_path).trials
+    assert [one.as_json() for one in found.values()] == lines
 
 
 def sealed_anew(text: str) -> str:
@@ -456,7 +515,7 @@ def test_a_result_that_was_edited_is_not_told(tmp_path: Path) -> None:
 def test_any_other_content_is_no_study(file: str, content: bytes, tmp_path: Path) -> None:
     (written_study(tmp_path) / file).write_bytes(content)
     if file == "results.jsonl" and content in (b"", b"{}\n"):  # Nothing has come of it yet.
-        assert table.read(tmp_path)["failed"] == 2
+        assert table.read(tmp_path).table.failed == 2
         return
     with pytest.raises(BadInput, match=file):
         table.read(tmp_path)
@@ -464,16 +523,17 @@ def test_any_other_content_is_no_study(file: str, content: bytes, tmp_path: Path
 
 def test_a_study_killed_while_it_wrote_goes_on_behind_the_last_whole_line(tmp_path: Path) -> None:
     project = Project(tmp_path, "any")
-    plan = planned(2, 1) | {"digest": "abcdef", "code": {"digest": "code"}}
+    plan = Planned(examples.plan(2, 1), [])
     with study.Study(project, plan) as one:
-        one._write(result(0, 0.5))
+        one._write(examples.done(0, 0.5).as_json())
         path = one.directory / "results.jsonl"
     with path.open("a") as file:
         file.write('{"trial": 1, "fai')
     with study.Study(project, plan) as one:
-        assert list(one.results) == [0]
-        one._write(result(1, 0.25))
-    assert table.read(path.parent)["best"]["configuration"] == 1
+        assert list(one.results.trials) == [0]
+        one._write(examples.done(1, 0.25).as_json())
+    best = table.read(path.parent).table.best
+    assert best is not None and best.row.configuration == 1
     # A damaged line is refused, and what would do is said.
     path.write_text(path.read_text().replace('"digest"', '"gist"', 1))
     with pytest.raises(BadInput, match=r"line 1: .*; --fresh begins anew"):
@@ -482,12 +542,12 @@ def test_a_study_killed_while_it_wrote_goes_on_behind_the_last_whole_line(tmp_pa
 
 def test_a_study_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
     project = Project(tmp_path, "any")
-    plan = planned(1, 1) | {"digest": "abcdef"}
+    plan = Planned(examples.plan(1, 1), [])
     with study.Study(project, plan) as one:
         path = one.directory / "results.jsonl"
     path.unlink()
     path.mkdir()  # As little to be written to as a file of a disk that is read-only.
-    (path.parent / "study.json").write_text(json.dumps(plan))
+    (path.parent / "study.json").write_text(json.dumps(plan.plan.as_json()))
     with pytest.raises(BadInput, match="studies: cannot hold a study"):
         (tmp_path / "studies").rename(tmp_path / "elsewhere")
         (tmp_path / "studies").write_text("in the way of a folder")
@@ -497,15 +557,12 @@ def test_a_study_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -
 
 
 def test_a_configuration_with_a_failed_trial_is_not_the_best() -> None:
-    results = {
-        0: result(0, 0.9),
-        1: result(1, 0.8),
-        2: result(2, 0.1),
-        3: result(3, 0, "no memory"),
-    }
-    answer = table.answer(planned(2, 2), results)
-    assert answer["failed"] == 1 and answer["best"]["configuration"] == 0
-    assert table.answer(planned(2, 2), {})["best"] is None
+    results: dict[int, Result] = {n: examples.done(n, (0.9, 0.8, 0.1)[n]) for n in range(3)}
+    results[3] = failed(3)
+    answer = answer_of(examples.plan(2, 2), results)
+    assert answer.failed == 1
+    assert answer.best is not None and answer.best.row.configuration == 0
+    assert answer_of(examples.plan(2, 2), {}).best is None
 
 
 @pytest.mark.parametrize(
@@ -521,7 +578,7 @@ def test_a_machine_is_not_given_more_than_it_holds(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(slots, "LONG_WAIT", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    told: list[dict[str, Any]] = []
+    told: list[Wait] = []
     now: list[tuple[int, str | None]] = []
     seen: list[list[tuple[int, str | None]]] = []
 
@@ -537,7 +594,7 @@ def test_a_machine_is_not_given_more_than_it_holds(
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(train, [1, 2, 3, 1, 9, 3] * 2))  # More threads than cores have them all.
     assert len(seen) == 12 and max(map(len, seen)) > 1
-    waited = {event["needed"] for event in told}
+    waited = {event.needed for event in told}
     possible = {"a GPU"} if devices else {f"{needed} of 4 cores" for needed in (1, 2, 3, 4)}
     assert waited and waited <= possible
     for running in seen:
@@ -584,7 +641,7 @@ def test_a_study_that_was_just_killed_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = Project(tmp_path, "any")
-    planned = {"kind": "sweep", "digest": "abcdef", "trials": []}
+    planned = Planned(examples.plan(0, 0), [])
     ending = study.Study(project, planned)
     monkeypatch.setattr(launcher, "ENDING", 0.1)
     with pytest.raises(BadInput, match="still going on"):

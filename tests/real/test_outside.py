@@ -108,7 +108,7 @@ for name in sys.argv[1:]:
     runs = gate.train_all(project, made, 2, lambda run, event: None, ["killed"])
     found = manifest.read(runs[1])
     assert found.resumed, "it was not killed"
-    verdict = comparison.compare(*runs)["verdict"]
+    verdict = comparison.compare(*runs).verdict
     print(json.dumps([name, verdict, found.notes]), flush=True)
 """
 

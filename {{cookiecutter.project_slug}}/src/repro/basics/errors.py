@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 IDENTICAL, DIFFERS, BAD_INPUT, NOT_COMPARABLE, FAILED = range(5)
 """Exit statuses of `repro`. FAILED: the training itself raised; its traceback is in the log."""
 INTERNAL = 70
@@ -38,17 +36,6 @@ class RunEnded(RunFailed):
     def advised(self, then: str) -> RunEnded:
         """The same failure, with something else to be done."""
         return RunEnded(self.what, then, self.log)
-
-
-class Parted(BadInput):
-    """A run that went on was not what it had been: its data, settings or initial state differ.
-
-    `where` says so as `ledger.first_difference` does.
-    """
-
-    def __init__(self, message: str, where: dict[str, Any]) -> None:
-        super().__init__(message)
-        self.where = where
 
 
 class Probed(Exception):

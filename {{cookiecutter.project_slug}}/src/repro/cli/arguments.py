@@ -197,6 +197,17 @@ def _study(made: argparse.ArgumentParser, folds: int | None) -> None:
         choices=("max", "min"),
         help="whether more or less of it is better (default: what Keras says of its metrics)",
     )
+    _trainers(made)
+    made.add_argument(
+        "--fresh", action="store_true", help="begin a new study, even if this one can go on"
+    )
+    made.add_argument(
+        "--no-verify", action="store_true", help="do not train the best once more to compare"
+    )
+
+
+def _trainers(made: argparse.ArgumentParser) -> None:
+    """Where the trials of a study are trained."""
     made.add_argument(
         "--workers",
         type=int,
@@ -218,12 +229,6 @@ def _study(made: argparse.ArgumentParser, folds: int | None) -> None:
         "--insecure",
         action="store_true",
         help="accept a scheduler without TLS; everybody who reaches it can run code as you",
-    )
-    made.add_argument(
-        "--fresh", action="store_true", help="begin a new study, even if this one can go on"
-    )
-    made.add_argument(
-        "--no-verify", action="store_true", help="do not train the best once more to compare"
     )
 
 

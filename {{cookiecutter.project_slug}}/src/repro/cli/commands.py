@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from repro.basics import files
 from repro.basics.errors import BAD_INPUT, DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadInput
@@ -21,7 +21,10 @@ from repro.cli import arguments, console, guard
 from repro.recipe.project import Project, own_machinery
 
 if TYPE_CHECKING:
-    from repro.study.search import Search
+    from repro.compare.comparison import Verdict
+    from repro.compare.gate import GateVerdict, Why
+    from repro.study.planning import Design
+    from repro.study.table import Answer
 
 STATUS = {"identical": IDENTICAL, "diverged": DIFFERS, "not comparable": NOT_COMPARABLE}
 
@@ -130,7 +133,7 @@ def _train(options: argparse.Namespace) -> int:
     else:
         console.show("  ".join(f"{name} {v:.4f}" for name, v in content.metrics.items()))
         console.show(f"digest     {content.digest}")
-        console.show(f"guarantee  {console.guarantee(asdict(content.guarantee))}")
+        console.show(f"guarantee  {console.guarantee(content.guarantee)}")
         for note in content.notes:
             console.show(printable(f"note       {note}"))
         console.show(f"run        {directory}")
@@ -155,16 +158,17 @@ def _verify(options: argparse.Namespace) -> int:
         return _verify_recorded(options, project)
     wanted = recipes.make(project, options.overrides)
     with console.Reporter() as reporter:
-        answer = gate.verify(project, wanted, options.runs, reporter, options.vary)
+        asked = gate.Gate(project, wanted, options.runs, options.vary)
+        answer = gate.verify(asked, reporter)
     # The verdict is told before anything explains it.
     if not options.json:
         console.print_gate(answer, f"{options.runs} runs")
     try:
-        _explain(project, answer, options, gated=True)
+        answer = replace(answer, why=_explain(project, answer, options))
     finally:
         if options.json:
-            print(files.dumps(answer))
-    return _status(answer) or _fallen(answer["guarantee"]["broken"])
+            print(files.dumps(answer.as_json()))
+    return _status(answer) or _fallen(answer.guarantee.broken)
 
 
 def _fallen(broken: Sequence[str]) -> int:
@@ -174,7 +178,7 @@ def _fallen(broken: Sequence[str]) -> int:
 
 def _verify_recorded(options: argparse.Namespace, project: Project) -> int:
     """The gate for the recipes in `results.lock`, or for the one that is given."""
-    from repro.compare import results_lock, review
+    from repro.compare import gate, results_lock, review
 
     path = options.against or project.root / results_lock.FILE
     if options.against and not path.is_file():
@@ -187,11 +191,9 @@ def _verify_recorded(options: argparse.Namespace, project: Project) -> int:
         )
         known = {**expected, **(base.entries if base else {})}
         names = [results_lock.name_of(given)] if given else list(known) or [results_lock.PLAIN]
-        line, vary = reporter.line, options.vary
-        outcomes = review.verify(
-            project, names, expected, options.runs, reporter, vary, line, base, path.name
-        )
-    found = {o.name: o.now for o in outcomes if o.now and o.answer["verdict"] == "identical"}
+        asked = review.Review(project, names, expected, options.runs, options.vary, base, path.name)
+        outcomes = review.verify(asked, reporter, reporter.line)
+    found = {o.name: o.now for o in outcomes if o.now and o.answer.verdict == "identical"}
     # What was found is told, and written, before anything explains it.
     if options.summary:
         from repro.report import pages
@@ -204,16 +206,18 @@ def _verify_recorded(options: argparse.Namespace, project: Project) -> int:
     if not options.json:
         console.print_outcomes(outcomes, options.runs, options.update)
     try:
-        for outcome in outcomes:
-            told = _explain(project, outcome.answer, options, gated=True, of=outcome.name)
-            if told and options.summary:
+        for number, outcome in enumerate(outcomes):
+            if not isinstance(outcome.answer, gate.GateVerdict):
+                continue
+            why = _explain(project, outcome.answer, options, of=outcome.name)
+            if why is None:
+                continue
+            outcomes[number] = replace(outcome, answer=replace(outcome.answer, why=why))
+            if options.summary:
                 pages.write_gate(options.summary, outcomes)
     finally:
         if options.json:
-            recipes_told = [
-                {"recipe": o.name, "recorded": o.recorded, "lines": o.lines(), **o.answer}
-                for o in outcomes
-            ]
+            recipes_told = [outcome.as_json() for outcome in outcomes]
             print(files.dumps({"recipes": recipes_told, "updated": options.update}))
     return review.status(outcomes, options.update)
 
@@ -224,70 +228,77 @@ def _diff(options: argparse.Namespace) -> int:
 
     project = Project.find()
     one, other = (manifest.find_run(project, name) for name in (options.run_a, options.run_b))
-    answer = comparison.compare(one, other)
+    found = comparison.compare(one, other)
+    answer = found.as_json()
     if not options.json:
-        console.print_verdict(answer, "2 runs")
+        console.print_verdict(found, "2 runs")
     try:
         if options.explain:
-            _explain(project, answer, options)
-        elif answer["verdict"] == "diverged" and not options.json:
+            why = _explain(project, found, options)
+            answer |= why.as_json() if why else {}
+        elif found.verdict == "diverged" and not options.json:
             print("  to the tensor: repro diff --explain, which runs the steps again")
     finally:
         if options.json:
             print(files.dumps(answer))
-    return STATUS[answer["verdict"]]
+    return STATUS[found.verdict]
 
 
 def _cross_validate(options: argparse.Namespace) -> int:
+    from repro.study.planning import Design
     from repro.study.search import Search
 
-    return _study(options, "cross-validate", Search(options.overrides))
+    return _study(options, Design("cross-validate", Search(options.overrides)))
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    from repro.study.planning import Design
     from repro.study.search import METHODS, Search
 
     if options.method not in METHODS:
         raise BadInput(f"--method: expected one of {', '.join(METHODS)}; got {options.method!r}")
     search = Search.read(options.overrides)
-    return _study(options, "sweep", search, options.method, options.trials)
+    return _study(options, Design("sweep", search, method=options.method, points=options.trials))
 
 
-def _study(
-    options: argparse.Namespace,
-    kind: str,
-    search: Search,
-    method: str = "grid",
-    points: int | None = None,
-) -> int:
-    from repro.study import keys, study
+def _study(options: argparse.Namespace, design: Design) -> int:
+    """What both kinds of studies do."""
+    from repro.study import keys, planning, study
     from repro.study.search import Repetitions
 
     if options.workers is not None and options.workers < 1:
         raise BadInput(f"--workers: expected 1 or more, got {options.workers}")
+    search = design.search
     if options.strategy:
         search = search.fix(f"split.strategy={options.strategy}")
     project = Project.find()
     cluster = keys.cluster(options.scheduler, options.keys, options.insecure, project.root)
     repetitions = Repetitions(options.seeds, options.folds, options.repeats, options.outer_folds)
-    planned = study.plan(
-        project, kind, search, repetitions, method, points, options.monitor, options.mode
-    )
-    trials = len(planned["trials"])
+    design = replace(design, search=search, repetitions=repetitions)
+    design = replace(design, monitor=options.monitor, mode=options.mode)
+    planned = planning.plan(project, design)
+    trials = len(planned.recipes)
     with study.Study(project, planned, options.fresh) as one, console.Reporter(trials) as reporter:
         reporter.begin(one.done)
         answer = one.run(options.workers, cluster, reporter, reporter.trial, not options.no_verify)
-    verification = answer["verification"] or {"verdict": "identical"}
     if not options.json:
         console.print_study(answer)
+    why = None
     try:
-        _explain(project, verification, options)
+        if answer.compared is not None:
+            why = _explain(project, answer.compared, options)
     finally:
         if options.json:
-            print(files.dumps(answer))
-    if answer["failed"] or verification["verdict"] == "failed":
+            print(files.dumps(answer.as_json(why)))
+    return _status_of_study(answer)
+
+
+def _status_of_study(answer: Answer) -> int:
+    """The exit status for a study: that of its trials, then of the one that was trained again."""
+    if answer.table.failed or answer.not_verified:
         return FAILED
-    return STATUS[verification["verdict"]] or _fallen(answer["broken"])
+    again = STATUS[answer.compared.verdict] if answer.compared else IDENTICAL
+    return again or _fallen(answer.table.broken)
 
 
 def _cluster_keys(options: argparse.Namespace) -> int:
@@ -357,40 +368,35 @@ def _data(options: argparse.Namespace) -> int:
     return DIFFERS if answer.get("verdict") == "differs" else IDENTICAL
 
 
-def _status(answer: dict[str, Any]) -> int:
+def _status(found: GateVerdict) -> int:
     """The exit status for what a gate said of one recipe."""
-    if answer["verdict"] == "failed":
-        return BAD_INPUT if answer["refused"] else FAILED
-    return STATUS[answer["verdict"]]
+    if found.verdict == "failed":
+        return BAD_INPUT if found.refused else FAILED
+    return STATUS[found.verdict]
 
 
 def _explain(
-    project: Project,
-    answer: dict[str, Any],
-    options: argparse.Namespace,
-    gated: bool = False,
-    of: str = "",
-) -> bool:
-    """Adds to an answer why runs differ, and prints it; returns whether there was something to say.
+    project: Project, found: Verdict | GateVerdict, options: argparse.Namespace, of: str = ""
+) -> Why | None:
+    """Looks for why runs differ, and prints it; None where there was nothing to look for.
 
     The verdict stands: what fails here is one line in `unexplained`.
 
     Args:
-        gated: whether the answer is that of `gate.verify`, whose variations are looked at too.
+        found: the verdict of a gate, whose variations are looked at too; or that on two runs.
         of: the recipe that is explained, where there are several.
     """
     from repro.compare import gate
 
-    tensor = answer["verdict"] == "diverged" and not getattr(options, "no_explain", False)
-    # Where the first run failed, or that of a study, there is nothing to look for.
-    variation = gated and "index" in answer
+    tensor = found.verdict == "diverged" and not getattr(options, "no_explain", False)
+    variation = isinstance(found, gate.GateVerdict) and found.index is not None
     if not (tensor or variation):
-        return False
+        return None
     with console.Reporter() as reporter:
-        lines = gate.explain(project, answer, reporter, reporter.line, variation, tensor)
+        why = gate.explain(project, found, reporter, reporter.line, tensor)
     if not options.json:
-        console.show("\n".join([f"why        {of}"] * bool(of) + lines))
-    return True
+        console.show("\n".join([f"why        {of}"] * bool(of) + why.lines()))
+    return why
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -8,14 +8,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from repro.basics.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from repro.compare.comparison import Verdict
+    from repro.compare.gate import Failure, GateVerdict
     from repro.compare.review import Outcome
+    from repro.environment.determinism import Promise
+    from repro.run.events import Progress as Event
+    from repro.run.events import Start
+    from repro.study.table import Answer
 
 
 FALLEN = "this is red: mend what is named, or ask for the guarantee that holds"
@@ -26,60 +32,50 @@ def show(text: str) -> None:
     print(printable(text, lines=True))
 
 
-def print_verdict(answer: dict[str, Any], what: str) -> None:
-    from repro.compare import comparison
-
-    verdict = answer["verdict"]
-    show(f"{verdict.upper()}  {printable(what)}")
-    if verdict == "identical":
-        show(f"digest     {answer['digests'][0]}")
-    elif verdict == "diverged":
-        show(comparison.describe(answer["first_divergence"]))
-    elif verdict == "failed":
-        show(f"  {answer['message']}")
-    else:
-        for name, (one, other) in answer["not_comparable"].items():
-            show(printable(f"  {name}: {one} in the first, {other} in the second"))
+def print_verdict(found: Verdict | Failure, what: str) -> None:
+    show(f"{found.verdict.upper()}  {printable(what)}")
+    for line in found.lines():
+        show(line)
 
 
-def print_gate(answer: dict[str, Any], what: str) -> None:
-    from repro.compare import gate
-
-    print_verdict(answer, what)
-    show("\n".join(gate.lines(answer)))
-    held = printable(guarantee(answer["guarantee"]))
+def print_gate(found: GateVerdict, what: str) -> None:
+    print_verdict(found.between, what)
+    show("\n".join(found.lines()))
+    held = printable(guarantee(found.guarantee))
     show(f"guarantee  {held}")
-    if answer["guarantee"]["broken"]:
+    if found.guarantee.broken:
         show(f"           {FALLEN}")
-    for run in answer["runs"]:
+    for run in found.runs:
         show(f"run        {printable(run)}")
 
 
 def print_outcomes(outcomes: Sequence[Outcome], runs: int, updated: bool) -> None:
     """What became of recipes that are, or should be, in `results.lock`."""
+    from repro.compare.gate import GateVerdict
+
     for outcome in outcomes:
-        if outcome.now is None:
-            show(f"{outcome.answer['verdict'].upper()}  {printable(outcome.name)}")
-            show(f"  {outcome.answer['message']}")
+        answer = outcome.answer
+        if isinstance(answer, GateVerdict):
+            print_gate(answer, f"{outcome.name}, {runs} run{'s' if runs > 1 else ''}")
         else:
-            print_gate(outcome.answer, f"{outcome.name}, {runs} run{'s' if runs > 1 else ''}")
+            show(f"{answer.verdict.upper()}  {printable(outcome.name)}")
+            show(f"  {answer.message}")
         for line in outcome.lines():
             show(printable(f"recorded   {line}"))
         if updated and outcome.can_be_recorded:
             show("recorded   anew: commit results.lock")
-        elif updated and outcome.broken:
+        elif updated and isinstance(answer, GateVerdict) and outcome.broken:
             show(
                 "recorded   NOT: its guarantee does not hold; record what does: guarantee="
-                f"{outcome.answer['guarantee']['holds']}"
+                f"{answer.guarantee.holds}"
             )
 
 
-def guarantee(found: dict[str, Any]) -> str:
+def guarantee(found: Promise) -> str:
     """What became of the guarantee that was asked for, in a line."""
-    if not found["broken"]:
-        return str(found["holds"])
-    holds, asked = found["holds"], found["asked"]
-    return f"{holds}; {asked} does NOT hold: " + "; ".join(found["broken"])
+    if not found.broken:
+        return found.holds
+    return f"{found.holds}; {found.asked} does NOT hold: " + "; ".join(found.broken)
 
 
 def _unmarked(name: str) -> str:
@@ -136,37 +132,40 @@ class Reporter:
         if self._bars:
             self._bars.stop()
 
-    def __call__(self, run: Path, event: dict[str, Any]) -> None:
+    def __call__(self, run: Path, event: Event) -> None:
+        from repro.run.events import Epoch, Start, Step, Wait
+
         with self._lock:
-            if event["event"] == "wait" and not self._running:
-                self.line(f"{run.name}: waits for {event['needed']}, which others train on")
-            elif event["event"] == "start":
-                self._running.add(run.name)
-                for line in event["refused"]:
-                    self.line(f"{run.name}: {line}")
-                if event["epoch"]:
-                    self.line(
-                        f"{run.name}: goes on in epoch {event['epoch']} after step {event['step']}"
-                    )
-                for note in event["notes"]:
-                    self.line(f"{run.name}: {note}")
-                if event["guarantee"]["broken"]:
-                    held = guarantee(event["guarantee"])
-                    self.line(f"{run.name}: guarantee {held}")
-                self._bar(run.name, run.name, "steps", 0, None)
-                self._count()
-            elif event["event"] == "step":
-                loss = "" if event["loss"] is None else f"loss {event['loss']:.4f}"
+            if isinstance(event, Wait):
+                if not self._running:
+                    self.line(f"{run.name}: waits for {event.needed}, which others train on")
+            elif isinstance(event, Start):
+                self._started(run.name, event)
+            elif isinstance(event, Step):
+                loss = "" if event.loss is None else f"loss {event.loss:.4f}"
                 self._bar(
                     run.name,
-                    f"{run.name}  epoch {event['epoch']}/{event['epochs']}",
+                    f"{run.name}  epoch {event.epoch}/{event.epochs}",
                     f"steps  {loss}",
-                    (event["epoch"] - 1) * event["steps"] + event["step"],
-                    event["steps"] * event["epochs"],
+                    (event.epoch - 1) * event.steps + event.step,
+                    event.steps * event.epochs,
                 )
-            elif event["event"] == "epoch" and not self._bars and not self._trials:
-                results = "  ".join(f"{k} {v:.4f}" for k, v in event["results"].items())
-                self.line(f"{run.name}  epoch {event['epoch']}/{event['epochs']}  {results}")
+            elif isinstance(event, Epoch) and not self._bars and not self._trials:
+                results = "  ".join(f"{k} {v:.4f}" for k, v in event.results.items())
+                self.line(f"{run.name}  epoch {event.epoch}/{event.epochs}  {results}")
+
+    def _started(self, run: str, event: Start) -> None:
+        self._running.add(run)
+        for line in event.refused:
+            self.line(f"{run}: {line}")
+        if event.epoch:
+            self.line(f"{run}: goes on in epoch {event.epoch} after step {event.step}")
+        for note in event.notes:
+            self.line(f"{run}: {note}")
+        if event.guarantee.broken:
+            self.line(f"{run}: guarantee {guarantee(event.guarantee)}")
+        self._bar(run, run, "steps", 0, None)
+        self._count()
 
     def begin(self, done: int) -> None:
         """A study begins, or goes on, with so many trials done."""
@@ -252,35 +251,36 @@ NOTES = 3
 """Of the notes on the trials of a study, so many are shown."""
 
 
-def print_study(answer: dict[str, Any]) -> None:
+def print_study(answer: Answer) -> None:
     from repro.study import table
+    from repro.study.results import NotVerified
 
-    _print_table(*table.columns(answer))
-    if answer["nested"] is not None and len(answer["rows"]) > 1:
+    found, verification = answer.table, answer.verification
+    _print_table(*table.columns(found))
+    if found.nested is not None and len(found.rows) > 1:
         print()
-        _print_table(*table.nested_columns(answer))
-    verification = answer["verification"]
-    for line in table.lines(answer):
+        _print_table(*table.nested_columns(found.nested, found.monitor))
+    for line in table.lines(found):
         show(printable(line))
-    for line in answer["broken"]:
+    for line in found.broken:
         show(printable(f"guarantee  does NOT hold: {line}"))
-    if answer["broken"]:
+    if found.broken:
         show(f"           {FALLEN}")
-    for note in answer["notes"][:NOTES]:
+    for note in found.notes[:NOTES]:
         show(printable(f"note       {note}"))
-    if answer["notes"][NOTES:]:
-        show(f"           and {len(answer['notes']) - NOTES} more, in the manifests of the runs")
-    show(f"table      {answer['digest']}")
-    show(printable(f"study      {answer['study_dir']}"))
-    for trial in answer["trials"]:
-        if trial["failed"]:
-            show(f"failed     trial {trial['trial']}: {trial['failed']}")
-    again = answer["again"] or {"what": "a trial"}
-    if verification is not None and verification["verdict"] == "failed":
-        show(f"failed     {again['what']}, trained once more: {verification['failed']}")
+    if found.notes[NOTES:]:
+        show(f"           and {len(found.notes) - NOTES} more, in the manifests of the runs")
+    show(f"table      {found.digest}")
+    show(printable(f"study      {answer.directory}"))
+    for trial in found.trials:
+        if trial.failed:
+            show(f"failed     trial {trial.number}: {trial.failed}")
+    what = found.again.what if found.again else "a trial"
+    if isinstance(verification, NotVerified):
+        show(f"failed     {what}, trained once more: {verification.failed}")
     elif verification is not None:
-        run = Path(verification["runs"][0]).name
-        print_verdict(verification, f"{again['what']}, {run}, trained once more")
+        run = verification.verdict.runs[0].name
+        print_verdict(verification.verdict, f"{what}, {run}, trained once more")
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -11,8 +11,7 @@ where all of them agree.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 REPEATS = 5
 """Runs of one set of variations before something is said of it."""
@@ -20,6 +19,14 @@ REPEATS = 5
 Names = list[str]
 Look = Callable[[list[Names]], list[bool]]
 """Makes a run with each of these sets of variations, and says which differ from the first run."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A run that was made to look."""
+
+    varied: Names
+    differs: bool
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,8 @@ class Cause:
     """What was seen, in a few words."""
     seen: int
     starts: int
-    probes: list[dict[str, Any]] = field(default_factory=list)
-    """Each run made to look: what was `varied`, and whether it `differs`, in order."""
-
-    def told(self) -> dict[str, Any]:
-        return asdict(self)
+    probes: list[Tried] = field(default_factory=list)
+    """Each run made to look, in order."""
 
 
 def find(
@@ -70,7 +74,7 @@ class _Search:
         self, look: Look, at_once: int, before: tuple[int, int], tell: Callable[[str], None]
     ) -> None:
         self._look, self._at_once, self._before, self._tell = look, at_once, before, tell
-        self._probes: list[tuple[Names, bool]] = []
+        self._probes: list[Tried] = []
 
     def find(self, names: Names) -> Cause:
         if not names:
@@ -111,9 +115,9 @@ class _Search:
 
     def _once(self, names: Names) -> bool:
         """One run with a set; what was tried before is not tried again."""
-        for tried, differs in self._probes:
-            if tried == names:
-                return differs
+        for tried in self._probes:
+            if tried.varied == names:
+                return tried.differs
         return self._made([names])[0]
 
     def _made(self, sets: list[Names]) -> list[bool]:
@@ -122,7 +126,7 @@ class _Search:
         self._tell(f"which variation does it? Tried: {tried}{times}")
         # Copies, since a list that changed later would stand for another answer.
         found = self._look([[*names] for names in sets])
-        self._probes += [([*names], differs) for names, differs in zip(sets, found, strict=True)]
+        self._probes += [Tried([*one], differs) for one, differs in zip(sets, found, strict=True)]
         return found
 
     def _random(self, why: str) -> Cause:
@@ -130,10 +134,9 @@ class _Search:
 
     def _cause(self, found: Names, why: str, confidence: float | None) -> Cause:
         seen, starts = self._before
-        seen += sum(differs for _, differs in self._probes)
+        seen += sum(tried.differs for tried in self._probes)
         starts += len(self._probes)
-        probes = [{"varied": names, "differs": differs} for names, differs in self._probes]
-        return Cause(found, bool(found), confidence, why, seen, starts, probes)
+        return Cause(found, bool(found), confidence, why, seen, starts, [*self._probes])
 
 
 def by_chance(same: int, different: int) -> float:

@@ -7,81 +7,220 @@ import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from repro.basics.errors import BadInput, RunEnded, RunFailed
-from repro.compare import cause, comparison
+from repro.compare import cause, comparison, explanation
+from repro.compare.cause import Cause
+from repro.compare.comparison import Verdict
+from repro.compare.explanation import Explanation
 from repro.environment import determinism, machine, surroundings
+from repro.environment.determinism import Promise
 from repro.recipe.parameters import Parameters
 from repro.recipe.project import Project
 from repro.recipe.recipe import Recipe
 from repro.run import failure, launcher, manifest
+from repro.run.events import Progress
 from repro.run.launcher import Launch, Listener, OnStart
-from repro.run.manifest import Surroundings
+from repro.run.ledger import Divergence
+from repro.run.manifest import Finished, Surroundings
 
-Outcome = Path | RunFailed | BadInput
+Ended = Path | RunFailed | BadInput
 """A finished run, or what it failed with."""
 
-Answer = TypeVar("Answer")
+Tell = Callable[[str], None]
+"""Called with a line on what is done."""
+
+Given = TypeVar("Given")
 
 
-def verify(
-    project: Project,
-    recipe: Recipe,
-    runs: int,
-    listener: Listener,
-    vary: str | None = None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Gate:
+    """A recipe to run several times, each run after the first in changed surroundings."""
+
+    project: Project
+    recipe: Recipe
+    runs: int = 2
+    vary: str | None = None
+    """What `surroundings.choose` takes."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A further run that failed, where the first one finished."""
+
+    first: Path
+    message: str
+    refused: bool
+    """Whether it was bad input."""
+    verdict: Literal["failed"] = "failed"
+
+    @property
+    def compared(self) -> tuple[Path, ...]:
+        """The runs that this is about and that have finished."""
+        return (self.first,)
+
+    def as_json(self) -> dict[str, Any]:
+        """As answers have it."""
+        return {"verdict": self.verdict, "message": self.message}
+
+    def lines(self) -> list[str]:
+        """What there is to say beside the verdict itself, for a person."""
+        return [f"  {self.message}"]
+
+
+@dataclass(frozen=True)
+class Blamed:
+    """The cause that was found, in words for a person."""
+
+    cause: Cause
+    means: str
+    mend: str
+
+    def as_json(self) -> dict[str, Any]:
+        """As answers have it."""
+        return asdict(self.cause) | {"means": self.means, "mend": self.mend}
+
+
+@dataclass(frozen=True)
+class Why:
+    """Why runs differ, as far as it was found out."""
+
+    cause: Blamed | None = None
+    """The variation that makes them differ, or chance; None where it was not looked for."""
+    explanation: Explanation | None = None
+    """The first tensor; None where it was not looked for."""
+    unexplained: Sequence[str] = ()
+    """What was not found and why, a line each."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As answers have it; what was not found is left out."""
+        content: dict[str, Any] = {"unexplained": [*self.unexplained]}
+        if self.cause is not None:
+            content["cause"] = self.cause.as_json()
+        if self.explanation is not None:
+            content["explanation"] = self.explanation.as_json()
+        return content
+
+    def lines(self) -> list[str]:
+        """The same for a person."""
+        text = []
+        if self.cause is not None:
+            text += [f"cause      {self.cause.means}", f"           {self.cause.mend}"]
+        if self.explanation is not None:
+            text.append(str(self.explanation))
+        return text + [f"           {line}" for line in self.unexplained]
+
+
+@dataclass(frozen=True)
+class GateVerdict:
+    """What a gate says of one recipe."""
+
+    between: Verdict | Failure
+    """The verdict on the first two runs that differ, or on the first two; or that one failed."""
+    runs: Sequence[Path]
+    """All that have finished."""
+    digests: Sequence[str]
+    first: Finished
+    """What the first run says of itself."""
+    varied: Sequence[str]
+    not_varied: dict[str, str]
+    """What was not varied, and why."""
+    differing: int
+    """How many runs differ from the first, or failed."""
+    further: int
+    """Out of how many."""
+    index: int | None = None
+    """The number of the first that differs."""
+    why: Why | None = None
+    """Why runs differ, once that was looked for."""
+
+    @property
+    def verdict(self) -> str:
+        """`identical`, `diverged` or `failed`."""
+        return self.between.verdict
+
+    @property
+    def first_divergence(self) -> Divergence | None:
+        """Where two runs part, if they do."""
+        return self.between.first_divergence if isinstance(self.between, Verdict) else None
+
+    @property
+    def refused(self) -> bool:
+        """Whether a further run failed by bad input."""
+        return isinstance(self.between, Failure) and self.between.refused
+
+    @property
+    def guarantee(self) -> Promise:
+        """What became of the guarantee in the first run."""
+        return self.first.guarantee
+
+    def as_json(self) -> dict[str, Any]:
+        """As answers have it; what does not apply is left out."""
+        content = self.between.as_json()
+        content["compared"] = [str(run) for run in self.between.compared]
+        if isinstance(self.between, Failure):
+            content["refused"] = self.between.refused
+        content |= {
+            "runs": [str(run) for run in self.runs],
+            "digests": [*self.digests],
+            "digest": self.first.digest,
+            "guarantee": asdict(self.guarantee),
+            "metrics": self.first.metrics,
+            "notes": self.first.notes,
+            "varied": [*self.varied],
+            "not_varied": self.not_varied,
+            "differing": self.differing,
+            "further": self.further,
+        }
+        if self.index is not None:
+            content["index"] = self.index
+        return content | (self.why.as_json() if self.why else {})
+
+    def lines(self) -> list[str]:
+        """What was varied and what that showed, for a person."""
+        text = []
+        if self.differing:
+            what = "fail or differ" if self.verdict == "failed" else "differ"
+            text.append(f"  {self.differing} of {self.further} further runs {what}")
+        text.append(f"varied     {', '.join(self.varied) or 'nothing'}")
+        asked = {k: why for k, why in self.not_varied.items() if why != "not asked for"}
+        text += [f"not varied {name}: {why}" for name, why in asked.items()]
+        return text + [f"note       {note}" for note in self.first.notes]
+
+
+def verify(asked: Gate, listener: Listener) -> GateVerdict:
     """Trains a recipe several times and compares each run with the first.
 
-    Why runs differ is not looked for here, so that the verdict is there first: see `find_cause`.
-
-    Args:
-        vary: what `surroundings.choose` takes.
-
-    Returns:
-        The verdict of `comparison.compare` on the first two runs that differ, or on the first two;
-        with these as `compared`, all `runs` and `digests`, what was `varied` and `not_varied`,
-        and how many runs were `differing`, of which `index` is the first. Where this one failed,
-        the verdict is `failed`, with a `message`; `refused` says whether it was bad input.
+    Why runs differ is not looked for here, so that the verdict is there first: see `explain`.
 
     Raises:
         RunFailed, BadInput: the first run did not finish, or the process of any was ended.
     """
-    varied, others = choose(project, recipe.parameters, vary)
-    outcomes = train_all(project, recipe, runs, listener, varied)
+    varied, others = choose(asked.project, asked.recipe.parameters, asked.vary)
+    outcomes = train_all(asked.project, asked.recipe, asked.runs, listener, varied)
     first = outcomes[0]
     assert isinstance(first, Path)  # Else it was raised.
     judged = {number: _judge(first, one) for number, one in enumerate(outcomes) if number}
-    differing = [number for number, verdict in judged.items() if verdict != "identical"]
+    differing = [number for number, one in judged.items() if one.verdict != "identical"]
     # A failure counts for more than a difference.
-    differing.sort(key=lambda number: judged[number] != "failed")
-    paths = [outcome for outcome in outcomes if isinstance(outcome, Path)]
+    differing.sort(key=lambda number: judged[number].verdict != "failed")
     # Of a single run, which something else is compared with, there is nothing to say yet.
-    other = outcomes[differing[0] if differing else min(1, runs - 1)]
-    content = manifest.of_finished(first)
-    answer: dict[str, Any]
-    if isinstance(other, Path):
-        answer = comparison.compare(first, other, one_recipe=True)
-        answer["compared"] = answer["runs"]
-    else:
-        answer = {"verdict": "failed", "message": str(other), "compared": [str(first)]}
-        answer["refused"] = isinstance(other, BadInput)
-    return answer | {
-        "runs": [str(run) for run in paths],
-        "digests": [manifest.of_finished(run).digest for run in paths],
-        "digest": content.digest,
-        "guarantee": asdict(content.guarantee),
-        "metrics": content.metrics,
-        "notes": content.notes,
-        "varied": varied,
-        "not_varied": others,
-        "differing": len(differing),
-        "further": runs - 1,
-        **({"index": differing[0]} if differing else {}),
-    }
+    shown = differing[0] if differing else min(1, asked.runs - 1)
+    runs = [outcome for outcome in outcomes if isinstance(outcome, Path)]
+    return GateVerdict(
+        between=judged[shown] if shown else _judge(first, first),
+        runs=runs,
+        digests=[manifest.of_finished(run).digest for run in runs],
+        first=manifest.of_finished(first),
+        varied=varied,
+        not_varied=others,
+        differing=len(differing),
+        further=asked.runs - 1,
+        index=differing[0] if differing else None,
+    )
 
 
 def choose(
@@ -102,36 +241,13 @@ def choose(
     return varied, others
 
 
-def lines(answer: dict[str, Any]) -> list[str]:
-    """What was varied and what that showed, for a person."""
-    text = []
-    if answer["differing"]:
-        what = "fail or differ" if answer["verdict"] == "failed" else "differ"
-        text.append(f"  {answer['differing']} of {answer['further']} further runs {what}")
-    text.append(f"varied     {', '.join(answer['varied']) or 'nothing'}")
-    asked = {k: why for k, why in answer["not_varied"].items() if why != "not asked for"}
-    text += [f"not varied {name}: {why}" for name, why in asked.items()]
-    return text + [f"note       {note}" for note in answer["notes"]]
-
-
-def why(answer: dict[str, Any]) -> list[str]:
-    """What `explain` found, for a person."""
-    text = []
-    if "cause" in answer:
-        found = answer["cause"]
-        text += [f"cause      {found['means']}", f"           {found['mend']}"]
-    if answer.get("explanation"):
-        text.append(comparison.describe_tensor(answer["explanation"]))
-    return text + [f"           {line}" for line in answer.get("unexplained", [])]
-
-
 def train_all(
     project: Project,
     recipe: Recipe,
     runs: int,
     listener: Listener,
     varied: Sequence[str] = (),
-) -> list[Outcome]:
+) -> list[Ended]:
     """Runs a recipe several times, each after the first varied.
 
     As many run at once as cores allow, or one where they use a GPU, all of whose memory a library
@@ -142,7 +258,7 @@ def train_all(
             for a process that was ended: that says nothing of its surroundings.
     """
 
-    def one(index: int) -> Callable[[OnStart], Outcome]:
+    def one(index: int) -> Callable[[OnStart], Ended]:
         if index == 0:
             return lambda started: launcher.train(Launch(project, recipe), listener, started)
         around = Surroundings(varied=varied, index=index)
@@ -163,7 +279,7 @@ def _slots(recipe: Recipe) -> int:
     return max(1, machine.available_cores() // parameters.threads)
 
 
-def _side_by_side(slots: int, jobs: Sequence[Callable[[OnStart], Answer]]) -> list[Answer]:
+def _side_by_side(slots: int, jobs: Sequence[Callable[[OnStart], Given]]) -> list[Given]:
     """Calls functions in threads, up to `slots` at once, and returns what each returned.
 
     Each is given what it has to tell of a process that it starts. Where one raises, the others'
@@ -177,7 +293,7 @@ def _side_by_side(slots: int, jobs: Sequence[Callable[[OnStart], Answer]]) -> li
         if stopping.is_set():  # It was on its way while the others were ended.
             process.terminate()
 
-    def call(job: Callable[[OnStart], Answer]) -> Answer:
+    def call(job: Callable[[OnStart], Given]) -> Given:
         if stopping.is_set():
             raise _NotBegun
         try:
@@ -204,70 +320,57 @@ def _side_by_side(slots: int, jobs: Sequence[Callable[[OnStart], Answer]]) -> li
 
 def explain(
     project: Project,
-    answer: dict[str, Any],
+    verdict: Verdict | GateVerdict,
     listener: Listener,
-    tell: Callable[[str], None],
-    variation: bool = True,
+    tell: Tell,
     tensor: bool = True,
-) -> list[str]:
-    """Adds to an answer the `cause`, a variation, and the `explanation`, the first tensor.
+) -> Why:
+    """Looks for the variation that makes runs differ, and for the first tensor that differs.
 
     The verdict has been told by then, and stands whatever comes of this.
 
     Args:
-        answer: of `gate.verify`; or of `comparison.compare`, which knows of no variations.
-        tell: called with a line on what is done.
-        variation: whether to look for the variation; in an answer of `gate.verify` alone.
-        tensor: whether to look for the tensor; not where a run failed.
-
-    Returns:
-        The same for a person. What could not be found is in `unexplained`, a line each.
+        verdict: that of a gate; or that on two runs, whose variations are not looked at.
+        tensor: whether to look for the tensor, where runs have diverged.
     """
-    answer["unexplained"] = []
+    unexplained: list[str] = []
 
-    def attempt(what: str, action: Callable[[], None]) -> None:
+    def attempt(what: str, action: Callable[[], Given]) -> Given | None:
         try:
-            action()
+            return action()
         except Exception as error:  # Whatever it is, the verdict is not lost for it.
-            answer["unexplained"].append(f"{what} was not found: {failure.reason(error)}")
+            unexplained.append(f"{what} was not found: {failure.reason(error)}")
+            return None
 
-    if variation:
-        attempt("the variation", lambda: find_cause(project, answer, listener, tell))
-    if tensor:
-        attempt("the tensor", lambda: _find_tensor(project, answer, listener, tell))
-    return why(answer)
+    blamed = found = None
+    if isinstance(verdict, GateVerdict) and verdict.index is not None:
+        gated = verdict
+        blamed = attempt("the variation", lambda: find_cause(project, gated, listener, tell))
+    between = verdict.between if isinstance(verdict, GateVerdict) else verdict
+    if tensor and isinstance(between, Verdict) and between.first_divergence is not None:
+        runs, place = between.runs, between.first_divergence
+        found = attempt("the tensor", lambda: _find_tensor(project, runs, place, listener, tell))
+    return Why(blamed, found, unexplained)
 
 
 def _find_tensor(
-    project: Project, answer: dict[str, Any], listener: Listener, tell: Callable[[str], None]
-) -> None:
-    one, other = (Path(run) for run in answer.get("compared", answer["runs"]))
-    found = answer["first_divergence"]
-    if comparison.can_be_explained(found):
-        tell("the runs differ; running the steps again to see where")
-        answer["explanation"] = comparison.explain(project, one, other, found, listener)
+    project: Project, runs: Sequence[Path], place: Divergence, listener: Listener, tell: Tell
+) -> Explanation | None:
+    if not explanation.possible(place):
+        return None
+    tell("the runs differ; running the steps again to see where")
+    return explanation.explain(project, runs, place, listener)
 
 
-def find_cause(
-    project: Project,
-    answer: dict[str, Any],
-    listener: Listener,
-    tell: Callable[[str], None] = lambda line: None,
-) -> None:
-    """Looks for the variations that make runs differ, or fail, and adds the `cause` to an answer.
-
-    The cause is that of `cause.find`, with what it `means` and how to `mend` it.
-
-    Args:
-        answer: what `verify` returned.
-        tell: called with a line on what is tried.
+def find_cause(project: Project, verdict: GateVerdict, listener: Listener, tell: Tell) -> Blamed:
+    """Looks for the variations that make runs differ, or fail.
 
     Raises:
         RunEnded: the process of a run made to look was ended.
     """
-    looking = _Looking(project, answer, listener)
-    before = (answer["differing"], answer["further"])
-    found = cause.find(answer["varied"], looking, looking.slots, before, tell)
+    looking = _Looking(project, verdict, listener)
+    before = (verdict.differing, verdict.further)
+    found = cause.find(verdict.varied, looking, looking.slots, before, tell)
     names = found.variation
     if names:
         means = "; ".join(f"{name} ({surroundings.VARIATIONS[name].what})" for name in names)
@@ -276,7 +379,7 @@ def find_cause(
     else:
         means = f"no variation, the fault is random: seen in {found.seen} of {found.starts} starts"
         mend = "look for what is not seeded, and for threads or processes that race"
-    answer["cause"] = found.told() | {"means": f"{means}: {found.why}", "mend": mend}
+    return Blamed(found, f"{means}: {found.why}", mend)
 
 
 class _NotBegun(Exception):
@@ -290,12 +393,12 @@ class _Parted(Exception):
 class _Looking:
     """Makes runs with sets of variations, and says which differ from the first run of a gate."""
 
-    def __init__(self, project: Project, answer: dict[str, Any], listener: Listener) -> None:
-        first, *other = (Path(run) for run in answer["compared"])
+    def __init__(self, project: Project, verdict: GateVerdict, listener: Listener) -> None:
+        first, *other = verdict.between.compared
         self._project, self._first, self._listener = project, first, listener
         self._recipe = manifest.read(first).recipe.asked
         # The number of the run that differed: each variation does again what it did there.
-        self._index = answer.get("index", 1)
+        self._index = 1 if verdict.index is None else verdict.index
         self._heads = _heads(first)
         # A run is ended where the other one had parted from the first. Without a place, where a
         # run failed or read other sources, it is made to the end.
@@ -314,7 +417,7 @@ class _Looking:
         place = None if whole else self._place
         heads: list[str] = []
 
-        def watch(run: Path, event: dict[str, Any]) -> None:
+        def watch(run: Path, event: Progress) -> None:
             self._listener(run, event)
             if place is not None and len(found := _heads(run)) > place:
                 heads[:] = found
@@ -328,10 +431,10 @@ class _Looking:
             except _Parted:
                 assert place is not None
                 return heads[place] != self._heads[place]
-            return _judge(self._first, outcome) != "identical"
+            return _judge(self._first, outcome).verdict != "identical"
 
 
-def _train(launch: Launch, listener: Listener, on_start: OnStart) -> Outcome:
+def _train(launch: Launch, listener: Listener, on_start: OnStart) -> Ended:
     """Trains, and returns the failure where the training or the input is at fault."""
     try:
         return launcher.train(launch, listener, on_start)
@@ -347,7 +450,7 @@ def _heads(run: Path) -> list[str]:
     return [json.loads(line)["head"] for line in lines if line.endswith("\n")]
 
 
-def _judge(first: Path, outcome: Outcome) -> str:
+def _judge(first: Path, outcome: Ended) -> Verdict | Failure:
     if not isinstance(outcome, Path):
-        return "failed"
-    return str(comparison.compare(first, outcome, one_recipe=True)["verdict"])
+        return Failure(first, str(outcome), isinstance(outcome, BadInput))
+    return comparison.compare(first, outcome, one_recipe=True)

@@ -172,7 +172,7 @@ def _stages(run: Path, digest: str) -> dict[str, str]:
     """Digests along a run, of a few of its ledger's entries, all tensors of a kind in one."""
     found: dict[str, str] = {}
     for entry in ledger.read(run / "ledger.jsonl"):
-        stage, epoch = entry["stage"], entry["epoch"]
+        stage, epoch, _ = entry.place
         if stage == "data":
             names = {"samples": "samples", "split": "split", "arrays": "preprocessed samples"}
         elif stage == "initial":
@@ -191,8 +191,8 @@ def _stages(run: Path, digest: str) -> dict[str, str]:
         if epoch <= 1 or stage == "final":
             for what, name in names.items():
                 # Most models produce nothing, and have no such stage.
-                if what in entry and (entry[what] or what != "produced"):
-                    found[name] = _digest(entry[what])
+                if what in entry.fields and (entry.fields[what] or what != "produced"):
+                    found[name] = _digest(entry.fields[what])
     return found
 
 
@@ -220,5 +220,5 @@ def _code(project: Project, content: Finished) -> dict[str, str]:
     return found | {"src/repro": _digest(machinery)}
 
 
-def _digest(content: Any) -> str:
+def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

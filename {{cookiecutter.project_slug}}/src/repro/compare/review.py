@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from repro.basics import files
 from repro.basics.errors import DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadInput, RunFailed
 from repro.basics.text import printable, result
 from repro.compare import gate
+from repro.compare.gate import Gate, GateVerdict
 from repro.compare.results_lock import FILE, Base, Entry, of_run, overrides
 from repro.recipe.project import Project
 from repro.recipe.recipe import Recipe
@@ -29,12 +29,23 @@ UNNAMED = (
 
 
 @dataclass(frozen=True)
+class NoVerdict:
+    """A recipe that the gate says nothing of: its first run failed, or it could not be made."""
+
+    verdict: Literal["failed", "not made"]
+    message: str
+
+    def as_json(self) -> dict[str, Any]:
+        """As answers have it."""
+        return {"verdict": self.verdict, "message": self.message}
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What became of one recipe: `verdict` is the gate's, `recorded` what the file says of it."""
+    """What became of one recipe: `answer` is the gate's, `recorded` what the file says of it."""
 
     name: str
-    answer: dict[str, Any]
-    """Of `gate.verify`; or `verdict` and `message` alone, where a run failed or none was made."""
+    answer: GateVerdict | NoVerdict
     before: Entry | None = None
     now: Entry | None = None
     dropped: str | None = None
@@ -61,7 +72,7 @@ class Outcome:
     @property
     def broken(self) -> list[str]:
         """Why the guarantee that was asked for does not hold; nothing where it does."""
-        return list(self.answer.get("guarantee", {}).get("broken", ()))
+        return self.answer.guarantee.broken if isinstance(self.answer, GateVerdict) else []
 
     def lines(self) -> list[str]:
         """What the file and the runs say of each other, for a person."""
@@ -110,74 +121,95 @@ class Outcome:
         """The command that records what was found."""
         return shlex.join(["repro", "verify", "--update", *overrides(self.name)])
 
+    def as_json(self) -> dict[str, Any]:
+        """As answers have it."""
+        told = {"recipe": self.name, "recorded": self.recorded, "lines": self.lines()}
+        return told | self.answer.as_json()
+
     @property
     def can_be_recorded(self) -> bool:
         """Whether the runs agree and keep the guarantee that their recipe asks for."""
-        good = self.answer["verdict"] == "identical" and not self.broken
+        good = self.answer.verdict == "identical" and not self.broken
         return self.now is not None and good
 
 
+@dataclass(frozen=True)
+class Review:
+    """Recipes to verify, and what was recorded of them."""
+
+    project: Project
+    names: Iterable[str]
+    """Of the recipes."""
+    expected: Mapping[str, Entry]
+    """What the file says of each recipe."""
+    runs: int = 2
+    vary: str | None = None
+    """What `surroundings.choose` takes."""
+    base: Base | None = None
+    """What was recorded before. A recipe that is not expected any more and stands there is compared
+    with it, and told as dropped."""
+    file: str = FILE
+    """What the file is called that has what is expected."""
+
+    def begun(self, name: str) -> _Begun:
+        """A recipe as it is before its runs.
+
+        Raises:
+            BadInput: it cannot be made, and was not dropped.
+        """
+        gone = None
+        if self.base is not None and name not in self.expected:
+            gone = self.base.entries.get(name)
+        dropped = self.base.name if self.base and gone else None
+        before = self.expected.get(name) or gone
+        try:
+            recipe: Recipe | str = recipes.make(self.project, overrides(name))
+        except BadInput as error:
+            if not gone:
+                raise BadInput(f"recipe {name}: {error}") from None
+            recipe = str(error)
+        return _Begun(name, recipe, before, dropped, self.file)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A recipe that is about to be verified."""
+
+    name: str
+    recipe: Recipe | str
+    """Why it cannot be made, where that is so."""
+    before: Entry | None
+    dropped: str | None
+    file: str
+
+    def ended(self, answer: GateVerdict | NoVerdict, now: Entry | None = None) -> Outcome:
+        return Outcome(self.name, answer, self.before, now, self.dropped, self.file)
+
+
 def verify(
-    project: Project,
-    names: Iterable[str],
-    expected: Mapping[str, Entry],
-    runs: int,
-    listener: Listener,
-    vary: str | None = None,
-    tell: Callable[[str], None] = lambda line: None,
-    base: Base | None = None,
-    file: str = FILE,
+    asked: Review, listener: Listener, tell: Callable[[str], None] = lambda line: None
 ) -> list[Outcome]:
     """Verifies each recipe (see `gate.verify`) and puts what was expected of it beside.
-
-    Args:
-        base: what was recorded before; a recipe that is not expected any more and stands there is
-            compared with it, and told as dropped.
-        file: what the file is called that has what is expected.
 
     Raises:
         BadInput: a recipe cannot be made; none has been trained then. One that was dropped may be
             one that cannot be made any more.
     """
-    begun, recipe = [], None
-    for name in names:
-        gone = base.entries.get(name) if base and name not in expected else None
-        outcome = Outcome(
-            name,
-            {},
-            expected.get(name) or gone,
-            dropped=base.name if base and gone else None,
-            file=file,
-        )
-        try:
-            recipe = recipes.make(project, overrides(name))
-        except BadInput as error:
-            if not gone:
-                raise BadInput(f"recipe {name}: {error}") from None
-            answer = {"verdict": "not made", "message": str(error)}
-            outcome, recipe = replace(outcome, answer=answer), None
-        begun.append((outcome, recipe))
-    return [
-        _verified(project, outcome, recipe, runs, listener, vary, tell) if recipe else outcome
-        for outcome, recipe in begun
-    ]
+    begun = [asked.begun(name) for name in asked.names]
+    return [_verified(asked, one, listener, tell) for one in begun]
 
 
 def _verified(
-    project: Project,
-    outcome: Outcome,
-    recipe: Recipe,
-    runs: int,
-    listener: Listener,
-    vary: str | None,
-    tell: Callable[[str], None],
+    asked: Review, one: _Begun, listener: Listener, tell: Callable[[str], None]
 ) -> Outcome:
-    tell(f"recipe {printable(outcome.name)}")
+    if isinstance(one.recipe, str):
+        return one.ended(NoVerdict("not made", one.recipe))
+    tell(f"recipe {printable(one.name)}")
     try:
-        answer = gate.verify(project, recipe, runs, listener, vary)
+        answer = gate.verify(Gate(asked.project, one.recipe, asked.runs, asked.vary), listener)
     except RunFailed as error:
-        return replace(outcome, answer={"verdict": "failed", "message": str(error)})
-    return replace(outcome, answer=answer, now=of_run(project, Path(answer["runs"][0])))
+        return one.ended(NoVerdict("failed", str(error)))
+    return one.ended(answer, of_run(asked.project, answer.runs[0]))
 
 
 def status(outcomes: Sequence[Outcome], updated: bool = False) -> int:
@@ -185,7 +217,7 @@ def status(outcomes: Sequence[Outcome], updated: bool = False) -> int:
 
     A guarantee that was asked for and does not hold is a difference too.
     """
-    verdicts = {outcome.answer["verdict"] for outcome in outcomes}
+    verdicts = {outcome.answer.verdict for outcome in outcomes}
     recorded = set() if updated else {outcome.recorded for outcome in outcomes}
     if "failed" in verdicts:
         return FAILED

@@ -19,12 +19,15 @@ import numpy as np
 from repro.basics import files
 from repro.basics.errors import BadInput
 from repro.basics.text import file_name, markdown, result
-from repro.compare import comparison, gate, review
+from repro.compare import comparison, review
+from repro.compare.gate import Failure, GateVerdict
 from repro.compare.review import Outcome
 from repro.recipe.project import Project
 from repro.report import pictures
 from repro.run import manifest
+from repro.run.manifest import Finished
 from repro.study import table
+from repro.study.table import Table
 
 DRAWN = 8
 """Runs whose curves are drawn: more cannot be told apart."""
@@ -100,11 +103,11 @@ def of_runs(runs: Sequence[Path]) -> tuple[str, list[Section]]:
     """
     runs = list({run.resolve(): run for run in runs}.values())
     names_of = _names(runs)
-    contents = {names_of[run]: _manifest(run) for run in runs}
+    contents = {names_of[run]: manifest.finished(run) for run in runs}
     sections = []
     if len(runs) > 1:
         sections.append(_comparison(runs, names_of))
-    names = list(dict.fromkeys(n for content in contents.values() for n in content["metrics"]))
+    names = list(dict.fromkeys(n for content in contents.values() for n in content.metrics))
     sections.append(
         Section(
             "Results",
@@ -112,8 +115,8 @@ def of_runs(runs: Sequence[Path]) -> tuple[str, list[Section]]:
             rows=[
                 [
                     run,
-                    *(result(content["metrics"].get(name)) for name in names),
-                    content["digest"][:16],
+                    *(result(content.metrics.get(name)) for name in names),
+                    content.digest[:16],
                 ]
                 for run, content in contents.items()
             ],
@@ -122,7 +125,7 @@ def of_runs(runs: Sequence[Path]) -> tuple[str, list[Section]]:
     sections.append(_curves(runs, names_of))
     distinct: dict[str, Path] = {}
     for run, content in zip(runs, contents.values(), strict=True):
-        distinct.setdefault(content["digest"], run)
+        distinct.setdefault(content.digest, run)
     for run in list(distinct.values())[:2]:
         sections += _judgement(run, names_of[run] if len(distinct) > 1 else None)
     sections.append(_split(contents[names_of[runs[0]]]))
@@ -152,40 +155,42 @@ def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
         BadInput: it is none, or no trial has a result.
     """
     answer = table.read(directory)
-    done = [trial for trial in answer["trials"] if not trial["failed"]]
+    found, compared = answer.table, answer.compared
+    done = [(trial, trial.done) for trial in found.trials if trial.done]
     if not done:
         raise BadInput(f"{directory.name}: no trial of this study has a result yet")
-    head, rows = table.columns(answer)
-    text = [f"{len(done)} of {len(answer['trials'])} trials have a result."]
-    again, verification = answer["again"], answer["verification"]
-    text += table.lines(answer)
-    if verification is not None and again is not None:
-        what, run = again["what"], again["run"]
-        told = f"{what}, {run}, trained once more in changed surroundings"
-        text.append(f"{told[0].upper()}{told[1:]}: {verification['verdict']}.")
+    head, rows = table.columns(found)
+    text = [f"{len(done)} of {len(found.trials)} trials have a result."]
+    text += table.lines(found)
+    again = found.again
+    if compared is not None and again is not None:
+        told = f"{again.what}, {again.run}, trained once more in changed surroundings"
+        text.append(f"{told[0].upper()}{told[1:]}: {compared.verdict}.")
     text += [
-        f"Trial {t['trial']} has no result: {t['failed']}" for t in answer["trials"] if t["failed"]
+        f"Trial {trial.number} has no result: {trial.failed}"
+        for trial in found.trials
+        if trial.failed
     ]
-    sections = [Section("Table", text, head, rows, _against(answer))]
-    if answer["nested"] is not None and len(answer["rows"]) > 1:
-        sections.append(Section("Chosen", (), *table.nested_columns(answer)))
+    sections = [Section("Table", text, head, rows, _against(found))]
+    if found.nested is not None and len(found.rows) > 1:
+        sections.append(Section("Chosen", (), *table.nested_columns(found.nested, found.monitor)))
     first: dict[int, str] = {}
-    for trial in done:
-        first.setdefault(trial["configuration"], trial["run"])
+    for trial, one in done:
+        first.setdefault(trial.configuration, one.run)
     # Of several configurations one trial each, of a single one all of them.
-    drawn = [trial["run"] for trial in done] if len(answer["rows"]) == 1 else first.values()
-    configurations = [row["values"] for row in answer["rows"]]
+    drawn = [one.run for _, one in done] if len(found.rows) == 1 else first.values()
+    configurations = [row.values for row in found.rows]
     labels = {
-        trial["run"]: table.describe(configurations[trial["configuration"]] | trial["repetition"])
-        for trial in done
+        one.run: table.describe(configurations[trial.configuration] | trial.planned.repetition)
+        for trial, one in done
     }
     named = {project.runs / run: labels[run] for run in drawn}
     sections.append(_curves(list(named), named))
-    if again is not None and (project.runs / again["run"]).is_dir():
-        run = project.runs / again["run"]
-        content = _manifest(run)
+    if again is not None and (project.runs / again.run).is_dir():
+        run = project.runs / again.run
+        content = manifest.finished(run)
         sections += [*_judgement(run, run.name), _split(content), *_provenance({run.name: content})]
-    return answer["study"], sections
+    return directory.name, sections
 
 
 def write_gate(folder: Path, outcomes: Sequence[Outcome]) -> Path:
@@ -193,11 +198,11 @@ def write_gate(folder: Path, outcomes: Sequence[Outcome]) -> Path:
     title = review.headline(outcomes)
     verdicts = [_outcome(outcome) for outcome in outcomes]
     more = []
-    trained = [outcome for outcome in outcomes if outcome.now]
-    for number, outcome in enumerate(trained, 1):
-        for section in of_runs([Path(run) for run in outcome.answer["runs"]])[1]:
-            drawn = [(f"{number}-{name}", svg) for name, svg in section.pictures]
-            told = f"{outcome.name}: {section.title}"
+    trained = [(o.name, o.answer) for o in outcomes if isinstance(o.answer, GateVerdict)]
+    for number, (name, answer) in enumerate(trained, 1):
+        for section in of_runs(answer.runs)[1]:
+            drawn = [(f"{number}-{picture}", svg) for picture, svg in section.pictures]
+            told = f"{name}: {section.title}"
             more.append(dataclasses.replace(section, title=told, pictures=drawn))
     page = write(folder, title, [*verdicts, *more])
     with files.replacing(folder / "summary.md") as file:
@@ -208,20 +213,21 @@ def write_gate(folder: Path, outcomes: Sequence[Outcome]) -> Path:
 def _outcome(outcome: Outcome) -> Section:
     """What a reviewer has to know of one recipe, the worst first."""
     answer, before, now = outcome.answer, outcome.before, outcome.now
-    title = f"{outcome.name}: {answer['verdict']}, {outcome.recorded}"
-    if now is None:
-        return Section(title, [answer["message"], *outcome.lines()])
+    title = f"{outcome.name}: {answer.verdict}, {outcome.recorded}"
+    if not isinstance(answer, GateVerdict):
+        return Section(title, [answer.message, *outcome.lines()])
+    assert now is not None, "what the gate has trained was read"
     text = outcome.lines()
-    if answer["verdict"] == "diverged":
-        text.append(comparison.describe(answer["first_divergence"]))
-    elif answer["verdict"] == "failed":
-        text.append(answer["message"])
-    text += [line.strip() for line in gate.why(answer)]
-    told = answer["guarantee"]
-    text += [line.strip() for line in gate.lines(answer)]
-    text.append(f"guarantee: {'; '.join([told['holds'], *told['broken']])}")
-    if told["broken"]:
-        text.append(f"{told['asked']} was asked for and does NOT hold, which is red")
+    if isinstance(answer.between, Failure):
+        text.append(answer.between.message)
+    elif answer.first_divergence is not None:
+        text.append(comparison.describe(answer.first_divergence))
+    text += [line.strip() for line in answer.why.lines()] if answer.why else []
+    told = answer.guarantee
+    text += [line.strip() for line in answer.lines()]
+    text.append(f"guarantee: {'; '.join([told.holds, *told.broken])}")
+    if told.broken:
+        text.append(f"{told.asked} was asked for and does NOT hold, which is red")
     metrics = before.metrics if before else {}
     rows = [
         [name, result(metrics.get(name)), result(now.metrics.get(name))]
@@ -231,21 +237,16 @@ def _outcome(outcome: Outcome) -> Section:
     return Section(title, text, ["result", "recorded", "now"], rows)
 
 
-def _manifest(run: Path) -> dict[str, Any]:
-    """The manifest of a finished run, as its file has it."""
-    return manifest.finished(run).as_json()
-
-
 def _comparison(runs: Sequence[Path], names: dict[Path, str]) -> Section:
     rows: list[list[str]] = []
     text: list[str] = []
     for other in runs[1:]:
-        answer = comparison.compare(runs[0], other)
+        found = comparison.compare(runs[0], other)
         first, second = names[runs[0]], names[other]
-        rows.append([first, second, answer["verdict"]])
-        if answer["verdict"] == "diverged":
-            text.append(f"{second}: {comparison.describe(answer['first_divergence']).strip()}")
-        for name, (one, two) in answer.get("not_comparable", {}).items():
+        rows.append([first, second, found.verdict])
+        if found.first_divergence is not None:
+            text.append(f"{second}: {comparison.describe(found.first_divergence).strip()}")
+        for name, (one, two) in (found.not_comparable or {}).items():
             text.append(f"{second}: {name} is {two}, and {one} in {first}")
     return Section("Comparison", text, ["run", "with", "verdict"], rows)
 
@@ -347,8 +348,8 @@ def _title(found: dict[str, np.ndarray], place: int) -> str:
     return f"{is_}" if is_ == taken else f"{is_} → {taken}"
 
 
-def _split(content: dict[str, Any]) -> Section:
-    found = content["split"]
+def _split(content: Finished) -> Section:
+    found = content.split
     rows = [
         [part, str(size), str(found["repeated"].get(part, ""))]
         for part, size in found["sizes"].items()
@@ -359,46 +360,47 @@ def _split(content: dict[str, Any]) -> Section:
     return Section("Split", text, head, rows, drawn)
 
 
-def _against(answer: dict[str, Any]) -> list[tuple[str, str]]:
+def _against(found: Table) -> list[tuple[str, str]]:
     """A picture for each parameter that is a number and takes several values, and each result."""
     drawn = []
-    rows = [row for row in answer["rows"] if row["metrics"]]
-    for key in answer["rows"][0]["values"]:
-        values = [row["values"][key] for row in rows]
+    rows = [row for row in found.rows if row.metrics]
+    for key in found.rows[0].values:
+        values = [row.values[key] for row in rows]
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
         if not numbers or len(set(values)) < 2:
             continue
         short = table.short(key)
-        for name in [n.removeprefix("val_") for n in rows[0]["metrics"] if n.startswith("val_")]:
+        for name in [n.removeprefix("val_") for n in rows[0].metrics if n.startswith("val_")]:
             measured: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
             for part, prefix in (("validation", "val_"), ("test", "test_")):
-                if prefix + name not in rows[0]["metrics"]:
+                if prefix + name not in rows[0].metrics:
                     continue  # Of a nested study: the test is that of what each fold chose.
-                found = [row["metrics"][prefix + name] for row in rows]
-                means = [one["mean"] for one in found]
-                measured[part] = (means, [one["deviation"] or 0 for one in found])
+                spreads = [row.metrics[prefix + name] for row in rows]
+                means = [one.mean for one in spreads]
+                measured[part] = (means, [one.deviation or 0 for one in spreads])
             picture = pictures.against(values, measured, short, name)
             drawn.append((f"{name}-against-{short}", picture))
     return drawn
 
 
-def _provenance(contents: dict[str, dict[str, Any]]) -> list[Section]:
+def _provenance(contents: dict[str, Finished]) -> list[Section]:
     guarantees = []
     for name, content in contents.items():
-        guarantee, around = content["guarantee"], content["surroundings"]["varied"]
+        guarantee, around = content.guarantee, content.surroundings.varied
         guarantees.append(
             [
                 name,
-                guarantee["asked"],
-                guarantee["holds"],
-                "; ".join(guarantee["broken"]) or "–",
+                guarantee.asked,
+                guarantee.holds,
+                "; ".join(guarantee.broken) or "–",
                 ", ".join(around) or "–",
             ]
         )
     labels = ["run", "asked", "holds", "why not", "varied around it"]
     run, first = next(iter(contents.items()))
     kept = ("recipe", "seed", "code", "versions", "machine", "in_effect", "interpreter", "seconds")
-    told = _flat({name: first[name] for name in kept if name in first})
+    said = first.as_json()
+    told = _flat({name: said[name] for name in kept})
     rows = [[name, value] for name, value in told.items()]
     return [
         Section("Guarantee", head=labels, rows=guarantees),

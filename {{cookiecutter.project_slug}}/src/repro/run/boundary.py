@@ -16,6 +16,7 @@ import numpy as np
 
 from repro.basics.digests import sha256
 from repro.run import callbacks, state
+from repro.run.events import Epoch, Event, Step
 from repro.run.ledger import Ledger
 from repro.run.state import Checkpoints, Position
 
@@ -24,8 +25,8 @@ CHUNK = 125
 
 Results = dict[str, float]
 
-Send = Callable[..., None]
-"""Called with the keywords of an event."""
+Send = Callable[[Event], None]
+"""Called with each event of the run."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,7 @@ class Boundary:
             order = {"order": {"indices": sha256(indices)}}
             self._ledger.append("step", entry | order, epoch, step)
         of = self._length
-        place = {"epoch": epoch, "epochs": of.epochs, "step": step, "steps": of.steps}
-        self._send(event="step", **place, loss=loss)
+        self._send(Step(epoch, of.epochs, step, of.steps, loss))
         self._rest(epoch, step)
 
     def epoch_made(
@@ -115,7 +115,7 @@ class Boundary:
             self._ledger.append("epoch", fields, epoch, self._length.steps)
         history = [*self.here.history, found]
         self.here = replace(self.here, stopped=stopped, history=history)
-        self._send(event="epoch", epoch=epoch, epochs=self._length.epochs, results=found)
+        self._send(Epoch(epoch, self._length.epochs, found))
         self._rest(epoch + 1, 0)
 
     def _rest(self, epoch: int, step: int) -> None:

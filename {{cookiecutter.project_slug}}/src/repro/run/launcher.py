@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import queue
 import secrets
@@ -20,9 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from repro.basics import files, locks
+from repro.basics import locks
 from repro.basics.errors import BAD_INPUT, INTERNAL, BadInput, MachineryFailed, RunFailed
 from repro.data import datalock
 from repro.environment import determinism, image, provenance, surroundings
@@ -30,11 +29,12 @@ from repro.environment.variables import CLEARED
 from repro.recipe.parameters import Parameters
 from repro.recipe.project import Project
 from repro.recipe.recipe import Recipe
-from repro.run import failure, manifest
+from repro.run import events, failure, manifest
+from repro.run.events import Event, Failed, Progress, Refused
 from repro.run.manifest import ORDINARY, Manifest, Probe, Surroundings
 
-Listener = Callable[[Path, dict[str, Any]], None]
-"""Called with the run directory and each event: `epoch`, `step`, …, as `process.py` sends them."""
+Listener = Callable[[Path, Progress], None]
+"""Called with the run directory and each event that tells how far the run is."""
 
 OnStart = Callable[[subprocess.Popen[str]], None]
 """Called with the process of a run, so that it can be ended."""
@@ -105,17 +105,18 @@ def train(launch: Launch, listener: Listener, on_start: OnStart = _ignored) -> P
         )
         with around:
             said, status = _to_the_end(start, content, listener, on_start)
-    if said.refused is not None and status == BAD_INPUT:
+    if isinstance(said, Refused) and status == BAD_INPUT:
         if launch.resume is None:
             shutil.rmtree(directory)
         else:
             (directory / "manifest.json").write_bytes(before)
-        raise (provenance.Changed if said.changed else BadInput)(said.refused)
+        raise (provenance.Changed if said.changed else BadInput)(said.message)
     if status != 0:
         manifest.write(directory, manifest.read(directory).but(status="failed"))
+        why = said.message if isinstance(said, Failed) else None
         if status == INTERNAL:
-            raise MachineryFailed(said.failed or failure.end_of_log(directory))
-        raise RunFailed(said.failed) if said.failed else failure.of(directory, status)
+            raise MachineryFailed(why or failure.end_of_log(directory))
+        raise RunFailed(why) if why else failure.of(directory, status)
     return directory
 
 
@@ -163,7 +164,7 @@ def _begun(launch: Launch, directory: Path, interpreter: str) -> Manifest:
 
 def _to_the_end(
     start: _Start, content: Manifest, listener: Listener, on_start: OnStart
-) -> tuple[_Said, int]:
+) -> tuple[Said, int]:
     """Runs a process to its end, and once more where the variation `killed` has it end itself.
 
     Returns what the last one said of its end, and its exit status.
@@ -174,9 +175,10 @@ def _to_the_end(
         said, status = _run(start, listener, on_start)
         if "killed" not in content.surroundings.varied or status == 0:
             return said, status
-        if said.parted is not None and content.parted is None:
+        parted = said.parted if isinstance(said, Refused) else None
+        if parted is not None and content.parted is None:
             # It is not what it was when it began: it shows that as a whole run.
-            content = manifest.read(directory).but(parted=said.parted)
+            content = manifest.read(directory).but(parted=parted)
             shutil.rmtree(directory / "checkpoints")
         elif content.resumed or status not in KILLED:
             return said, status
@@ -226,19 +228,11 @@ class _Start:
     """The file whose lock says that the run is going on."""
 
 
-@dataclass
-class _Said:
-    """What a training's process said of its end."""
-
-    refused: str | None = None
-    changed: bool = False
-    """Refused since what the run was begun with has changed."""
-    parted: dict[str, Any] | None = None
-    """Refused since the run is not what it was: where, as the ledger has it."""
-    failed: str | None = None
+Said = Refused | Failed | None
+"""What a training's process said of its end."""
 
 
-def _run(start: _Start, listener: Listener, on_start: OnStart) -> tuple[_Said, int]:
+def _run(start: _Start, listener: Listener, on_start: OnStart) -> tuple[Said, int]:
     """Runs one process to its end, and returns what it said of it and its exit status.
 
     What it leaves running is ended with it: a process that a data function forked, say.
@@ -259,14 +253,11 @@ def _run(start: _Start, listener: Listener, on_start: OnStart) -> tuple[_Said, i
             start_new_session=posix,
         )
     on_start(process)
-    said = _Said()
+    said: Said = None
     try:
         for event in _events(process):
-            if event["event"] == "refused":
-                said.refused, said.changed = event["message"], event["changed"]
-                said.parted = event["parted"]
-            elif event["event"] == "failed":
-                said.failed = event["message"]
+            if isinstance(event, Refused | Failed):
+                said = event
             else:
                 listener(start.directory, event)
     except BaseException:
@@ -280,7 +271,7 @@ def _run(start: _Start, listener: Listener, on_start: OnStart) -> tuple[_Said, i
     return said, status
 
 
-def _events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+def _events(process: subprocess.Popen[str]) -> Iterator[Event]:
     """Yields what a process says, until it has ended.
 
     Not until its pipe is closed: a process that it forked may hold that open for ever.
@@ -297,20 +288,13 @@ def _events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
     reader.start()
     while True:
         try:
-            yield _event(lines.get(timeout=0.1))
+            yield events.read(lines.get(timeout=0.1))
         except queue.Empty:
             if process.poll() is not None:
                 reader.join(timeout=1)
                 break
     while not lines.empty():
-        yield _event(lines.get())
-
-
-def _event(line: str) -> dict[str, Any]:
-    event: dict[str, Any] = json.loads(line)
-    for name in event.keys() & {"loss", "results"}:
-        event[name] = files.numbers(event[name])
-    return event
+        yield events.read(lines.get())
 
 
 def start(launch: Launch, listener: Listener, fresh: bool = False) -> Path:

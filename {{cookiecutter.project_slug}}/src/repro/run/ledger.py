@@ -22,6 +22,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,64 @@ FRESH = "; a new run is needed: repro train --fresh"
 """What to do where a run cannot go on with its ledger."""
 
 
+@dataclass(frozen=True)
+class Entry:
+    """What a run was at one place."""
+
+    stage: str
+    epoch: int
+    step: int
+    fields: dict[str, dict[str, Any]]
+    """Of `FIELDS`, each names with a digest or a value."""
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """Where in the run this is."""
+        return self.stage, self.epoch, self.step
+
+    def field(self, name: str) -> dict[str, Any]:
+        """The names and digests or values of a field; none where the entry does not have it."""
+        return self.fields.get(name, {})
+
+    def __str__(self) -> str:
+        return f"{self.stage}, epoch {self.epoch}, step {self.step}"
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where two runs part first."""
+
+    stage: str
+    epoch: int
+    step: int
+    what: str
+    """The field of the entry, one of `FIELDS`; `place` or `length` where the entries differ as a
+    whole, `sources` where the data were read from other content."""
+    name: str
+    """Of the tensor, generator, setting or source."""
+    a: object
+    """Its digest or value in the first run; None where it has none."""
+    b: object
+    """The same in the second run."""
+    names: list[str] | None = None
+    """All that differ at this place, where what differs has names."""
+    means: str | None = None
+    """What such a difference means, where a comparison has said it."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As answers and manifests have it; what is not known is left out."""
+        content = asdict(self)
+        return {k: v for k, v in content.items() if k not in ("names", "means") or v is not None}
+
+
+class Parted(BadInput):
+    """A run that went on was not what it had been: its data, settings or initial state differ."""
+
+    def __init__(self, message: str, where: Divergence) -> None:
+        super().__init__(message)
+        self.where = where
+
+
 class Ledger:
     """Appends entries to a file.
 
@@ -64,7 +123,7 @@ class Ledger:
             BadInput: the entries to keep are not all there, or were altered; all stays as it is.
         """
         lines = path.read_bytes().splitlines(keepends=True)[:keep] if keep else []
-        found = [entry["head"] for entry in _chain(path, lines, whole=False)]
+        found = [head for head, _ in _chain(path, lines, whole=False)]
         if len(found) != keep or (found and found[-1] != head):
             raise BadInput(
                 f"{path}: not the ledger that the checkpoint was written with, it was cut or "
@@ -106,7 +165,7 @@ class Ledger:
         self._file.close()
 
 
-def read(path: Path, whole: bool = True) -> Iterator[dict[str, Any]]:
+def read(path: Path, whole: bool = True) -> Iterator[Entry]:
     """Yields the entries, checking the chain; of an interrupted run the last may be torn.
 
     Args:
@@ -123,67 +182,51 @@ def read(path: Path, whole: bool = True) -> Iterator[dict[str, Any]]:
     if not lines:
         told = "it is empty, and was not when the run wrote it"
         raise BadInput(f"{path}: {told}{'' if whole else FRESH}")
-    for entry in _chain(path, lines, whole):
-        del entry["head"]
+    for _, entry in _chain(path, lines, whole):
         yield entry
 
 
-def _chain(path: Path, lines: list[bytes], whole: bool = True) -> Iterator[dict[str, Any]]:
-    """Yields the entries that lines hold, each with its head; see `read`."""
+def _chain(path: Path, lines: list[bytes], whole: bool = True) -> Iterator[tuple[str, Entry]]:
+    """Yields the entries that lines hold, each behind its head; see `read`."""
     head = ""
     for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line)
-            found = entry["head"]
-        except (ValueError, KeyError, TypeError):
+            content = json.loads(line)
+            found = content.pop("head")
+            text = dumps(content, sort_keys=True)
+            entry = Entry(content.pop("stage"), content.pop("epoch"), content.pop("step"), content)
+        except (ValueError, KeyError, TypeError, AttributeError):
             if not whole and number == len(lines):
                 return
             advice = "" if whole else FRESH
             raise BadInput(f"{path}, line {number}: not an entry of a ledger{advice}") from None
-        text = dumps({k: v for k, v in entry.items() if k != "head"}, sort_keys=True)
         head = hashlib.sha256((head + text).encode()).hexdigest()
         if head != found:
             advice = "" if whole else FRESH
             raise BadInput(f"{path}, line {number}: altered since it was written{advice}")
-        yield entry
+        yield head, entry
 
 
-def first_difference(a: Path, b: Path) -> dict[str, Any] | None:
-    """Returns where two ledgers part, or None.
-
-    The keys are `stage`, `epoch`, `step`, `what` (of `FIELDS`), `name` (of the tensor, generator
-    or setting), `a`, `b` and `names`, all that differ at that place.
-    """
+def first_difference(a: Path, b: Path) -> Divergence | None:
+    """Returns where two ledgers part, or None."""
     entries_a, entries_b = list(read(a)), list(read(b))
     for one, other in zip(entries_a, entries_b, strict=False):
-        if one == other:
-            continue
-        where = {key: one[key] for key in ("stage", "epoch", "step")}
-        for what in FIELDS:
-            left, right = one.get(what, {}), other.get(what, {})
-            names = [n for n in {**left, **right} if left.get(n) != right.get(n)]
-            if names:
-                first = names[0]
-                return where | {
-                    "what": what,
-                    "name": first,
-                    "a": left.get(first),
-                    "b": right.get(first),
-                    "names": names,
-                }
-        return where | {"what": "place", "name": "stage", "a": _place(one), "b": _place(other)}
-    if len(entries_a) != len(entries_b):
-        longer = max(entries_a, entries_b, key=len)
-        entry = longer[min(len(entries_a), len(entries_b))]
-        where = {key: entry[key] for key in ("stage", "epoch", "step")}
-        return where | {
-            "what": "length",
-            "name": "entries",
-            "a": len(entries_a),
-            "b": len(entries_b),
-        }
-    return None
+        if one != other:
+            return _difference(one, other)
+    number, of = len(entries_a), len(entries_b)
+    if number == of:
+        return None
+    more = max(entries_a, entries_b, key=len)[min(number, of)]
+    return Divergence(*more.place, "length", "entries", number, of)
 
 
-def _place(entry: dict[str, Any]) -> str:
-    return f"{entry['stage']}, epoch {entry['epoch']}, step {entry['step']}"
+def _difference(one: Entry, other: Entry) -> Divergence:
+    """How two entries differ that stand at one place of two ledgers."""
+    for what in FIELDS:
+        left, right = one.field(what), other.field(what)
+        names = [n for n in {**left, **right} if left.get(n) != right.get(n)]
+        if names:
+            first = names[0]
+            found = left.get(first), right.get(first)
+            return Divergence(*one.place, what, first, *found, names)
+    return Divergence(*one.place, "place", "stage", str(one), str(other))

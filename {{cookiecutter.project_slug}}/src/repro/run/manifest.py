@@ -18,6 +18,7 @@ from repro.environment.reads import Reads
 from repro.recipe.parameters import Group
 from repro.recipe.project import Project
 from repro.recipe.recipe import Recipe
+from repro.run.ledger import Divergence
 
 FORMAT = 2
 """Of manifests. One of another format was written by another version, and is not read."""
@@ -78,8 +79,8 @@ class Manifest(Group):
     """The variables that decide results, as the process was started with them."""
     made_of: Provenance | None = None
     reads: Reads | None = None
-    parted: dict[str, Any] | None = None
-    """Where a run that was to go on was not what it had been; see `ledger.first_difference`."""
+    parted: Divergence | None = None
+    """Where a run that was to go on was not what it had been."""
 
     def but(self, **changed: Any) -> Self:
         """The same manifest, with other values for some fields."""
@@ -89,6 +90,8 @@ class Manifest(Group):
         """As it stands in the file; a field that says nothing is left out."""
         content = self.model_dump(mode="json", by_alias=True)
         content["recipe"] = self.recipe.as_json()
+        if self.parted is not None:
+            content["parted"] = self.parted.as_json()
         return {name: value for name, value in content.items() if name not in _SILENT or value}
 
 

@@ -12,19 +12,21 @@ import shutil
 import sys
 import time
 import traceback
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repro.basics import files
 from repro.basics.digests import sha256
-from repro.basics.errors import BAD_INPUT, FAILED, INTERNAL, BadInput, Parted, Probed
+from repro.basics.errors import BAD_INPUT, FAILED, INTERNAL, BadInput, Probed
 from repro.data import datafiles, datalock
 from repro.environment import determinism, machine, provenance, reads, surroundings
 from repro.recipe import packages
 from repro.recipe.parameters import Training
 from repro.recipe.project import Project
-from repro.run import faults, manifest, preparing
+from repro.run import events, faults, manifest, preparing
+from repro.run.events import Event, Failed, Refused, Start
+from repro.run.ledger import Divergence, Parted
 from repro.run.manifest import Finished, Manifest
 
 if TYPE_CHECKING:
@@ -45,9 +47,9 @@ def main(directory: Path, lock: int | None = None) -> int:
     os.dup2(2, 1)
     _keep_from_children(pipe.fileno(), lock)
 
-    def send(**event: Any) -> None:
+    def send(event: Event) -> None:
         with contextlib.suppress(OSError):  # Nobody may listen any more; the run goes on.
-            print(files.dumps(event), file=pipe, flush=True)
+            print(events.line(event), file=pipe, flush=True)
 
     start = time.monotonic()
     (directory / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
@@ -60,7 +62,7 @@ def main(directory: Path, lock: int | None = None) -> int:
     except BadInput as error:
         changed = isinstance(error, provenance.Changed)
         parted = error.where if isinstance(error, Parted) else None
-        send(event="refused", message=str(error), changed=changed, parted=parted)
+        send(Refused(str(error), changed, parted))
         return BAD_INPUT
     except Probed:
         manifest.write(directory, manifest.read(directory).but(status="probed"))
@@ -68,9 +70,10 @@ def main(directory: Path, lock: int | None = None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in faults.FULL:
             send(
-                event="failed",
-                message=f"{error.strerror}: {error.filename or directory} cannot be written; "
-                "make room and start the same training again, it goes on from its last checkpoint",
+                Failed(
+                    f"{error.strerror}: {error.filename or directory} cannot be written; make room "
+                    "and start the same training again, it goes on from its last checkpoint"
+                )
             )
             return FAILED
         if not faults.of_machinery(error):
@@ -148,7 +151,7 @@ def train(project: Project, directory: Path, content: Manifest, send: Send) -> F
         )
     determinism.apply(parameters, seed)
 
-    from repro.run import loop, outside
+    from repro.run import outside
     from repro.run.boundary import exact
 
     outside.watch()
@@ -156,38 +159,12 @@ def train(project: Project, directory: Path, content: Manifest, send: Send) -> F
         ready = preparing.prepare(project, directory, content, seed)
         # Its recipe is the one that was asked for, by which an interrupted run is found again.
         manifest.write(directory, content.but(reads=read.in_order))
-        checkpoints, checkpoint = _checkpoints(directory, content, ready)
-        ledger = _ledger(directory / "ledger.jsonl", ready, checkpoint)
-        send(
-            event="start",
-            guarantee=asdict(ready.guarantee),
-            refused=checkpoints.refused,
-            notes=ready.notes,
-            epoch=checkpoint.position.epoch if checkpoint else 0,
-            step=checkpoint.position.step if checkpoint else 0,
-        )
-        boundary = _boundary(directory, content, ready, ledger, checkpoints, send)
-        begun = time.monotonic()
-        trained = loop.train(
-            ready.model,
-            ready.steps_of,
-            parameters,
-            seed,
-            boundary,
-            loop.Beginning(ready.before, checkpoint),
-        )
-        seconds = {
-            "training": time.monotonic() - begun,
-            "ledger": ledger.seconds,
-            "checkpoints": checkpoints.seconds,
-        }
-        # What took long is on the disk before anything else is tried with it.
-        digest = _save(directory, ready.model, trained)
+        made = _trained(directory, content, ready, seed, send)
         judged = _judge(directory, ready, parameters.training)
-    results = trained.results | judged.results
+    results = made.trained.results | judged.results
     fields = {"arrays": judged.predictions, "produced": judged.produced, "results": exact(results)}
-    ledger.append("final", fields)
-    ledger.close()
+    made.ledger.append("final", fields)
+    made.ledger.close()
     return Finished(
         **dict(content.but(recipe=ready.recipe, status="finished", reads=read.in_order)),
         recipe_digest=ready.recipe.digest,
@@ -195,21 +172,67 @@ def train(project: Project, directory: Path, content: Manifest, send: Send) -> F
         # Once more, now that `judge`, the predictions and `produce` were seen.
         guarantee=preparing.guarantee_of(ready.model, ready.graphs, recipe, ready.in_effect),
         in_effect=ready.in_effect,
-        digest=digest,
-        ending=trained.ending.digest(),
+        digest=made.digest,
+        ending=made.trained.ending.digest(),
         transferred=ready.transferred,
         predictions=judged.predictions,
         produced=judged.produced,
         metrics=results,
-        ledger_head=ledger.head,
+        ledger_head=made.ledger.head,
         notes=_notes(project, ready, read, judged),
-        seconds={name: round(value, 4) for name, value in seconds.items()},
+        seconds={name: round(value, 4) for name, value in made.seconds.items()},
         versions=machine.versions(),
         machine=machine.here(),
         files={},
         duration_seconds=0,
         peak_memory_bytes=None,
     )
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A training that the loop has made, and what was written of it."""
+
+    trained: loop.Trained
+    ledger: Ledger
+    digest: str
+    """Of the final state."""
+    seconds: dict[str, float]
+    """What the training took, and what ledger and checkpoints took of that."""
+
+
+def _trained(
+    directory: Path, content: Manifest, ready: preparing.Ready, seed: int, send: Send
+) -> _Made:
+    """Makes the training, from its beginning or from its newest checkpoint, and saves its end.
+
+    Raises:
+        Probed: the run is made only to look at something, which has been seen.
+    """
+    from repro.run import loop
+    from repro.run.state import Position
+
+    checkpoints, checkpoint = _checkpoints(directory, content, ready)
+    ledger = _ledger(directory / "ledger.jsonl", ready, checkpoint)
+    place = checkpoint.position if checkpoint else Position(0)
+    send(Start(ready.guarantee, checkpoints.refused, ready.notes, place.epoch, place.step))
+    boundary = _boundary(directory, content, ready, ledger, checkpoints, send)
+    begun = time.monotonic()
+    trained = loop.train(
+        ready.model,
+        ready.steps_of,
+        content.recipe.parameters,
+        seed,
+        boundary,
+        loop.Beginning(ready.before, checkpoint),
+    )
+    seconds = {
+        "training": time.monotonic() - begun,
+        "ledger": ledger.seconds,
+        "checkpoints": checkpoints.seconds,
+    }
+    # What took long is on the disk before anything else is tried with it.
+    return _Made(trained, ledger, _save(directory, ready.model, trained), seconds)
 
 
 def _boundary(
@@ -355,11 +378,10 @@ def _same_beginning(path: Path, beginning: list[tuple[str, Any]]) -> None:
     for entry, (stage, fields) in zip(ledger.read(path, whole=False), beginning, strict=False):
         for what, values in fields.items():
             for name, value in values.items():
-                before = entry.get(what, {}).get(name)
+                before = entry.field(what).get(name)
                 if before != value:
-                    where = {"stage": stage, "epoch": 0, "step": 0, "what": what, "name": name}
                     raise Parted(
                         f"{stage}: {name} is not what it was when this run began; "
                         "a new run is needed: repro train --fresh",
-                        where | {"a": before, "b": value, "names": [name]},
+                        Divergence(stage, 0, 0, what, name, before, value, [name]),
                     )

@@ -24,9 +24,10 @@ import numpy as np
 from repro import backends
 from repro.basics import files
 from repro.basics.digests import sha256
-from repro.basics.errors import BadInput, Parted
+from repro.basics.errors import BadInput
 from repro.basics.files import replacing, unreadable
 from repro.run import outside
+from repro.run.ledger import Divergence, Parted
 
 KEPT = ("generators", "weights", "optimizer", "outside")
 """What a training goes on from. `outside` is what neither the model nor its optimizer holds, and
@@ -302,12 +303,11 @@ class Checkpoints:
                 refused.append(f"{path.with_suffix('.npz').name}: torn or altered, not used")
                 continue
             if content["recipe"] != self._recipe_digest:
-                where = {"stage": "data", "epoch": 0, "step": 0, "what": "sources"}
-                recipes = {"a": content["recipe"], "b": self._recipe_digest}
+                recipes = content["recipe"], self._recipe_digest
                 raise Parted(
                     f"{path}: the checkpoint of another recipe; the data are read from other "
                     "sources than when this run began: repro train --fresh",
-                    where | recipes | {"name": "recipe", "names": ["recipe"]},
+                    Divergence("data", 0, 0, "sources", "recipe", *recipes, ["recipe"]),
                 )
             kept = content["position"]
             position = Position(**kept | {"history": files.numbers(kept["history"])})

@@ -1,7 +1,4 @@
-"""What is chosen in a study and what its trials say beside that: ties, equal bits, what repeats.
-
-Trials are those of `table.answer`: what was planned, and what came of each.
-"""
+"""What is chosen in a study and what its trials say beside that: ties, equal bits, what repeats."""
 
 from __future__ import annotations
 
@@ -9,29 +6,176 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from repro.study.planning import OUTER_FOLD, PlannedTrial
+from repro.study.results import Done, Result
 from repro.study.search import Values
 
-Trials = Sequence[dict[str, Any]]
-OUTER_FOLD = "split.outer_fold"
-"""The parameter that a nested study repeats its configurations over."""
 NOT_RUN = "not run"
 """What a trial failed with that has not begun or not ended."""
 
 
-def row(number: int, values: Values, trials: Trials) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Trial:
+    """A trial that was planned, and what came of it."""
+
+    planned: PlannedTrial
+    result: Result | None
+    """None: nothing yet."""
+
+    @property
+    def number(self) -> int:
+        return self.planned.trial
+
+    @property
+    def configuration(self) -> int:
+        return self.planned.configuration
+
+    @property
+    def done(self) -> Done | None:
+        """Its result, where it has one."""
+        return self.result if isinstance(self.result, Done) else None
+
+    @property
+    def failed(self) -> str | None:
+        """Why it has no result."""
+        return NOT_RUN if self.result is None else self.result.failed
+
+    def as_json(self) -> dict[str, Any]:
+        """As answers have it."""
+        planned = self.planned
+        told = {
+            "trial": planned.trial,
+            "configuration": planned.configuration,
+            "repetition": planned.repetition,
+        }
+        return told | (self.result.as_json() if self.result else {"failed": NOT_RUN})
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The mean of a result over trials, and its deviation."""
+
+    mean: float
+    deviation: float | None
+    """That of a sample (n - 1); None of a single trial."""
+
+    @classmethod
+    def of(cls, column: Sequence[float]) -> Spread:
+        """The spread of these values; of values that are not all finite there is none."""
+        if not all(map(math.isfinite, column)):
+            return cls(math.nan, math.nan)
+        deviation = statistics.stdev(column) if len(column) > 1 else None
+        return cls(statistics.fmean(column), deviation)
+
+
+Spreads = dict[str, Spread]
+"""By the names of results."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A configuration, with what its trials that are done gave."""
+
+    configuration: int
+    values: Values
+    trials: int
+    done: int
+    metrics: Spreads
+
+    @property
+    def whole(self) -> bool:
+        """Whether all trials are done."""
+        return self.done == self.trials
+
+    def as_json(self) -> dict[str, Any]:
+        """As answers have it."""
+        return {
+            "configuration": self.configuration,
+            "values": self.values,
+            "trials": self.trials,
+            "done": self.done,
+            "metrics": {name: asdict(found) for name, found in self.metrics.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The row that is the best, and its first trial."""
+
+    row: Row
+    tied: list[int]
+    """The configurations that are as good; the first of all is taken."""
+    trial: int
+    run: str
+    outer_fold: int | None = None
+    """The one that it was chosen in, in a nested study."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As answers have it."""
+        first = {"trial": self.trial, "run": self.run}
+        if self.outer_fold is None:
+            return self.row.as_json() | {"tied": self.tied} | first
+        return {"outer_fold": self.outer_fold, **first} | self.row.as_json() | {"tied": self.tied}
+
+
+@dataclass(frozen=True)
+class Nested:
+    """What a nested study chose in each outer fold, and the test of that."""
+
+    folds: int
+    chosen: list[Choice]
+    metrics: Spreads
+    """Over the outer folds; nothing before all of them are done."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As answers have it."""
+        return {
+            "folds": self.folds,
+            "chosen": [one.as_json() for one in self.chosen],
+            "metrics": {name: asdict(found) for name, found in self.metrics.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Same:
+    """Rows, or trials of a single row, that end in the same state to the last bit."""
+
+    numbers: list[int]
+    parameters: list[str]
+    """What sets them apart."""
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A recipe that was trained more than once."""
+
+    configuration: int
+    trials: list[int]
+    different: int
+    """How many results it gave that differ."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """The trial that is trained once more to show that it can be."""
+
+    trial: int
+    run: str
+    what: str
+    """What it is, in words."""
+    why_not: str | None
+    """Why it is not trained once more, where that is so."""
+
+
+def row(number: int, values: Values, trials: Sequence[Trial]) -> Row:
     """A configuration, with mean and deviation over those of its trials that are done."""
-    done = [trial for trial in trials if not trial["failed"]]
-    names = list(done[0]["metrics"]) if done else []
-    columns = {name: [trial["metrics"][name] for trial in done] for name in names}
-    return {
-        "configuration": number,
-        "values": values,
-        "trials": len(trials),
-        "done": len(done),
-        "metrics": {name: _statistics(column) for name, column in columns.items()},
-    }
+    done = [trial.done for trial in trials if trial.done]
+    names = list(done[0].metrics) if done else []
+    metrics = {name: Spread.of([one.metrics[name] for one in done]) for name in names}
+    return Row(number, values, len(trials), len(done), metrics)
 
 
 class Better:
@@ -40,27 +184,34 @@ class Better:
     def __init__(self, monitor: str, larger: bool) -> None:
         self.monitor, self._sign = monitor, -1 if larger else 1
 
-    def of(self, rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-        """The first of the best rows, with the numbers of those that are `tied` with it.
+    def of(
+        self, rows: Iterable[Row], trials: Sequence[Trial], fold: int | None = None
+    ) -> Choice | None:
+        """The first of the best rows, with those that are tied with it.
 
         Rows with a failed trial, or with a mean that is no number, are left out.
+
+        Args:
+            trials: those of the rows.
+            fold: the outer fold that all of them are in, in a nested study.
         """
-        finite = [
-            row
-            for row in rows
-            if row["done"] == row["trials"] and math.isfinite(row["metrics"][self.monitor]["mean"])
-        ]
-        best = min(
-            finite, key=lambda row: self._sign * row["metrics"][self.monitor]["mean"], default=None
-        )
+        finite = [row for row in rows if row.whole and math.isfinite(self._mean(row))]
+        best = min(finite, key=lambda row: self._sign * self._mean(row), default=None)
         if best is None:
             return None
-        mean = best["metrics"][self.monitor]["mean"]
-        tied = [r["configuration"] for r in finite if r["metrics"][self.monitor]["mean"] == mean]
-        return best | {"tied": [n for n in tied if n != best["configuration"]]}
+        mean = self._mean(best)
+        tied = [row.configuration for row in finite if self._mean(row) == mean and row is not best]
+        first = next(one for one in trials if one.configuration == best.configuration)
+        assert first.done is not None, "the row is whole"
+        return Choice(best, tied, first.number, first.done.run, fold)
+
+    def _mean(self, row: Row) -> float:
+        return row.metrics[self.monitor].mean
 
 
-def nested(rows: Trials, trials: Trials, folds: Sequence[int], better: Better) -> dict[str, Any]:
+def nested(
+    rows: Sequence[Row], trials: Sequence[Trial], folds: Sequence[int], better: Better
+) -> Nested:
     """What is chosen in each outer fold by its own validations, and the test of what was chosen.
 
     The validations of one outer fold hold the tests of the others, so nothing is chosen across
@@ -69,28 +220,27 @@ def nested(rows: Trials, trials: Trials, folds: Sequence[int], better: Better) -
     """
     chosen = []
     for fold in folds:
-        inside = [trial for trial in trials if trial["repetition"][OUTER_FOLD] == fold]
+        inside = [trial for trial in trials if trial.planned.repetition[OUTER_FOLD] == fold]
         within = [
             row(
-                one["configuration"],
-                one["values"],
-                [trial for trial in inside if trial["configuration"] == one["configuration"]],
+                one.configuration,
+                one.values,
+                [trial for trial in inside if trial.configuration == one.configuration],
             )
             for one in rows
         ]
-        best = better.of(within)
+        best = better.of(within, inside, fold)
         if best is not None:
-            first = next(t for t in inside if t["configuration"] == best["configuration"])
-            chosen.append({"outer_fold": fold, "trial": first["trial"], "run": first["run"]} | best)
-    metrics: dict[str, Any] = {}
+            chosen.append(best)
+    metrics: Spreads = {}
     if len(chosen) == len(folds):
-        names = [name for name in chosen[0]["metrics"] if name.startswith("test_")]
-        columns = {n: [one["metrics"][n]["mean"] for one in chosen] for n in names}
-        metrics = {name: _statistics(column) for name, column in columns.items()}
-    return {"folds": len(folds), "chosen": chosen, "metrics": metrics}
+        names = [name for name in chosen[0].row.metrics if name.startswith("test_")]
+        columns = {n: [one.row.metrics[n].mean for one in chosen] for n in names}
+        metrics = {name: Spread.of(column) for name, column in columns.items()}
+    return Nested(len(folds), chosen, metrics)
 
 
-def same(rows: Trials, trials: Trials, recipes: dict[int, str | None]) -> list[dict[str, Any]]:
+def same(rows: Sequence[Row], trials: Sequence[Trial]) -> list[Same]:
     """Groups of rows that end in the same state to the last bit, and what sets them apart.
 
     The largest group is the first. Of several configurations these are the rows that are whole, of
@@ -98,82 +248,76 @@ def same(rows: Trials, trials: Trials, recipes: dict[int, str | None]) -> list[d
     """
     found: dict[str, list[tuple[int, Values]]] = {}
     for one in rows if len(rows) > 1 else []:
-        mine = [trial for trial in trials if trial["configuration"] == one["configuration"]]
-        if one["done"] == one["trials"]:
-            text = json.dumps([trial["digest"] for trial in mine])
-            found.setdefault(text, []).append((one["configuration"], one["values"]))
+        mine = [t.done for t in trials if t.configuration == one.configuration and t.done]
+        if one.whole:
+            text = json.dumps([done.digest for done in mine])
+            found.setdefault(text, []).append((one.configuration, one.values))
+    recipes = {trial.number: trial.planned.recipe_digest for trial in trials}
     for trial in trials if len(rows) == 1 else []:
-        if not trial["failed"]:
-            others = found.setdefault(trial["digest"], [])
-            if recipes[trial["trial"]] not in {recipes[number] for number, _ in others}:
-                others.append((trial["trial"], trial["repetition"]))
-    return sorted(
-        (
-            {
-                "numbers": [number for number, _ in group],
-                "parameters": [
-                    key
-                    for key in group[0][1]
-                    if len({json.dumps(values[key], sort_keys=True) for _, values in group}) > 1
-                ],
-            }
-            for group in found.values()
-            if len(group) > 1
-        ),
-        key=lambda group: -len(group["numbers"]),
-    )
+        if trial.done:
+            others = found.setdefault(trial.done.digest, [])
+            if recipes[trial.number] not in {recipes[number] for number, _ in others}:
+                others.append((trial.number, trial.planned.repetition))
+    groups = [
+        Same([number for number, _ in group], _apart([values for _, values in group]))
+        for group in found.values()
+        if len(group) > 1
+    ]
+    return sorted(groups, key=lambda group: -len(group.numbers))
 
 
-def repeated(trials: Trials, recipes: dict[int, str | None]) -> list[dict[str, Any]]:
-    """Of each recipe that was trained more than once: how many results it gave that differ."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for trial in trials:
-        recipe = recipes[trial["trial"]]
-        if recipe is not None and not trial["failed"]:
-            found.setdefault(recipe, []).append(trial)
+def _apart(group: Sequence[Values]) -> list[str]:
+    """The names that do not have the same value in all of a group."""
     return [
-        {
-            "configuration": group[0]["configuration"],
-            "trials": [trial["trial"] for trial in group],
-            "different": len({trial["digest"] for trial in group}),
-        }
+        key
+        for key in group[0]
+        if len({json.dumps(values[key], sort_keys=True) for values in group}) > 1
+    ]
+
+
+def repeated(trials: Sequence[Trial]) -> list[Repeated]:
+    """Of each recipe that was trained more than once: how many results it gave that differ."""
+    found: dict[str, list[tuple[Trial, Done]]] = {}
+    for trial in trials:
+        if trial.done:
+            found.setdefault(trial.planned.recipe_digest, []).append((trial, trial.done))
+    return [
+        Repeated(
+            configuration=group[0][0].configuration,
+            trials=[trial.number for trial, _ in group],
+            different=len({done.digest for _, done in group}),
+        )
         for group in found.values()
         if len(group) > 1
     ]
 
 
 def again(
-    trials: Trials,
-    best: dict[str, Any] | None,
-    chosen: Trials | None,
+    trials: Sequence[Trial],
+    best: Choice | None,
+    chosen: Sequence[Choice],
     alone: bool,
-) -> dict[str, Any] | None:
+) -> Again | None:
     """Which trial is trained once more to show that it can be, and what it is; None: there is none.
 
     Args:
         best: the best row, if there is one.
-        chosen: what the outer folds of a nested study chose, else None.
+        chosen: what the outer folds of a nested study chose, if there is something to choose.
         alone: whether there is nothing to choose between, so that the first trial will do.
     """
     if best is not None:
-        number, what = best["trial"], "the best"
+        number, what = best.trial, "the best"
     elif chosen:
-        number, what = chosen[0]["trial"], f"what outer fold {chosen[0]['outer_fold']} chose"
+        number, what = chosen[0].trial, f"what outer fold {chosen[0].outer_fold} chose"
     elif alone:
-        over = next((t for t in trials if not t["failed"] or t["failed"] == NOT_RUN), None)
-        if over is None or over["failed"]:
+        over = next((t for t in trials if t.done or t.failed == NOT_RUN), None)
+        if over is None or not over.done:
             return None
-        number, what = over["trial"], "the first trial"
+        number, what = over.number, "the first trial"
     else:
         return None
-    trial = next(trial for trial in trials if trial["trial"] == number)
-    none = trial["guarantee"].get("asked") == "none"
+    done = next(trial.done for trial in trials if trial.number == number)
+    assert done is not None, "what is chosen has a result"
+    none = done.guarantee.asked == "none"
     why = "guarantee: none does not promise that it ends the same" if none else None
-    return {"trial": number, "run": trial["run"], "what": what, "why_not": why}
-
-
-def _statistics(column: list[float]) -> dict[str, float | None]:
-    if not all(map(math.isfinite, column)):
-        return {"mean": math.nan, "deviation": math.nan}
-    deviation = statistics.stdev(column) if len(column) > 1 else None
-    return {"mean": statistics.fmean(column), "deviation": deviation}
+    return Again(number, done.run, what, why)

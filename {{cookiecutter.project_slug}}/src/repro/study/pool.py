@@ -11,10 +11,10 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any
 
 from repro.recipe.project import Project
 from repro.recipe.recipe import Recipe
+from repro.run.events import Wait
 from repro.run.launcher import Listener
 from repro.study import slots, trials
 from repro.study.trials import Outcome, Task
@@ -78,7 +78,7 @@ class Pool:
     def _work(self, project: Project, task: Task) -> Outcome:
         """In a thread: runs a task, or goes on with it where another study was killed."""
 
-        def tell(event: dict[str, Any]) -> None:
+        def tell(event: Wait) -> None:
             self._listener(project.runs / task.name, event)
 
         def train() -> None:

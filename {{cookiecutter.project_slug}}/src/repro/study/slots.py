@@ -15,12 +15,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from repro.basics import locks
 from repro.basics.errors import BadInput, RunFailed
 from repro.environment import machine
 from repro.recipe.parameters import Parameters
+from repro.run.events import Wait
 
 LONG_WAIT = 10
 """Seconds after which a training that waits for room says so."""
@@ -36,7 +37,7 @@ def room(parameters: Parameters) -> int:
 def held(
     parameters: Parameters,
     ended: Callable[[], bool],
-    tell: Callable[[dict[str, Any]], None],
+    tell: Callable[[Wait], None],
 ) -> Iterator[str | None]:
     """Waits until this machine has room for a training, and holds it while the block runs.
 
@@ -69,7 +70,7 @@ def held(
             if long < time.monotonic():
                 long = math.inf
                 what = "a GPU" if devices else f"{needed} of {len(places)} cores"
-                tell({"event": "wait", "needed": what})
+                tell(Wait(what))
             time.sleep(0.2)
     raise RunFailed("the study was ended")
 

@@ -13,35 +13,26 @@ and begun again.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol, TextIO, get_args
+from typing import Any, Protocol, TextIO
 
 from repro.basics import files, locks
 from repro.basics.errors import BadInput, RunFailed
 from repro.compare import comparison
-from repro.data import datalock
-from repro.environment import provenance
-from repro.recipe import packages, parameters
 from repro.recipe.project import Project
-from repro.recipe.reading import nearest, written
 from repro.recipe.recipe import Recipe
-from repro.run import launcher, manifest, recipes
+from repro.run import launcher, manifest
 from repro.run.launcher import Listener
 from repro.run.manifest import Finished
-from repro.study import slots, table
-from repro.study.choice import OUTER_FOLD
+from repro.study import planning, results, slots, table
 from repro.study.keys import Cluster
+from repro.study.planning import Planned, PlannedTrial
 from repro.study.pool import Pool
-from repro.study.search import Repetitions, Search
+from repro.study.results import Done, Failed, NotVerified, Result, Verification
 from repro.study.trials import Outcome, Task
-
-LARGER_IS_BETTER = {name: not name.endswith("_error") for name in get_args(parameters.Metric)}
-"""Whether Keras maximises a metric."""
 
 
 class Trainers(Protocol):
@@ -56,84 +47,6 @@ class Trainers(Protocol):
     ) -> Iterator[Outcome]: ...
 
 
-def maximised(monitor: str, mode: str | None = None) -> bool:
-    """Whether more of what is monitored is better: `mode` (`max` or `min`), or what is known of it.
-
-    Raises:
-        BadInput: nothing is, such as of what a model judges itself by.
-    """
-    known = LARGER_IS_BETTER | {"loss": False}
-    name = monitor.removeprefix("val_")
-    if mode is None and name not in known:
-        raise BadInput(
-            f"--monitor: {monitor}: whether more of it is better is not known; "
-            f"--mode max or --mode min would say{nearest(name, known)}"
-        )
-    return known[name] if mode is None else mode == "max"
-
-
-def plan(
-    project: Project,
-    kind: str,
-    search: Search,
-    repetitions: Repetitions,
-    method: str = "grid",
-    trials: int | None = None,
-    monitor: str = "val_loss",
-    mode: str | None = None,
-) -> dict[str, Any]:
-    """Returns all trials of a study, each with its recipe, checked.
-
-    Raises:
-        BadInput: a recipe is impossible, a search too, or the monitor is of the test, or neither
-            known nor given a mode; or outer folds would be compared; or a data file is not what
-            `data.lock` says.
-    """
-    if monitor.startswith("test_"):
-        raise BadInput(
-            f"--monitor: {monitor}: nothing is chosen by the test; val_{monitor[5:]} would do"
-        )
-    larger = maximised(monitor, mode)
-    locked = packages.lock(project.root)
-    seed = recipes.make(project, search.fixed, locked).parameters.seed
-    datalock.check(project.root)  # Here once, so that workers find it done.
-    if OUTER_FOLD in {*search.choices, *search.ranges}:
-        raise BadInput(
-            f"{OUTER_FOLD}: a study that compares outer folds would choose by their tests; "
-            "--outer-folds N chooses within each"
-        )
-    configurations = search.configurations(method, trials, seed or 0)
-    planned: list[dict[str, Any]] = []
-    for number, configuration in enumerate(configurations):
-        for repetition in repetitions.values(configuration.get("seed", seed)):
-            values = configuration | repetition
-            overrides = [*search.fixed, *(f"{key}={written(v)}" for key, v in values.items())]
-            recipe = recipes.make(project, overrides, locked)
-            planned.append(
-                {
-                    "trial": len(planned),
-                    "configuration": number,
-                    "repetition": repetition,
-                    "overrides": overrides,
-                    "recipe_digest": recipe.digest,
-                    "recipe": recipe.as_json(),
-                }
-            )
-    code = provenance.digest(provenance.code(project.root))
-    text = json.dumps([kind, monitor, larger, code, *(trial["recipe_digest"] for trial in planned)])
-    return {
-        "format": 1,
-        "kind": kind,
-        "digest": hashlib.sha256(text.encode()).hexdigest(),
-        "monitor": monitor,
-        "larger_is_better": larger,
-        "fixed": list(search.fixed),
-        "configurations": configurations,
-        "code": asdict(replace(provenance.commit(project.root), digest=code)),
-        "trials": planned,
-    }
-
-
 class Study:
     """A study on the disk, which goes on where it was. Used in a `with` block.
 
@@ -141,27 +54,28 @@ class Study:
         BadInput: another process is at it, or it cannot be written, or what it had is damaged.
     """
 
-    def __init__(self, project: Project, planned: dict[str, Any], fresh: bool = False) -> None:
-        self.project, self.plan = project, planned
+    def __init__(self, project: Project, planned: Planned, fresh: bool = False) -> None:
+        self.project, self.plan, self._recipes = project, planned.plan, planned.recipes
         self.directory = (None if fresh else self._unfinished()) or self._new()
-        self._file = _opened(self.directory / "results.jsonl")
+        self._file = _opened(self.directory / results.FILE)
         if not locks.lock(self._file, launcher.ENDING):
             self._file.close()
             raise BadInput(f"{self.directory}: this study is still going on, in another process")
         try:
-            table.cut(self.directory / "results.jsonl")
-            self.results, self.verification = table.read_results(self.directory)
+            results.cut(self.directory / results.FILE)
+            self.results = results.read(self.directory)
         except BadInput as error:
             self._file.close()
             raise BadInput(f"{error}; --fresh begins anew") from None
-        self._sources: dict[str, Any] = {}
+        self._sources: dict[str, dict[str, str]] = {}
 
     def __enter__(self) -> Study:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._file.close()
-        if kind is BadInput and not self.results:  # Of one that was refused nothing is left behind.
+        if kind is BadInput and not self.results.trials:
+            # Of one that was refused nothing is left behind.
             for run in self.project.runs.glob(f"{self.directory.name}-*"):
                 shutil.rmtree(run, ignore_errors=True)
             shutil.rmtree(self.directory)
@@ -173,7 +87,7 @@ class Study:
         listener: Listener,
         tell: Callable[[str, str, int], None] = lambda run, line, done: None,
         verify: bool = True,
-    ) -> dict[str, Any]:
+    ) -> table.Answer:
         """Runs the trials that are left and the best again, and returns what `table.read` does.
 
         Where no trial is left to begin, what is the best so far is trained again meanwhile. Of
@@ -189,11 +103,11 @@ class Study:
             BadInput: a trial was refused by the process that saw the data.
             RunFailed: the study cannot be written to, or its cluster was lost.
         """
-        trials = self.plan["trials"]
-        left = [trial for trial in trials if not self._done(trial)]
+        trials, every = self.plan.trials, self._recipes
+        left = [trial for trial in trials if self.results.done(trial.trial) is None]
         done = self.done
+        not_verified: NotVerified | None = None
         if left or (verify and self._unverified() is not None):
-            every = [Recipe.of_json(trial["recipe"]) for trial in trials]
             most = max(slots.room(recipe.parameters) for recipe in every)
             number = workers or min(most, max(len(left), 1))
             with _trainers(number, cluster, listener) as pool:
@@ -216,24 +130,22 @@ class Study:
                     done += outcome.failed is None
                     tell(outcome.task.name, self._add(outcome), done)
             if verify and (unverified := self._unverified()) is not None:
-                self._verify(unverified, again)
+                not_verified = self._verify(unverified, again)
         if done == len(trials):
             self._write({"finished": True})
-        return table.told(self.directory, self.plan, self.results, self.verification)
+        found = table.table(self.plan, self.results)
+        return table.Answer(self.directory, found, not_verified or self.results.verification)
 
     @property
     def done(self) -> int:
         """How many trials have a result."""
-        return sum(map(self._done, self.plan["trials"]))
+        return sum(self.results.done(trial.trial) is not None for trial in self.plan.trials)
 
-    def _done(self, trial: dict[str, Any]) -> bool:
-        return self.results.get(trial["trial"], {}).get("digest") is not None
-
-    def _task(self, trial: dict[str, Any], varied: bool = False) -> Task:
-        name = f"{self.directory.name}-{trial['trial']}{'-again' * varied}"
-        recipe, code = Recipe.of_json(trial["recipe"]), self.plan["code"]["digest"]
+    def _task(self, trial: PlannedTrial, varied: bool = False) -> Task:
+        name = f"{self.directory.name}-{trial.trial}{'-again' * varied}"
+        recipe, code = self._recipes[trial.trial], self.plan.code_digest
         root = str(self.project.root)
-        return Task(self.directory.name, name, recipe, trial["overrides"], root, code, varied)
+        return Task(self.directory.name, name, recipe, trial.overrides, root, code, varied)
 
     def _trial(self, outcome: Outcome) -> int:
         return int(outcome.task.name.removeprefix(f"{self.directory.name}-").partition("-")[0])
@@ -241,33 +153,29 @@ class Study:
     def _add(self, outcome: Outcome) -> str:
         """Writes what came of a trial, and returns a line on it."""
         number = self._trial(outcome)
-        trial = self.plan["trials"][number]
-        run = self.project.runs / outcome.task.name
-        result: dict[str, Any] = {
-            "trial": number,
-            "worker": outcome.worker,
-            "failed": outcome.failed,
-        }
+        result: Result
         if outcome.failed is None:
-            content = manifest.of_finished(run)
-            result |= {
-                "run": run.name,
-                "digest": content.digest,
-                "metrics": content.metrics,
-                "guarantee": asdict(content.guarantee),
-                "notes": content.notes,
-                "recipe_digest": content.recipe_digest,
-                "duration_seconds": content.duration_seconds,
-            }
+            content = manifest.of_finished(self.project.runs / outcome.task.name)
             self._check(content)
-        self._write(result)
-        self.results[number] = result
-        values = self.plan["configurations"][trial["configuration"]] | trial["repetition"]
-        return f"trial {number}:  {table.describe(values)}  " + (
-            f"failed: {outcome.failed.splitlines()[0]}"
-            if outcome.failed
-            else "  ".join(f"{k} {v:.4f}" for k, v in result["metrics"].items())
-        )
+            result = Done(
+                trial=number,
+                worker=outcome.worker,
+                run=outcome.task.name,
+                digest=content.digest,
+                metrics=content.metrics,
+                guarantee=content.guarantee,
+                notes=content.notes,
+                recipe_digest=content.recipe_digest,
+                duration_seconds=content.duration_seconds,
+            )
+            said = "  ".join(f"{k} {v:.4f}" for k, v in content.metrics.items())
+        else:
+            result = Failed(trial=number, worker=outcome.worker, failed=outcome.failed)
+            said = f"failed: {outcome.failed.splitlines()[0]}"
+        self._write(result.as_json())
+        self.results.trials[number] = result
+        values = self.plan.values(self.plan.trials[number])
+        return f"trial {number}:  {table.describe(values)}  {said}"
 
     def _check(self, content: Finished) -> None:
         """Workers that read other data, or have not the metric to choose by, are no use."""
@@ -277,35 +185,39 @@ class Study:
         sources = self._sources.setdefault(key, found)
         for name, (one, other) in files.changed(sources, found).items():
             raise BadInput(f"{content.run}: data {name}: {other}, and {one} for other trials")
-        if self.plan["monitor"] not in content.metrics:
+        if self.plan.monitor not in content.metrics:
             known = [name for name in content.metrics if not name.startswith("test_")]
             raise BadInput(
-                f"--monitor: expected one of {', '.join(known)}; got {self.plan['monitor']}"
+                f"--monitor: expected one of {', '.join(known)}; got {self.plan.monitor}"
             )
 
     def _unverified(self) -> int | None:
         """The trial to train once more, where it was not: another may have become the best."""
-        again: dict[str, Any] | None = table.answer(self.plan, self.results)["again"]
-        verified = (self.verification or {}).get("trial")
-        if again is None or again["why_not"] or verified == again["trial"]:
+        again, verified = table.table(self.plan, self.results).again, self.results.verification
+        if again is None or again.why_not or (verified and verified.trial == again.trial):
             return None
-        return int(again["trial"])
+        return again.trial
 
-    def _verify(self, number: int, again: dict[int, Outcome | None]) -> None:
-        """Compares a trial with its further run, in changed surroundings."""
-        task = self._task(self.plan["trials"][number], varied=True)
+    def _verify(self, number: int, again: dict[int, Outcome | None]) -> NotVerified | None:
+        """Compares a trial with its further run, in changed surroundings.
+
+        Returns why it could not be compared, where that is so.
+        """
+        task = self._task(self.plan.trials[number], varied=True)
         for run in self.project.runs.glob(f"{self.directory.name}-*-again"):
             if run.name != task.name:
                 shutil.rmtree(run, ignore_errors=True)
         outcome = again[number]
         assert outcome is not None, "a pool that ended has asked for it and told of it"
-        if outcome.refused or outcome.failed:
-            self.verification = {"verdict": "failed", "failed": outcome.refused or outcome.failed}
-            return
-        one, other = (self.project.runs / name for name in (self.results[number]["run"], task.name))
-        compared = comparison.compare(one, other, one_recipe=True)
-        self.verification = {"trial": number, **compared}
-        self._write({"verification": self.verification})
+        if failed := outcome.refused or outcome.failed:
+            return NotVerified(failed)
+        done = self.results.done(number)
+        assert done is not None, "what is verified has a result"
+        one, other = (self.project.runs / name for name in (done.run, task.name))
+        found = Verification(number, comparison.compare(one, other, one_recipe=True))
+        self.results.verification = found
+        self._write({"verification": found.as_json()})
+        return None
 
     def _write(self, content: dict[str, Any]) -> None:
         try:
@@ -318,23 +230,21 @@ class Study:
 
     def _unfinished(self) -> Path | None:
         """The newest study of the same plan that is not all done."""
-        for path in sorted(
-            _folder(self.project).glob(f"*-{self.plan['digest'][:6]}*"), reverse=True
-        ):
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                found = json.loads((path / "study.json").read_text(encoding="utf-8"))
-                finished = '{"finished": true,' in (path / "results.jsonl").read_text("utf-8")
-                if found["digest"] == self.plan["digest"] and not finished:
+        known = _folder(self.project).glob(f"*-{self.plan.digest[:6]}*")
+        for path in sorted(known, reverse=True):
+            with contextlib.suppress(OSError, ValueError, BadInput):
+                found = planning.read(path)
+                finished = '{"finished": true,' in (path / results.FILE).read_text("utf-8")
+                if found.digest == self.plan.digest and not finished:
                     return path
         return None
 
     def _new(self) -> Path:
-        name = launcher.new_name(self.plan["kind"], self.plan["digest"][:6])
+        name = launcher.new_name(self.plan.kind, self.plan.digest[:6])
         path = launcher.new_directory(_folder(self.project), name, "a study")
-        kept = [{k: v for k, v in trial.items() if k != "recipe"} for trial in self.plan["trials"]]
         try:
-            with files.replacing(path / "study.json") as file:
-                file.write(json.dumps(self.plan | {"trials": kept}, indent=1).encode() + b"\n")
+            with files.replacing(path / planning.FILE) as file:
+                file.write(json.dumps(self.plan.as_json(), indent=1).encode() + b"\n")
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
             raise BadInput(f"{path}: cannot hold a study: {error.strerror}") from None
@@ -372,4 +282,4 @@ def _folder(project: Project) -> Path:
 
 def find(project: Project, name: str) -> Path:
     """Returns the folder of a study: a path, its id, or how that begins."""
-    return manifest.find_directory(_folder(project), "study.json", name, ("study", "studies"))
+    return manifest.find_directory(_folder(project), planning.FILE, name, ("study", "studies"))

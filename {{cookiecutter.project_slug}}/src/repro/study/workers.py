@@ -30,7 +30,8 @@ from repro.environment import provenance
 from repro.recipe import packages
 from repro.recipe.project import Project
 from repro.recipe.recipe import Recipe
-from repro.run import recipes
+from repro.run import events, recipes
+from repro.run.events import Failed, Progress, Refused, Step, Wait
 from repro.run.launcher import Listener
 from repro.study import slots, trials
 from repro.study.keys import Cluster
@@ -137,9 +138,11 @@ class Workers:
             return tasks < sum(threads.values())
         return False
 
-    def _heard(self, event: tuple[float, Any]) -> None:
-        run, content = event[1]
-        self._listener(Path(run), content)
+    def _heard(self, message: tuple[float, tuple[str, str]]) -> None:
+        run, line = message[1]
+        event = events.read(line)
+        if not isinstance(event, Refused | Failed):
+            self._listener(Path(run), event)
 
 
 def _outcome(future: Any, task: Task) -> Outcome:
@@ -179,11 +182,11 @@ def work(task: Task, files: bytes, session: str) -> Outcome:
     host = f"{socket.gethostname()} {worker.address}"
     last = 0.0
 
-    def tell(run: Path, event: dict[str, Any]) -> None:
+    def tell(run: Path, event: Progress) -> None:
         nonlocal last
-        if event["event"] != "step" or time.monotonic() - last > 0.5:
+        if not isinstance(event, Step) or time.monotonic() - last > 0.5:
             last = time.monotonic()
-            worker.log_event(session, (str(run), event))
+            worker.log_event(session, (str(run), events.line(event)))
 
     archive = b""
 
@@ -223,7 +226,7 @@ def _train(project: Project, task: Task, session: str, tell: Listener) -> Path:
     def ended() -> bool:
         return session in _stopped
 
-    def wait(event: dict[str, Any]) -> None:
+    def wait(event: Wait) -> None:
         tell(project.runs / task.name, event)
 
     def started(process: subprocess.Popen[str]) -> None:
