@@ -200,7 +200,16 @@ def test_a_folder_without_the_right_to_write_is_a_failed_trial(
     assert ["FileExistsError" in (one.failed or "") for one in answer.table.trials] == [True, True]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell starts what runs in its background with this signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="a POSIX signal is sent")
+@pytest.mark.usefixtures("interruptible")
 def test_a_study_that_is_ended_ends_its_trainings(
     training: Callable[[Behave], None], tmp_path: Path
 ) -> None:
