@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,6 @@ class Element:
     """How many differ."""
     of: int
 
-    def as_json(self) -> dict[str, Any]:
-        return {"bits": self.bits, "ulps": self.ulps, "elements": self.elements, "of": self.of}
-
 
 @dataclass(frozen=True)
 class Tensor:
@@ -63,9 +60,9 @@ class Tensor:
 
     def as_json(self) -> dict[str, Any]:
         """As answers have it."""
-        index = self.element.index if self.element else None
-        told = {"kind": self.kind, "tensor": self.name, "index": index, "a": self.a, "b": self.b}
-        return told | (self.element.as_json() if self.element else {})
+        one = asdict(self.element) if self.element else {"index": None}
+        told = {"kind": self.kind, "tensor": self.name, "index": one.pop("index")}
+        return told | {"a": self.a, "b": self.b} | one
 
     def lines(self) -> list[str]:
         """The tensor and where it differs, for a person."""

@@ -72,7 +72,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Blamed:
+class NamedCause:
     """The cause that was found, in words for a person."""
 
     cause: Cause
@@ -88,7 +88,7 @@ class Blamed:
 class Why:
     """Why runs differ, as far as it was found out."""
 
-    cause: Blamed | None = None
+    cause: NamedCause | None = None
     """The variation that makes them differ, or chance; None where it was not looked for."""
     explanation: Explanation | None = None
     """The first tensor; None where it was not looked for."""
@@ -342,15 +342,15 @@ def explain(
             unexplained.append(f"{what} was not found: {failure.reason(error)}")
             return None
 
-    blamed = found = None
+    named = found = None
     if isinstance(verdict, GateVerdict) and verdict.index is not None:
         gated = verdict
-        blamed = attempt("the variation", lambda: find_cause(project, gated, listener, tell))
+        named = attempt("the variation", lambda: find_cause(project, gated, listener, tell))
     between = verdict.between if isinstance(verdict, GateVerdict) else verdict
     if tensor and isinstance(between, Verdict) and between.first_divergence is not None:
         runs, place = between.runs, between.first_divergence
         found = attempt("the tensor", lambda: _find_tensor(project, runs, place, listener, tell))
-    return Why(blamed, found, unexplained)
+    return Why(named, found, unexplained)
 
 
 def _find_tensor(
@@ -362,7 +362,9 @@ def _find_tensor(
     return explanation.explain(project, runs, place, listener)
 
 
-def find_cause(project: Project, verdict: GateVerdict, listener: Listener, tell: Tell) -> Blamed:
+def find_cause(
+    project: Project, verdict: GateVerdict, listener: Listener, tell: Tell
+) -> NamedCause:
     """Looks for the variations that make runs differ, or fail.
 
     Raises:
@@ -379,7 +381,7 @@ def find_cause(project: Project, verdict: GateVerdict, listener: Listener, tell:
     else:
         means = f"no variation, the fault is random: seen in {found.seen} of {found.starts} starts"
         mend = "look for what is not seeded, and for threads or processes that race"
-    return Blamed(found, f"{means}: {found.why}", mend)
+    return NamedCause(found, f"{means}: {found.why}", mend)
 
 
 class _NotBegun(Exception):

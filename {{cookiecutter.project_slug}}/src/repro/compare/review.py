@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from repro.basics import files
@@ -37,7 +37,7 @@ class NoVerdict:
 
     def as_json(self) -> dict[str, Any]:
         """As answers have it."""
-        return {"verdict": self.verdict, "message": self.message}
+        return asdict(self)
 
 
 @dataclass(frozen=True)

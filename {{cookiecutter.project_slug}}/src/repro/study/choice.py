@@ -45,12 +45,7 @@ class Trial:
 
     def as_json(self) -> dict[str, Any]:
         """As answers have it."""
-        planned = self.planned
-        told = {
-            "trial": planned.trial,
-            "configuration": planned.configuration,
-            "repetition": planned.repetition,
-        }
+        told = self.planned.model_dump(include={"trial", "configuration", "repetition"})
         return told | (self.result.as_json() if self.result else {"failed": NOT_RUN})
 
 
@@ -92,13 +87,7 @@ class Row:
 
     def as_json(self) -> dict[str, Any]:
         """As answers have it."""
-        return {
-            "configuration": self.configuration,
-            "values": self.values,
-            "trials": self.trials,
-            "done": self.done,
-            "metrics": {name: asdict(found) for name, found in self.metrics.items()},
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)

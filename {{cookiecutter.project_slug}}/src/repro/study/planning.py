@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -70,16 +70,6 @@ class PlannedTrial(Group):
     """What its recipe is made from beside `params.yaml`."""
     recipe_digest: str
 
-    def as_json(self) -> dict[str, Any]:
-        """As it stands in `study.json`."""
-        return {
-            "trial": self.trial,
-            "configuration": self.configuration,
-            "repetition": self.repetition,
-            "overrides": [*self.overrides],
-            "recipe_digest": self.recipe_digest,
-        }
-
 
 class Plan(Group):
     """What is in `study.json`."""
@@ -111,17 +101,7 @@ class Plan(Group):
 
     def as_json(self) -> dict[str, Any]:
         """As it stands in the file."""
-        return {
-            "format": self.format,
-            "kind": self.kind,
-            "digest": self.digest,
-            "monitor": self.monitor,
-            "larger_is_better": self.larger_is_better,
-            "fixed": [*self.fixed],
-            "configurations": [*self.configurations],
-            "code": asdict(self.code),
-            "trials": [trial.as_json() for trial in self.trials],
-        }
+        return self.model_dump()
 
     def values(self, trial: PlannedTrial) -> Values:
         """All that tells a trial from the others."""

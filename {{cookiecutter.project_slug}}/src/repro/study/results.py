@@ -6,7 +6,7 @@ A line is written when a trial is over, when one was verified, and when the stud
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ class Failed(Group):
 
     def as_json(self) -> dict[str, Any]:
         """As it stands in its line."""
-        return {"trial": self.trial, "worker": self.worker, "failed": self.failed}
+        return self.model_dump()
 
 
 class Done(Group):
@@ -56,18 +56,7 @@ class Done(Group):
 
     def as_json(self) -> dict[str, Any]:
         """As it stands in its line."""
-        return {
-            "trial": self.trial,
-            "worker": self.worker,
-            "failed": None,
-            "run": self.run,
-            "digest": self.digest,
-            "metrics": self.metrics,
-            "guarantee": asdict(self.guarantee),
-            "notes": self.notes,
-            "recipe_digest": self.recipe_digest,
-            "duration_seconds": self.duration_seconds,
-        }
+        return self.model_dump()
 
 
 Result = Done | Failed
