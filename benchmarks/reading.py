@@ -1,7 +1,7 @@
 """What a reader of the machinery has to carry, in numbers.
 
-    .venv/bin/python -m benchmarks.reading           # prints them and writes docs/design.md
-    .venv/bin/python -m benchmarks.reading FOLDER    # prints those of another checkout's src/repro
+.venv/bin/python -m benchmarks.reading           # prints them and writes docs/design.md
+.venv/bin/python -m benchmarks.reading FOLDER    # prints those of another checkout's src/repro
 """
 
 from __future__ import annotations
