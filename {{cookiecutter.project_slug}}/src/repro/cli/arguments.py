@@ -70,7 +70,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
         from repro.environment import provenance  # Needs packages, which `repro image` does not.
 
-        print(f"repro {provenance.origin(MACHINERY.parents[1]).told()}")
+        root = MACHINERY.parents[1]
+        print(f"repro {provenance.origin(root, provenance.code(root)).told()}")
         parser.exit()
 
 

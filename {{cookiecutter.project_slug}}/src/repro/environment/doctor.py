@@ -120,7 +120,7 @@ def examine(project: Project, recipe: Recipe) -> Findings:
     return Findings(
         read,
         str(project.root),
-        provenance.origin(project.root),
+        provenance.origin(project.root, provenance.code(project.root)),
         provenance.commit(project.root),
         recipe.lock,
         determinism.expected(parameters),

@@ -201,14 +201,18 @@ class Origin:
         return f"{self.version}{where}, {state[self.changed]}"
 
 
-def origin(root: Path) -> Origin:
-    """Returns where the machinery of the project at `root` comes from, as `pyproject.toml` says."""
+def origin(root: Path, found: Mapping[str, str]) -> Origin:
+    """Returns where the machinery of the project at `root` comes from, as `pyproject.toml` says.
+
+    Args:
+        found: what `code` returned of the project.
+    """
     try:
         text = (root / "pyproject.toml").read_text(encoding="utf-8")
         said = tomllib.loads(text)["tool"]["repro"]
     except (OSError, ValueError, KeyError):
         return Origin(None, None, None)
     generated = said.get("machinery")
-    now = {name: value for name, value in code(root).items() if name.startswith("repro/")}
+    now = {name: value for name, value in found.items() if name.startswith("repro/")}
     changed = None if generated is None else digest(now) != generated
     return Origin(said.get("version"), said.get("commit") or None, changed)

@@ -133,6 +133,7 @@ def _deciding(env: dict[str, str], parameters: Parameters) -> dict[str, str]:
 
 def _begun(launch: Launch, directory: Path, interpreter: str) -> Manifest:
     """What the manifest says before the process starts."""
+    code = provenance.commit(launch.project.root)
     if launch.resume is not None:
         content = manifest.read(directory)
         content = content.but(resumed=[*content.resumed, _now()])
@@ -148,7 +149,7 @@ def _begun(launch: Launch, directory: Path, interpreter: str) -> Manifest:
             trial=launch.name is not None,
             started=_now(),
             surroundings=launch.surroundings,
-            code=provenance.commit(launch.project.root),
+            code=code,
             interpreter=interpreter,
             environment={},
         )
@@ -156,8 +157,7 @@ def _begun(launch: Launch, directory: Path, interpreter: str) -> Manifest:
         status="running",
         checkpoint_seconds=launch.checkpoint_seconds,
         probe=launch.probe,
-        code=provenance.commit(launch.project.root),
-        machinery=provenance.origin(launch.project.root),
+        code=code,
         interpreter=interpreter,
     )
 

@@ -129,7 +129,8 @@ def _begin(project: Project, directory: Path, content: Manifest) -> Manifest:
             reads.changes(content.reads),
         )
     code = replace(content.code, digest=provenance.digest(made_of.code))
-    content = content.but(made_of=made_of, code=code)
+    machinery = provenance.origin(project.root, made_of.code)
+    content = content.but(made_of=made_of, code=code, machinery=machinery)
     manifest.write(directory, content)
     return content
 
