@@ -16,6 +16,7 @@ from repro.basics.errors import DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadI
 from repro.cli import console
 from repro.cli.commands import main
 from repro.compare import gate, results_lock, review
+from repro.compare.gate_verdict import GateVerdict
 from repro.environment.determinism import Promise
 from repro.recipe.project import Project
 from repro.run import recipes
@@ -60,7 +61,7 @@ def outcome(
     dropped: str | None = None,
     broken: tuple[str, ...] = (),
 ) -> review.Outcome:
-    answer: gate.GateVerdict | review.NoVerdict = examples.gated(verdict, broken)
+    answer: GateVerdict | review.NoVerdict = examples.gated(verdict, broken)
     if verdict == "failed":
         answer = review.NoVerdict("failed", "no memory")
     return review.Outcome("model.name=dense", answer, before, now, dropped)

@@ -29,7 +29,7 @@ from repro.cli import console
 from repro.compare.comparison import Verdict
 from repro.environment import machine
 from repro.environment.determinism import Promise
-from repro.recipe import reading
+from repro.recipe import literals
 from repro.recipe.project import Project
 from repro.run import launcher, manifest, recipes
 from repro.run.events import Wait
@@ -399,7 +399,7 @@ Scalars = (
     )
 )
 def test_a_value_is_written_as_it_is_read(value: Any) -> None:
-    (read,) = reading.values(reading.written(value))
+    (read,) = literals.listed(literals.written(value))
     assert repr(read) == repr(value)
 
 

@@ -1,9 +1,11 @@
-"""Text that comes from files and runs, made fit for where it is shown: a terminal, Markdown."""
+"""Text that comes from files, people and runs, made fit for where it is shown."""
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode's categories of what moves, hides or reorders text rather than being seen itself."""
@@ -62,3 +64,12 @@ def file_name(text: str, taken: set[str]) -> str:
 def result(value: float | None) -> str:
     """A number that a training resulted in, as people see it."""
     return "–" if value is None else f"{value:.4f}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What a refusal adds about a name that is close to a known one, or nothing."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1)
+    if not close:  # A right name in the wrong group is near as well.
+        close = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]]
+    return f"; nearest valid name: {close[0]}" if close else ""

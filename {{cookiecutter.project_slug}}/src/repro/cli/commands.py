@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from repro.recipe.project import Project, own_machinery
 
 if TYPE_CHECKING:
     from repro.compare.comparison import Verdict
-    from repro.compare.gate import GateVerdict, Why
+    from repro.compare.gate_verdict import GateVerdict, Why
     from repro.study.planning import Design
     from repro.study.table import Answer
 
@@ -164,7 +164,8 @@ def _verify(options: argparse.Namespace) -> int:
     if not options.json:
         console.print_gate(answer, f"{options.runs} runs")
     try:
-        answer = replace(answer, why=_explain(project, answer, options))
+        for why in _explain(project, answer, options):
+            answer = replace(answer, why=why)
     finally:
         if options.json:
             print(files.dumps(answer.as_json()))
@@ -178,7 +179,8 @@ def _fallen(broken: Sequence[str]) -> int:
 
 def _verify_recorded(options: argparse.Namespace, project: Project) -> int:
     """The gate for the recipes in `results.lock`, or for the one that is given."""
-    from repro.compare import gate, results_lock, review
+    from repro.compare import results_lock, review
+    from repro.compare.gate_verdict import GateVerdict
 
     path = options.against or project.root / results_lock.FILE
     if options.against and not path.is_file():
@@ -207,14 +209,12 @@ def _verify_recorded(options: argparse.Namespace, project: Project) -> int:
         console.print_outcomes(outcomes, options.runs, options.update)
     try:
         for number, outcome in enumerate(outcomes):
-            if not isinstance(outcome.answer, gate.GateVerdict):
+            if not isinstance(outcome.answer, GateVerdict):
                 continue
-            why = _explain(project, outcome.answer, options, of=outcome.name)
-            if why is None:
-                continue
-            outcomes[number] = replace(outcome, answer=replace(outcome.answer, why=why))
-            if options.summary:
-                pages.write_gate(options.summary, outcomes)
+            for why in _explain(project, outcome.answer, options, of=outcome.name):
+                outcomes[number] = replace(outcome, answer=replace(outcome.answer, why=why))
+                if options.summary:
+                    pages.write_gate(options.summary, outcomes)
     finally:
         if options.json:
             recipes_told = [outcome.as_json() for outcome in outcomes]
@@ -234,8 +234,8 @@ def _diff(options: argparse.Namespace) -> int:
         console.print_verdict(found, "2 runs")
     try:
         if options.explain:
-            why = _explain(project, found, options)
-            answer |= why.as_json() if why else {}
+            for why in _explain(project, found, options):
+                answer |= why.as_json()
         elif found.verdict == "diverged" and not options.json:
             print("  to the tensor: repro diff --explain, which runs the steps again")
     finally:
@@ -286,7 +286,8 @@ def _study(options: argparse.Namespace, design: Design) -> int:
     why = None
     try:
         if answer.compared is not None:
-            why = _explain(project, answer.compared, options)
+            for found in _explain(project, answer.compared, options):
+                why = found
     finally:
         if options.json:
             print(files.dumps(answer.as_json(why)))
@@ -377,8 +378,8 @@ def _status(found: GateVerdict) -> int:
 
 def _explain(
     project: Project, found: Verdict | GateVerdict, options: argparse.Namespace, of: str = ""
-) -> Why | None:
-    """Looks for why runs differ, and prints it; None where there was nothing to look for.
+) -> Iterator[Why]:
+    """Looks for why runs differ; gives all that is known after each search, and prints it at last.
 
     The verdict stands: what fails here is one line in `unexplained`.
 
@@ -386,17 +387,21 @@ def _explain(
         found: the verdict of a gate, whose variations are looked at too; or that on two runs.
         of: the recipe that is explained, where there are several.
     """
-    from repro.compare import gate
+    from repro.compare.gate_verdict import GateVerdict
+    from repro.compare.why import explain
 
     tensor = found.verdict == "diverged" and not getattr(options, "no_explain", False)
-    variation = isinstance(found, gate.GateVerdict) and found.index is not None
+    variation = isinstance(found, GateVerdict) and found.index is not None
     if not (tensor or variation):
-        return None
-    with console.Reporter() as reporter:
-        why = gate.explain(project, found, reporter, reporter.line, tensor)
-    if not options.json:
-        console.show("\n".join([f"why        {of}"] * bool(of) + why.lines()))
-    return why
+        return
+    known = None
+    try:
+        with console.Reporter() as reporter:
+            for known in explain(project, found, reporter, reporter.line, tensor):
+                yield known
+    finally:
+        if known is not None and not options.json:
+            console.show("\n".join([f"why        {of}"] * bool(of) + known.lines()))
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

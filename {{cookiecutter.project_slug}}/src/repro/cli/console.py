@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from repro.compare.comparison import Verdict
-    from repro.compare.gate import Failure, GateVerdict
+    from repro.compare.gate_verdict import Failure, GateVerdict
     from repro.compare.review import Outcome
     from repro.environment.determinism import Promise
     from repro.run.events import Progress as Event
@@ -51,7 +51,7 @@ def print_gate(found: GateVerdict, what: str) -> None:
 
 def print_outcomes(outcomes: Sequence[Outcome], runs: int, updated: bool) -> None:
     """What became of recipes that are, or should be, in `results.lock`."""
-    from repro.compare.gate import GateVerdict
+    from repro.compare.gate_verdict import GateVerdict
 
     for outcome in outcomes:
         answer = outcome.answer

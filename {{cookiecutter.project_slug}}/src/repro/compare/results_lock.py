@@ -19,7 +19,7 @@ import pydantic
 
 from repro.basics import files
 from repro.basics.errors import BadInput
-from repro.recipe import reading
+from repro.recipe import signatures
 from repro.recipe.project import Project
 from repro.run import ledger, manifest
 from repro.run.manifest import Finished
@@ -205,7 +205,7 @@ def _code(project: Project, content: Finished) -> dict[str, str]:
     parameters = content.recipe.parameters
     used = {
         f"models/{parameters.model.name}.py",
-        reading.data_module(project.source, parameters.data.name).replace(".", "/") + ".py",
+        signatures.data_module(project.source, parameters.data.name).replace(".", "/") + ".py",
     }
     found, machinery = {}, {}
     code = content.made_of.code if content.made_of else {}

@@ -11,7 +11,8 @@ from repro.basics import files
 from repro.basics.errors import DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadInput, RunFailed
 from repro.basics.text import printable, result
 from repro.compare import gate
-from repro.compare.gate import Gate, GateVerdict
+from repro.compare.gate import Gate
+from repro.compare.gate_verdict import GateVerdict
 from repro.compare.results_lock import FILE, Base, Entry, of_run, overrides
 from repro.recipe.project import Project
 from repro.recipe.recipe import Recipe

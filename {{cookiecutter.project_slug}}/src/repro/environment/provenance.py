@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
 
-from repro.basics import files
+from repro.basics import digests
 from repro.basics.errors import BadInput
 from repro.environment import machine
 from repro.environment.variables import CLEARED
@@ -118,7 +118,7 @@ def same_as_when_it_began(
 def code(root: Path) -> dict[str, str]:
     """The digest of each file below `src/`: those of the project's package and of the machinery.
 
-    In the project's own Python, comments and blank lines do not count (`files.code_digest`). The
+    In the project's own Python, comments and blank lines do not count (`digests.of_python`). The
     machinery, which nobody edits, is taken as it is: that is twenty times faster.
     """
     source = root / "src"
@@ -127,7 +127,7 @@ def code(root: Path) -> dict[str, str]:
         below = path.relative_to(source)
         if path.is_file() and not _made_by_tools(below):
             own = path.suffix == ".py" and below.parts[0] != "repro"
-            found[below.as_posix()] = files.code_digest(path) if own else _text_digest(path)
+            found[below.as_posix()] = digests.of_python(path) if own else _text_digest(path)
     return found
 
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from repro.basics.digests import sha256
+
 LARGEST = 100_000_000
 """Bytes of a file whose content is read for its digest; of a larger one the size is noted."""
 MOST = 1000
@@ -170,7 +172,6 @@ def _content(path: Path) -> str:
             return "of the machine" if path.is_relative_to("/proc") else "empty"
         if found.st_size > LARGEST:
             return f"{found.st_size} bytes"
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError:
         return "not there"

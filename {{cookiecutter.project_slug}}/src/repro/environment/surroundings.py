@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.basics.errors import BadInput
+from repro.basics.text import nearest
 from repro.environment import changes
 
 
@@ -179,8 +180,6 @@ def choose(wanted: str | None) -> tuple[list[str], dict[str, str]]:
     Raises:
         BadInput: there is no such variation, or one named cannot be done here.
     """
-    from repro.recipe.reading import nearest
-
     named = [name.strip() for name in (wanted or "").split(",")]
     if wanted in (None, "all", "none"):
         named = []

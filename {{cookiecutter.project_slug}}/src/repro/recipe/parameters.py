@@ -1,5 +1,5 @@
 """The parameters that every project has, with their types and defaults, and the types that a
-project's own data functions and models may give to theirs. `reading.py` reads them."""
+project's own data functions and models may give to theirs. `signatures.py` reads them."""
 
 from __future__ import annotations
 

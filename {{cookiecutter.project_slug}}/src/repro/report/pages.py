@@ -20,7 +20,7 @@ from repro.basics import files
 from repro.basics.errors import BadInput
 from repro.basics.text import file_name, markdown, result
 from repro.compare import comparison, review
-from repro.compare.gate import Failure, GateVerdict
+from repro.compare.gate_verdict import Failure, GateVerdict
 from repro.compare.review import Outcome
 from repro.recipe.project import Project
 from repro.report import pictures

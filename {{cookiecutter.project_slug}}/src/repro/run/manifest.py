@@ -196,7 +196,7 @@ def finished(directory: Path) -> Finished:
     content = of_finished(directory)
     for name, expected in content.files.items():
         path = directory / name
-        if path.is_file() and files.sha256(path) != expected:
+        if path.is_file() and digests.sha256(path) != expected:
             raise BadInput(f"{path}: altered or replaced since the run wrote it; train it again")
     return content
 
@@ -215,11 +215,12 @@ def of_finished(directory: Path) -> Finished:
 
 def digests_of_files(directory: Path) -> dict[str, str]:
     """The SHA-256 of each file that a run leaves, which is on the disk then."""
-    return {
-        path.name: files.sha256(path, settle=True)
-        for path in sorted(directory.iterdir())
-        if path.is_file() and path.name not in ("manifest.json", "log.txt", "lock")
-    }
+    found = {}
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and path.name not in ("manifest.json", "log.txt", "lock"):
+            files.settle(path)
+            found[path.name] = digests.sha256(path)
+    return found
 
 
 def find_run(project: Project, name: str) -> Path:

@@ -19,7 +19,7 @@ from repro.data import datafiles
 from repro.data.dataset import Dataset, Parts
 from repro.environment import determinism, provenance
 from repro.environment.determinism import Promise
-from repro.recipe import reading
+from repro.recipe import signatures
 from repro.recipe.parameters import Adam, Optimizer, Own, Parameters, Schedule
 from repro.recipe.project import Project
 from repro.recipe.recipe import Recipe
@@ -54,7 +54,7 @@ def _data(project: Project, directory: Path, content: Manifest) -> Data:
     function, asked = parameters.data.name, parameters.split
     # All folds cut the same data: those are of the recipe's own seed.
     determinism.reseed(content.seed, "data")
-    module = reading.data_module(project.source, function)
+    module = signatures.data_module(project.source, function)
     dataset = _call(project, module, function, parameters.data)
     if not isinstance(dataset, Dataset):
         raise BadInput(f"data.name: {function} returned no Dataset")

@@ -271,7 +271,7 @@ class Checkpoints:
             "recipe": self._recipe_digest,
             "position": asdict(position),
             "host": host(),
-            "sha256": files.sha256(tensors),
+            "sha256": sha256(tensors),
         }
         text = files.dumps(rest)
         with replacing(self._directory / f"{name}.json") as file:
@@ -296,7 +296,7 @@ class Checkpoints:
                 content = json.loads(text)
                 whole = digest == sha256(text.encode())
                 tensors = path.with_suffix(".npz")
-                whole = whole and content["sha256"] == files.sha256(tensors)
+                whole = whole and content["sha256"] == sha256(tensors)
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 whole = False
             if not whole:

@@ -12,13 +12,14 @@ from typing import Any, Literal, get_args
 import pydantic
 
 from repro.basics.errors import BadInput
+from repro.basics.text import nearest
 from repro.data import datalock
 from repro.environment import provenance
 from repro.environment.provenance import Code
 from repro.recipe import packages, parameters
+from repro.recipe.literals import written
 from repro.recipe.parameters import Group
 from repro.recipe.project import Project
-from repro.recipe.reading import nearest, written
 from repro.recipe.recipe import Recipe
 from repro.run import recipes
 from repro.study.search import Repetitions, Search, Values

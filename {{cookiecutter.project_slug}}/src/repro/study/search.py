@@ -10,7 +10,7 @@ from typing import Any
 
 from repro.basics import seeds
 from repro.basics.errors import BadInput
-from repro.recipe import reading
+from repro.recipe import literals
 
 METHODS = ("grid", "random", "latin_hypercube", "sobol")
 Values = dict[str, Any]
@@ -89,7 +89,7 @@ class Search:
             key, equals, value = text.partition("=")
             if not equals:
                 raise BadInput(f"{text}: expected key=value,value or key=lowest..highest")
-            values = reading.values(value)
+            values = literals.listed(value)
             if len(values) == 1 and isinstance(values[0], str) and ".." in values[0]:
                 ranges[key] = _range(key, values[0])
             elif len(values) > 1:
@@ -130,7 +130,7 @@ class Search:
                 {name: self._value(name, u) for name, u in zip(names, point, strict=True)}
                 for point in _points(method, trials, len(names), seed)
             ]
-        return list({reading.written(one): one for one in found}.values())
+        return list({literals.written(one): one for one in found}.values())
 
     def _value(self, name: str, u: float) -> Any:
         """The value at a point from 0 to 1, which excludes 1."""
@@ -145,7 +145,7 @@ class Search:
 
 def _range(key: str, text: str) -> tuple[float, float, bool]:
     found = re.fullmatch(r"(\S+?)\.\.(\S+)(\s+log)?", text)
-    ends = reading.values(f"{found[1]},{found[2]}") if found else []
+    ends = literals.listed(f"{found[1]},{found[2]}") if found else []
     numbers = [end for end in ends if isinstance(end, int | float) and not isinstance(end, bool)]
     if found is None or len(numbers) != 2 or not numbers[0] < numbers[1]:
         raise BadInput(f"{key}: expected lowest..highest, such as 1e-4..1e-1, got {text}")

@@ -11,7 +11,7 @@ from typing import Any
 from repro.basics.errors import BadInput
 from repro.basics.text import result
 from repro.compare.comparison import Verdict
-from repro.compare.gate import Why
+from repro.compare.gate_verdict import Why
 from repro.study import choice, planning, results
 from repro.study.choice import Again, Choice, Nested, Repeated, Row, Same, Spread, Trial
 from repro.study.planning import OUTER_FOLD, Plan
