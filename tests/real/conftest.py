@@ -157,6 +157,7 @@ def environment(backend: str = "tensorflow", device: str = "cpu") -> Path:
     requirements = TEMPLATE / "{{cookiecutter.project_slug}}" / "requirements"
     condition = f"{{% if cookiecutter.__backend == '{backend}' %}}"
     locks = [requirements / f"{condition}{name}.txt{{% endif %}}" for name in (device, "dev")]
+    locks.append(TEMPLATE / "requirements" / "machinery.txt")  # For tests/machinery.
     wheels = os.environ.get("TORCH_WHEELS", os.environ.get("PIP_FIND_LINKS", TORCH_WHEELS)).split()
     links = [f"--find-links={place}" for place in wheels if (backend, device) == ("torch", "cpu")]
     parts = [part for part in (backend, device) if part not in ("tensorflow", "cpu")]

@@ -44,6 +44,8 @@ class Entry(pydantic.BaseModel):
     recipe: dict[str, Any]
     code: dict[str, Digest]
     """Of the files that the recipe uses; the machinery is one of them."""
+    template: str | None = None
+    """Version of the template that the machinery is from; None: nobody wrote it down."""
     versions: dict[str, str]
     cpu: str
 
@@ -140,6 +142,7 @@ def of_run(project: Project, run: Path) -> Entry:
         stages=_stages(run, content.digest),
         recipe=content.recipe.as_json(),
         code=_code(project, content),
+        template=content.machinery.version if content.machinery else None,
         versions=content.versions,
         cpu=content.machine.cpu,
     )

@@ -255,7 +255,7 @@ def causes(before: Entry, now: Entry) -> list[str]:
             found.append(f"{field.replace('.', ': ')} {one} → {other}")
     for file in sorted({**before.code, **now.code}):
         if before.code.get(file) != now.code.get(file):
-            found.append(file)
+            found.append(file + (_of_template(before, now) if file == "src/repro" else ""))
     versions = files.changed(before.versions, now.versions)
     found += [f"{library} {one} → {other}" for library, (one, other) in versions.items()]
     if before.recipe["lock"]["sha256"] != now.recipe["lock"]["sha256"] and not versions:
@@ -264,6 +264,13 @@ def causes(before: Entry, now: Entry) -> list[str]:
     if first_stage(before, now) == "samples" and not any(f.startswith(asked) for f in fields):
         found.append(UNNAMED)
     return found
+
+
+def _of_template(before: Entry, now: Entry) -> str:
+    """What an update of the project from its template changed, which a changed machinery may be."""
+    if before.template == now.template:
+        return ""
+    return f" (template {before.template or 'unknown'} → {now.template or 'unknown'})"
 
 
 def first_stage(before: Entry, now: Entry) -> str | None:
