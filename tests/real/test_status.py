@@ -50,7 +50,7 @@ def test_the_machinerys_fault_has_its_own_status_and_the_projects_has_not(copy: 
     done = copy.run("repro", "train", *SHORT)
     assert done.returncode == 70, done.stderr
     assert "KeyError: 'planted'" in done.stderr
-    assert done.stderr.endswith(f"please report it with what stands above: {ISSUES}\n")
+    assert done.stderr.endswith(f"please report it with the lines above: {ISSUES}\n")
     splits = copy.root / "src" / "repro" / "data" / "splits.py"
     text = splits.read_text(encoding="utf-8")
     splits.write_text(text.replace("return {}['planted']", "return {}"), encoding="utf-8")
