@@ -33,12 +33,14 @@ def show(text: str) -> None:
 
 
 def print_verdict(found: Verdict | Failure, what: str) -> None:
+    """Prints a verdict on two runs; `what` says in words what was compared."""
     show(f"{found.verdict.upper()}  {printable(what)}")
     for line in found.lines():
         show(line)
 
 
 def print_gate(found: GateVerdict, what: str) -> None:
+    """Prints the verdict of a gate; `what` says in words what was compared."""
     print_verdict(found.between, what)
     show("\n".join(found.lines()))
     held = printable(guarantee(found.guarantee))
@@ -255,6 +257,7 @@ NOTES = 3
 
 
 def print_study(answer: Answer) -> None:
+    """Prints the table of a study and what a person has to know about it."""
     from repro.study import table
     from repro.study.results import NotVerified
 

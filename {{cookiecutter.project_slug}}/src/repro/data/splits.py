@@ -68,6 +68,7 @@ class Split:
     test: np.ndarray
 
     def parts(self) -> dict[str, np.ndarray]:
+        """Returns the positions in each part, by the name of the part."""
         return {name: getattr(self, name) for name in NAMES}
 
     def digest(self) -> str:

@@ -136,11 +136,13 @@ def shift_clock(index: int) -> None:
 
 
 def change_umask(index: int) -> None:
+    """Gives the new files of this process other permissions."""
     now = os.umask(0o077)
     os.umask(next(mask for mask in (now | 0o027, 0o077, 0o027) if mask != now))
 
 
 def reverse_directories(index: int) -> None:
+    """Makes Python list the entries of each folder in the reverse order."""
     listdir, scandir = os.listdir, os.scandir
 
     class Reversed:
@@ -170,6 +172,7 @@ def reverse_directories(index: int) -> None:
 
 
 def one_core(index: int) -> None:
+    """Lets this process use one core, and makes Python say that there is only one."""
     if sys.platform == "linux":
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[index % len(cores)]})
@@ -181,6 +184,7 @@ def one_core(index: int) -> None:
 
 
 def less_memory(index: int) -> None:
+    """Makes Python say that the machine has half of its memory."""
     _change_sysconf(
         ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"), lambda pages: max(1, pages // 2 - index % 1000)
     )

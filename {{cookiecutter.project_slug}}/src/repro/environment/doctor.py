@@ -59,6 +59,7 @@ class Findings:
     guarantee: Promise
 
     def as_json(self) -> dict[str, Any]:
+        """Returns the findings as `--json` prints them."""
         content = asdict(self.read_back) | {
             "project": self.project,
             "origin": asdict(self.origin),

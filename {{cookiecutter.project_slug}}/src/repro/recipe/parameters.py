@@ -66,6 +66,8 @@ _STRICT = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, 
 
 
 class Group(pydantic.BaseModel):
+    """A record with checked fields: unknown fields and wrong types are errors."""
+
     model_config = _STRICT
 
 

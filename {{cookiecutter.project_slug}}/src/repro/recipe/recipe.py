@@ -1,4 +1,4 @@
-"""The recipe: all that a run is a function of."""
+"""The recipe: all that decides the result of a run."""
 
 from __future__ import annotations
 

@@ -113,11 +113,12 @@ def _keep_from_children(*descriptors: int | None) -> None:
 def _begin(project: Project, directory: Path, content: Manifest) -> Manifest:
     """Writes into the manifest what this run is made of, before anything heavy is imported.
 
-    Returns the manifest as it is then.
+    Returns:
+        The manifest as it was written.
 
     Raises:
-        BadInput: a part of the run is done already, and was made of something else; or this
-            process would run the code of another project.
+        Changed: the run goes on, and what it is made of has changed since it began.
+        BadInput: this process would run the code of another project.
     """
     source = project.root / "src"
     if (source / "repro").resolve() != files.MACHINERY:
