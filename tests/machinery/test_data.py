@@ -346,7 +346,7 @@ def test_a_data_function_gets_a_file_of_the_lock(root: Path, server: str) -> Non
     ):
         fetch("a.csv")
     write("b.csv")
-    with pytest.raises(BadInput, match=r"not in data\.lock; repro data add data.b\.csv"):
+    with pytest.raises(BadInput, match=r"not in data\.lock; add it: repro data add data.b\.csv"):
         fetch("b.csv")
     with pytest.raises(BadInput, match="inside the data folder"):
         fetch("../b.csv", f"{server}/right.csv", sha256=DIGEST)
