@@ -228,7 +228,7 @@ def test_a_ledger_that_cannot_be_gone_on_with_says_how_to_begin_anew(
 def test_an_emptied_ledger_is_compared_with_nothing(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     path.touch()
-    with pytest.raises(BadInput, match="it is empty") as refused:
+    with pytest.raises(BadInput, match="the ledger is empty") as refused:
         ledger.first_difference(path, path)
     assert "--fresh" not in str(refused.value)
 
@@ -241,7 +241,7 @@ def test_it_is_said_where_no_checkpoint_is_whole(tmp_path: Path) -> None:
     assert checkpoints.refused == [
         "000002-000000000.npz: torn or altered, not used",
         "000001-000000125.npz: torn or altered, not used",
-        "no checkpoint is whole, so this run begins again at its beginning",
+        "no checkpoint is whole, so this run begins again",
     ]
 
 

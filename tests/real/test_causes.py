@@ -35,9 +35,7 @@ def test_a_random_fault_is_not_blamed_on_a_variation(project: Generated, tmp_pat
 
 
 @proof()
-def test_no_wrong_cause_is_sure_where_a_fault_is_random(
-    project: Generated, tmp_path: Path
-) -> None:
+def test_no_wrong_cause_is_sure_where_a_fault_is_random(project: Generated, tmp_path: Path) -> None:
     faulty = project.copy(tmp_path / "project")
     text = "    import secrets\n    images = images + (secrets.randbelow(3) == 0)\n"
     faulty.insert("data.py", IMAGES, text)

@@ -1,4 +1,4 @@
-"""Two run directories: the same, different from some point on, or not comparable."""
+"""Compares two run directories: they are identical, diverged at some place, or not comparable."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ EXPLAINED = {
     "length": "one run is longer than the other",
     "place": "the two runs did not do the same things in the same order",
 }
-"""What a first difference means, by the ledger's field in which it stands."""
+"""What a first difference means, by the field of the ledger's entry in which it stands."""
 
-# At the start, before a step was made, weights and generators have simpler causes.
+# Before the first step the weights have a simpler cause.
 AT_START = {
     "weights": "the initial weights were not the same: a layer draws them from a generator of its "
     "own, or the model was built in another way",
@@ -44,23 +44,23 @@ AT_END = {"arrays": "the predictions were not the same"}
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of two runs."""
+    """The result of comparing two runs."""
 
     runs: tuple[Path, Path]
     digests: tuple[str, str]
     verdict: Literal["identical", "diverged", "not comparable"]
     first_divergence: Divergence | None = None
-    """Where they part, if they have diverged."""
+    """The first place where they differ, if they have diverged."""
     not_comparable: dict[str, list[Any]] | None = None
-    """The fields of their recipes that differ, each with both values, if there are such."""
+    """The fields in which their recipes differ, each with both values; None: there is none."""
 
     @property
     def compared(self) -> tuple[Path, ...]:
-        """The runs that this is about."""
+        """The runs that were compared."""
         return self.runs
 
     def as_json(self) -> dict[str, Any]:
-        """As answers and studies have it; what does not apply is left out."""
+        """Returns the verdict as answers and studies have it, without fields that are None."""
         content: dict[str, Any] = {
             "runs": [str(run) for run in self.runs],
             "digests": [*self.digests],
@@ -73,7 +73,7 @@ class Verdict:
         return content
 
     def lines(self) -> list[str]:
-        """What there is to say beside the verdict itself, for a person."""
+        """Returns what a person has to know beside the verdict itself, one line or more."""
         if self.first_divergence is not None:
             return [describe(self.first_divergence)]
         if self.not_comparable is not None:
@@ -87,11 +87,12 @@ class Verdict:
 def compare(a: Path, b: Path, one_recipe: bool = False) -> Verdict:
     """Returns the verdict on two finished runs.
 
-    With `one_recipe` the two were started from the same recipe: should they have read other
-    sources of data, they have diverged.
+    Args:
+        one_recipe: whether both were started from the same recipe. If they have read data from
+            different sources, they have then diverged, and are not merely not comparable.
 
     Raises:
-        BadInput: a directory is no run, the run has not finished, or a ledger is damaged.
+        BadInput: a directory is not a run, the run has not finished, or a ledger is damaged.
     """
     one, other = manifest.finished(a), manifest.finished(b)
     runs, digests = (a, b), (one.digest, other.digest)
@@ -105,28 +106,28 @@ def compare(a: Path, b: Path, one_recipe: bool = False) -> Verdict:
     if fields:
         return Verdict(runs, digests, "not comparable", not_comparable=fields)
     found = ledger.first_difference(a / "ledger.jsonl", b / "ledger.jsonl")
-    if found is None:  # In one run of a gate a process may have seen another beginning.
+    if found is None:  # After a kill in a gate, the second process may have found a difference.
         found = one.parted or other.parted
     if found is None and one.digest == other.digest:
         return Verdict(runs, digests, "identical")
-    if found is None:  # Their ledgers are equal: they part in their final states alone.
+    if found is None:  # The ledgers are equal, and only the final states differ.
         found = Divergence("final", 0, 0, "weights", "state", *digests, ["state"])
     text = means_of(found) + _processors(one, other) + _made_of(one, other)
     return Verdict(runs, digests, "diverged", replace(found, means=text))
 
 
 def means_of(found: Divergence) -> str:
-    """What a divergence means, by the place where it shows."""
+    """Returns what a divergence means, by the stage and the field in which it stands."""
     special = {"initial": AT_START, "final": AT_END}.get(found.stage, {})
     return special.get(found.what, EXPLAINED[found.what])
 
 
 MOST = 6
-"""Things of which two runs were not made alike that are named."""
+"""How many differences in what two runs are made of are named at most."""
 
 
 def _made_of(one: Finished, other: Finished) -> str:
-    """Says what the runs were made of that was not the same, and what their code read."""
+    """Says how the runs differ in what they are made of and in what their code read."""
     found = []
     first, second = (asdict(run.made_of) if run.made_of else {} for run in (one, other))
     for field, (left, right) in files.changed(first, second).items():
@@ -144,7 +145,7 @@ def _made_of(one: Finished, other: Finished) -> str:
 
 
 def _processors(one: Finished, other: Finished) -> str:
-    """Says so where the runs were made on two models of processor and need not agree."""
+    """Says that the runs were made on different processors, if they then need not agree."""
     left, right = one.machine.cpu, other.machine.cpu
     if left == right or one.guarantee.holds == other.guarantee.holds == "portable":
         return ""
@@ -155,7 +156,7 @@ def _processors(one: Finished, other: Finished) -> str:
 
 
 def describe(found: Divergence) -> str:
-    """A first divergence in a few lines for a person."""
+    """Describes a first divergence in a few lines for a person."""
     place = {
         "environment": "before the training, in the settings in effect",
         "data": "before the training, in the data",

@@ -1,7 +1,7 @@
-"""A report on runs or on a study: one HTML page that needs no network, and the same as Markdown.
+"""Makes a report on runs or on a study: a page of HTML that needs no network, and one of Markdown.
 
-It is made of what the runs left (manifest, history, predictions) and of nothing else, so that the
-same runs give the same bytes.
+It is made only of what the runs left (manifest, history, predictions), so that the same runs give
+the same bytes.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from repro.study import table
 from repro.study.table import Table
 
 DRAWN = 8
-"""Runs whose curves are drawn: more cannot be told apart."""
+"""The curves of so many runs are drawn at most: more curves cannot be told apart."""
 MADE = 24
-"""Of each thing that a model makes, so many are shown."""
+"""How many texts, images or series that a model has made are shown at most."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a report, in this order: text, table, pictures."""
+    """One section of a report. It shows the text first, then the table, then the pictures."""
 
     title: str
     text: Sequence[str] = ()
     head: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     pictures: Sequence[tuple[str, str]] = ()
-    """Name of each, as people see it, and its SVG."""
+    """For each picture its name, as people see it, and its SVG."""
     folded: bool = False
 
 
 def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
-    """Writes `report.html`, `report.md` and the latter's pictures, and returns the first."""
+    """Writes `report.html`, and `report.md` with its pictures; returns the path of the first."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("html", "md"):
         with files.replacing(folder / f"report.{kind}") as file:
@@ -61,7 +61,7 @@ def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
 
 
 def render(kind: Literal["html", "md"], title: str, sections: Sequence[Section]) -> str:
-    """A page as text."""
+    """Returns a report as the text of one page."""
     kinds = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=jinja2.select_autoescape(["html"]),
@@ -76,12 +76,12 @@ def render(kind: Literal["html", "md"], title: str, sections: Sequence[Section])
 
 
 def _paragraph(text: str) -> str:
-    """Text of several lines in Markdown, none of which begins something other than text."""
+    """Returns text of several lines in Markdown, where no line begins a heading, a list or code."""
     return "\n".join(markdown(line.strip()) for line in text.splitlines() if line.strip())
 
 
 def _drawn(sections: Sequence[Section]) -> list[list[tuple[str, str, str]]]:
-    """Of each section's pictures the name, the name of its file without `.svg`, and the SVG."""
+    """Returns, by section and picture, the name, the name of the file without `.svg`, the SVG."""
     taken: set[str] = set()
     return [
         [(name, file_name(name, taken), svg) for name, svg in section.pictures]
@@ -90,16 +90,16 @@ def _drawn(sections: Sequence[Section]) -> list[list[tuple[str, str, str]]]:
 
 
 def standing_alone(svg: str) -> str:
-    """A picture as a file: there is no page whose colour it could take, so it brings its own."""
+    """Returns a picture for a file of its own, with colours of its own: no page gives it any."""
     style = "<style>svg{color:#1b1b1b;background:#fff}</style>"
     return svg.replace("<defs>", f"{style}<defs>", 1)
 
 
 def of_runs(runs: Sequence[Path]) -> tuple[str, list[Section]]:
-    """Title and sections of a report on finished runs.
+    """Returns title and sections of a report on finished runs.
 
     Raises:
-        BadInput: one is no run, or has not finished.
+        BadInput: one of them is not a run, or has not finished.
     """
     runs = list({run.resolve(): run for run in runs}.values())
     names_of = _names(runs)
@@ -135,7 +135,7 @@ def of_runs(runs: Sequence[Path]) -> tuple[str, list[Section]]:
 
 
 def _names(runs: Sequence[Path]) -> dict[Path, str]:
-    """What to call each run: its directory, with more of the path where two are called alike."""
+    """Returns a name for each run: its directory's, with more of the path if two are alike."""
     found = {}
     for run in runs:
         parts = run.resolve().parts
@@ -149,10 +149,10 @@ def _names(runs: Sequence[Path]) -> dict[Path, str]:
 
 
 def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
-    """Title and sections of a report on a study, also one that is not finished.
+    """Returns title and sections of a report on a study, which need not be finished.
 
     Raises:
-        BadInput: it is none, or no trial has a result.
+        BadInput: it is not a study, or no trial has a result.
     """
     answer = table.read(directory)
     found, compared = answer.table, answer.compared
@@ -177,7 +177,7 @@ def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
     first: dict[int, str] = {}
     for trial, one in done:
         first.setdefault(trial.configuration, one.run)
-    # Of several configurations one trial each, of a single one all of them.
+    # One trial of each configuration is drawn; if there is only one configuration, all its trials.
     drawn = [one.run for _, one in done] if len(found.rows) == 1 else first.values()
     configurations = [row.values for row in found.rows]
     labels = {
@@ -194,7 +194,7 @@ def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
 
 
 def write_gate(folder: Path, outcomes: Sequence[Outcome]) -> Path:
-    """Writes a report on what the gate said of recipes, and its beginning alone, `summary.md`."""
+    """Writes a report on what the gate found for recipes, and its first part as `summary.md`."""
     title = review.headline(outcomes)
     verdicts = [_outcome(outcome) for outcome in outcomes]
     more = []
@@ -211,7 +211,7 @@ def write_gate(folder: Path, outcomes: Sequence[Outcome]) -> Path:
 
 
 def _outcome(outcome: Outcome) -> Section:
-    """What a reviewer has to know of one recipe, the worst first."""
+    """Returns what a reviewer has to know about one recipe, the worst first."""
     answer, before, now = outcome.answer, outcome.before, outcome.now
     title = f"{outcome.name}: {answer.verdict}, {outcome.recorded}"
     if not isinstance(answer, GateVerdict):
@@ -252,7 +252,7 @@ def _comparison(runs: Sequence[Path], names: dict[Path, str]) -> Section:
 
 
 def _curves(runs: Sequence[Path], names_of: dict[Path, str]) -> Section:
-    """Loss and metrics over the epochs, of the first runs that are still there."""
+    """Draws loss and metrics over the epochs, for the first runs whose directories are there."""
     histories, first = {}, 1
     for run in [run for run in runs if run.is_dir()][:DRAWN]:
         history = files.numbers(json.loads((run / "history.json").read_text(encoding="utf-8")))
@@ -273,16 +273,16 @@ def _curves(runs: Sequence[Path], names_of: dict[Path, str]) -> Section:
 
 
 def _judgement(run: Path, name: str | None) -> list[Section]:
-    """What the test says of one run: classes confused, samples to look at.
+    """Shows the test of one run: confused classes, and samples to look at.
 
     Args:
-        name: what to call the run where there is another one.
+        name: the name of the run; None if it is the only one.
     """
     try:
         found = files.arrays(run / "predictions.npz")
     except FileNotFoundError:
         return []
-    # As numbers: whether a sample is of a class may have been told as true or false.
+    # Targets that are true or false become numbers.
     found = {key: one.astype(np.int64) if one.dtype == bool else one for key, one in found.items()}
     suffix, tail = (f" of {name}", f"-{name}") if name else ("", "")
     produced = _produced(run, suffix, tail)
@@ -324,7 +324,7 @@ def _judgement(run: Path, name: str | None) -> list[Section]:
 
 
 def _produced(run: Path, suffix: str, tail: str) -> list[Section]:
-    """What the trained model made: texts to read, images or series to look at."""
+    """Shows what the trained model has made: texts, images or series."""
     try:
         found = files.arrays(run / "produced.npz")
     except FileNotFoundError:
@@ -361,7 +361,7 @@ def _split(content: Finished) -> Section:
 
 
 def _against(found: Table) -> list[tuple[str, str]]:
-    """A picture for each parameter that is a number and takes several values, and each result."""
+    """Draws each result against each parameter that is a number and has several values."""
     drawn = []
     rows = [row for row in found.rows if row.metrics]
     for key in found.rows[0].values:
@@ -374,7 +374,7 @@ def _against(found: Table) -> list[tuple[str, str]]:
             measured: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
             for part, prefix in (("validation", "val_"), ("test", "test_")):
                 if prefix + name not in rows[0].metrics:
-                    continue  # Of a nested study: the test is that of what each fold chose.
+                    continue  # A nested study has a test only for what each fold has chosen.
                 spreads = [row.metrics[prefix + name] for row in rows]
                 means = [one.mean for one in spreads]
                 measured[part] = (means, [one.deviation or 0 for one in spreads])

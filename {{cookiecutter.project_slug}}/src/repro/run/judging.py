@@ -13,7 +13,13 @@ from repro.run import faults
 
 
 def predictions(model: Any, part: Part, batch_size: int) -> dict[str, np.ndarray]:
-    """The outputs of the model on a part; none where a sample is not what the model sees."""
+    """Returns the outputs of the model on a part, by `output NUMBER`.
+
+    A model with a `learn` of its own has none, since it need not map one sample to one output.
+
+    Returns:
+        Arrays of shape (samples, *of one sample's output).
+    """
     if hasattr(model, "learn"):
         return {}
     with faults.calling("predictions"):
@@ -22,16 +28,22 @@ def predictions(model: Any, part: Part, batch_size: int) -> dict[str, np.ndarray
 
 
 SHOWN = 12
-"""Samples of each kind that a report shows."""
+"""How many samples of each kind a report shows."""
 
 
 def judged(part: Part, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What a report needs of a part: targets and predictions, and some samples to look at.
+    """Returns what a report needs: targets, predictions, and some samples to look at.
 
-    Shapes: `targets` and `predicted` (samples,), classes or numbers; of classes also `confidence`
-    (samples,), the probability of the class predicted. `shown` are positions: of the samples whose
-    own class has the smallest probability, or which are furthest from their target, and then of
-    the first ones; `x` are these samples. A model with none or several outputs has none of these.
+    Returns:
+        `targets` and `predicted`: classes or numbers, of shape (samples,).
+        `confidence`: only for classes; the probability of the predicted class, of shape (samples,).
+        `shown`: the positions of the samples to show, of shape (shown,). First come those for which
+        the model is most wrong: their own class has the smallest probability, or they are furthest
+        from their target. Then come the first samples of the part.
+        `x`: the samples at these positions; missing if one sample has more than a million numbers.
+
+        Nothing is returned if the model has no output or several, or if a sample has several
+        targets that are not one class.
     """
     if len(outputs) != 1 or outputs["output 0"].ndim > 2 or part.y.ndim > 2:
         return {}

@@ -1,7 +1,7 @@
-"""Data, model and steps of a recipe, as they are before the first step.
+"""Makes the data, the model and the steps of a recipe, up to the first step.
 
-Nothing numerical is imported before the settings are in effect: this is called after
-`determinism.apply`.
+It is called after `determinism.apply`, since no numerical library may be imported before the
+settings are in effect.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Data:
-    """What a training needs of its data, which as a whole are in memory no longer."""
+    """What a training keeps of its data; the uncut arrays are no longer in memory."""
 
     parts: Parts
     classes: int
     sources: dict[str, str]
-    """The SHA-256 of what they were read from, by name."""
+    """The SHA-256 of what the data were read from, by name."""
     entry: dict[str, dict[str, str]]
-    """What the ledger is told."""
+    """The fields of the ledger's entry."""
     split: dict[str, Any]
-    """What the manifest is told."""
+    """What the manifest says about the split."""
 
 
 def _data(project: Project, directory: Path, content: Manifest) -> Data:
@@ -52,12 +52,15 @@ def _data(project: Project, directory: Path, content: Manifest) -> Data:
 
     parameters = content.recipe.parameters
     function, asked = parameters.data.name, parameters.split
-    # All folds cut the same data: those are of the recipe's own seed.
+    # All folds cut the same data, so the data get the recipe's own seed and not the fold's.
     determinism.reseed(content.seed, "data")
     module = signatures.data_module(project.source, function)
     dataset = _call(project, module, function, parameters.data)
     if not isinstance(dataset, Dataset):
-        raise BadInput(f"data.name: {function} returned no Dataset")
+        raise BadInput(
+            f"data.name: expected a function that returns a Dataset; {function} returned "
+            f"{type(dataset).__name__}"
+        )
     if asked.file is None:
         split = splits.make(dataset, asked)
     else:
@@ -82,30 +85,30 @@ def _data(project: Project, directory: Path, content: Manifest) -> Data:
 
 @dataclass(frozen=True)
 class Ready:
-    """All that is there before the first step."""
+    """All that a training has before its first step."""
 
     recipe: Recipe
-    """With what the data were read from."""
+    """The recipe, with the digests of what the data were read from."""
     data: Data
     model: Any
     steps_of: dict[str, Any]
-    """See `steps.compiled`."""
+    """By part, what makes its steps; see `steps.compiled`."""
     graphs: list[Any]
-    """Of the steps, where the backend traces them."""
+    """The graphs of the steps; empty if the backend does not trace them."""
     before: Ending | None
-    """How the training ended that this one goes on from."""
+    """The ending of another training that this one goes on from."""
     transferred: list[str]
-    """The weights that were taken from another run."""
+    """The names of the weights that were taken from another run."""
     in_effect: dict[str, Any]
     guarantee: Promise
     unkept: list[str]
-    """Operations that keep a state which no checkpoint has."""
+    """The operations that keep a state which no checkpoint can have."""
     beginning: list[tuple[str, Any]]
-    """The first entries of the ledger."""
+    """The first entries of the ledger: the stage and the fields of each."""
 
     @property
     def notes(self) -> list[str]:
-        """What a person has to know before the training."""
+        """What a person has to know before the training, one line each."""
         return [
             f"{one} keeps a state that no checkpoint can have; this run writes none, and begins "
             "anew where it is interrupted; draw from keras.random with a SeedGenerator instead"
@@ -114,14 +117,19 @@ class Ready:
 
 
 def prepare(project: Project, directory: Path, content: Manifest, seed: int) -> Ready:
-    """Makes data, model and steps, and gives the model the state that it begins with."""
+    """Makes data, model and steps, and gives the model its first state.
+
+    Raises:
+        BadInput: data, model or parameters do not fit together; the message says why.
+        Probed: the run is made only to look at the data, and has written them.
+    """
     from repro.run import outside, state, steps
 
     parameters = content.recipe.parameters
     data = _data(project, directory, content)
     read_for_data = set(datafiles.handed_out)
     model = _model(project, seed, parameters, data)
-    # What the data are read from, the data function says; what the model fetched is found here.
+    # The data function says what the data are read from. What the model has fetched is added here.
     fetched = {k: v for k, v in datafiles.handed_out.items() if k not in read_for_data}
     of_model = {f"of the model: {k}": v for k, v in fetched.items()}
     recipe = content.recipe.reading(data.sources | of_model)
@@ -170,10 +178,11 @@ def _model(project: Project, seed: int, parameters: Parameters, data: Data) -> A
 
 
 def _begin_from(project: Project, recipe: Recipe, model: Any) -> tuple[Ending | None, list[str]]:
-    """Gives the model the state, or the weights, that the recipe begins with.
+    """Gives the model the state or the weights of another run, if the recipe names one.
 
-    Returns how the other training ended, where this one goes on from it, and the names of the
-    weights that were taken, where it takes weights.
+    Returns:
+        The ending of the other run, if the recipe goes on from its state; else None.
+        The names of the weights that were taken, if the recipe takes only weights; else none.
     """
     from repro.run import ending, state
 
@@ -192,10 +201,13 @@ def _begin_from(project: Project, recipe: Recipe, model: Any) -> tuple[Ending | 
 def guarantee_of(
     model: Any, graphs: Sequence[Any], recipe: Recipe, found: dict[str, Any]
 ) -> Promise:
-    """What `determinism.guarantee` returns, from the graphs and what was seen beside them so far.
+    """Says which guarantee holds, by all operations that have been seen so far.
+
+    These are the operations in the graphs, and those that `portable.watching` has noted beside
+    them. See `determinism.guarantee`.
 
     Args:
-        graphs: of the steps; none for a model that makes them on the host.
+        graphs: the graphs of the steps; empty for a model that makes its steps on the host.
         found: what `determinism.in_effect` returned.
     """
     from repro.backends import portable
@@ -232,6 +244,11 @@ KERAS = {
 
 
 def compile_model(model: Any, parameters: Parameters, samples: Parts) -> None:
+    """Compiles a model with the optimizer, the loss and the metrics of the parameters.
+
+    Raises:
+        BadInput: `training.loss` or `training.metrics` does not fit the model's own methods.
+    """
     import keras
 
     from repro.run import targets
@@ -252,16 +269,16 @@ def compile_model(model: Any, parameters: Parameters, samples: Parts) -> None:
     own = type(model).compute_loss is not keras.Model.compute_loss or hasattr(model, "learn")
     if training.loss is None and not own:
         raise BadInput(
-            f"training.loss: null is for models with a loss of their own, which "
-            f"{parameters.model.name} has not; sparse_categorical_crossentropy would do"
+            "training.loss: expected the name of a loss, such as sparse_categorical_crossentropy, "
+            f"got null: {parameters.model.name} has no loss of its own"
         )
     if training.metrics and hasattr(model, "learn"):
         raise BadInput(
-            "training.metrics: expected [] for a model with a `learn` of its own, which says in "
-            f"`judge` what is measured; got {training.metrics}"
+            f"training.metrics: expected [], got {training.metrics}: a model with a `learn` of its "
+            "own measures in `judge`"
         )
-    # Our own loop compiles the steps, as `jit_compile` says; Keras's own functions stay plain, but
-    # on JAX, where they would be made operation by operation.
+    # Our own loop compiles the steps, as `training.jit_compile` says. Keras's own functions are
+    # not compiled, except on JAX, which would otherwise run them operation by operation.
     model.compile(
         optimizer=optimizer,
         loss=training.loss,

@@ -1,8 +1,8 @@
 """The steps of a training and of its evaluations, a chunk of batches in each call.
 
-One call of a backend's `Steps` takes a chunk's indices, gathers each batch from arrays in memory
-and makes Keras's own `model.train_step` on it, or its `test_step`. A model with a `learn` of its
-own makes its steps itself, one by one.
+One call of a backend's `Steps` takes the indices of a chunk. It gathers each batch from arrays in
+memory, and calls Keras's own `model.train_step` or `model.test_step` on it. A model with a `learn`
+of its own makes its steps itself, one by one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,17 @@ from repro.run.boundary import CHUNK, Results
 def chunks(
     order: np.ndarray, batch_size: int, single_after: int | None = None
 ) -> Iterator[np.ndarray]:
-    """Cuts an order of shape (samples,) into arrays of shape (steps, batch): whole batches first,
-    up to `CHUNK` steps each, then what is left as one smaller batch, as Keras does.
+    """Cuts the order of the samples into chunks.
 
-    Steps after `single_after` come one by one.
+    The whole batches come first, in chunks of up to `CHUNK` steps. The samples that are left are
+    one smaller batch, as in Keras.
+
+    Args:
+        order: the positions of the samples, of shape (samples,).
+        single_after: each step after this one is a chunk of its own; None: no step is.
+
+    Yields:
+        Arrays of shape (steps, batch).
     """
     whole = len(order) // batch_size
     batches = order[: whole * batch_size].reshape(whole, batch_size)
@@ -45,8 +52,8 @@ def chunks(
 class OwnSteps:
     """The steps of a model that makes them itself, on the host: `model.learn(x, y[, weight])`.
 
-    Nothing is known of their operations before they are made, and nothing is evaluated but what
-    the model judges itself by.
+    Their operations are not known before they are made. Such a model is evaluated only by its own
+    `judge`.
     """
 
     graph = None
@@ -62,7 +69,7 @@ class OwnSteps:
 
 
 def results(model: Any) -> Results:
-    """The model's metrics as they stand; no loss where none was computed."""
+    """Returns the present values of the model's metrics, without the loss if none was computed."""
     found = {name: float(value) for name, value in model.get_metrics_result().items()}
     if hasattr(model, "learn") and not float(model._loss_tracker.count):
         found.pop("loss", None)
@@ -70,8 +77,10 @@ def results(model: Any) -> Results:
 
 
 def evaluate(model: Any, steps: Any, batch_size: int) -> Results:
-    """Loss and metrics over all samples of a part, in the order they have, and what the model
-    judges itself by."""
+    """Returns loss and metrics over all samples of a part, and the results of the model's `judge`.
+
+    The samples are taken in the order of the part.
+    """
     found = {}
     if not hasattr(model, "learn"):
         model.reset_metrics()
@@ -86,10 +95,10 @@ def evaluate(model: Any, steps: Any, batch_size: int) -> Results:
 
 
 def ready(model: Any, part: Part) -> None:
-    """Makes every variable of a compiled model, so that all are there before the first step."""
+    """Makes every variable of a compiled model, so that all exist before the first step."""
     model.optimizer.build(model.trainable_variables)
     if not hasattr(model, "learn"):
-        # As tensors, which is what a model's own loss is given in each step as well.
+        # The sample is given as tensors, since a model's own loss gets tensors in each step too.
         sample = {n: keras.ops.convert_to_tensor(a[:1]) for n, a in part.arrays().items()}
         with faults.calling("the model"):
             model.test_on_batch(sample["x"], sample["y"], sample.get("weight"))
@@ -97,7 +106,7 @@ def ready(model: Any, part: Part) -> None:
 
 
 def compiled(model: Any, samples: Parts, training: Training) -> dict[str, Any]:
-    """What makes the steps of the training and of the evaluations, by the name of its part."""
+    """Returns, by the name of a part, what makes the steps on it: training or evaluation."""
     parts = samples.parts() | {"train": targets.weighted(samples.train, training.class_weight)}
     if hasattr(model, "learn"):
         return {name: OwnSteps(model, part) for name, part in parts.items()}
