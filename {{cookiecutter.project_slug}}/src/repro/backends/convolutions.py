@@ -1,4 +1,4 @@
-"""A faster convolution for images of one channel. `portable` needs it, as it uses no oneDNN."""
+"""A faster convolution for images of one channel, for `portable`, which switches off oneDNN."""
 
 from __future__ import annotations
 

@@ -105,8 +105,8 @@ class Steps:
         def run(state: Any, arrays: Any, rows: Any) -> Any:
             return step(state, tuple(array[rows] for array in arrays))[1]
 
-        # A training step may overwrite the old state. A test step may not: it does not replace the
-        # weights, and with `use_ema` they share their arrays with the averages at the end.
+        # A training step may overwrite the arrays of the old state. A test step may not: the
+        # weights stay in use, and with `use_ema` they are, at the end, the arrays of the averages.
         donated = 0 if kind == "train" else ()
         self._arrays, self._run = arrays, jax.jit(run, donate_argnums=donated)
 

@@ -25,8 +25,9 @@ def apply(parameters: Parameters) -> None:
     has two switches of its own: its search for the fastest kernel has to be off, and deterministic
     convolutions on (PyTorch documentation, "Reproducibility").
 
-    Numbers below the normal ones become 0, as on TensorFlow and JAX. The momenta of weights that
-    get no gradient become so small, and processors take many times longer to compute with them.
+    Numbers below the normal ones become 0, as on TensorFlow and JAX. Processors take many times
+    longer to compute with such numbers, and the momenta of weights without a gradient become so
+    small.
     """
     import torch
 

@@ -80,7 +80,7 @@ def _try(file: TextIO) -> bool:
         _told.add(place[0])
         print(
             f"repro: {Path(file.name).parent}: this file system has no locks, so repro cannot see "
-            "whether another machine is at work on the same; make sure that none is",
+            "whether another machine is at work here; make sure that none is",
             file=sys.stderr,
         )
     _held[place] = weakref.ref(file)

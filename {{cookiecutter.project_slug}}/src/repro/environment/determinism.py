@@ -106,8 +106,8 @@ def apply(parameters: Parameters, recipe_seed: int) -> None:
                 f"{name} has to be {value!r} before the interpreter starts, and is "
                 f"{os.environ.get(name)!r}: start the training with `repro train`"
             )
-    # The libraries' objects all stay. It would take a second to look for garbage among them during
-    # the import, and another one when Python ends.
+    # The libraries' objects all stay. It takes a second to look for garbage among them, during the
+    # import and once more when Python ends.
     gc.disable()
     import keras
 
@@ -185,7 +185,7 @@ def guarantee(
 
     Args:
         found: what `in_effect` returned.
-        departures: by package: what is installed instead of the locked version.
+        departures: by package: how what is installed differs from the lock.
         unproved: the operations that `portable.unproved` named in the training's graphs.
     """
     asked = parameters.guarantee

@@ -47,7 +47,7 @@ class Project:
                 if "repro" in tool:
                     if not isinstance(tool["repro"].get("package"), str):
                         raise BadInput(
-                            f"{file}: tool.repro.package: expected the name of the own package"
+                            f"{file}: tool.repro.package: expected the name of the package in src/"
                         )
                     return cls(folder, tool["repro"]["package"])
         raise BadInput(f"{here}: not inside a project; go to the folder that has params.yaml")

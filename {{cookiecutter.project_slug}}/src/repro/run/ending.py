@@ -88,7 +88,10 @@ def load(run: Path, expected: str) -> Ending:
         raise BadInput(f"{run / 'ending.json'}: not a readable ending: {error}") from None
     found = Ending(memory, tensors, best)
     if found.digest() != expected:
-        raise BadInput(f"{run}: its ending has not the digest {expected}; its files were altered")
+        raise BadInput(
+            f"{run}: expected an ending with the digest {expected}, got another: its files were "
+            "altered"
+        )
     return found
 
 
