@@ -16,16 +16,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from repro import backends
 from repro.backends import portable
 from repro.basics import seeds
 from repro.environment.variables import CLEARED
 from repro.recipe.parameters import Guarantee, Parameters
-
-if TYPE_CHECKING:
-    pass
 
 
 class TooLate(RuntimeError):

@@ -68,12 +68,18 @@ def of(directory: Path, status: int) -> RunFailed:
         name = signal.Signals(number).name
     except ValueError:
         return RunFailed(f"the training failed with status {status}{end_of_log(directory)}")
-    # Without a checkpoint there is nothing to go on from, so the run begins again.
-    kept = any(directory.glob("checkpoints/*.json"))
-    then = "goes on from the last checkpoint" if kept else "begins anew, there is no checkpoint yet"
     reason = REASONS.get(name, OUTSIDE)
     what = f"the training was ended by signal {number} ({name}): {reason}"
-    return RunEnded(what, f"the same command started again {then}", end_of_log(directory))
+    return RunEnded(
+        what, f"the same command started again {then(directory)}", end_of_log(directory)
+    )
+
+
+def then(directory: Path) -> str:
+    """Returns what the same command does when it is started again, after "started again …"."""
+    if any(directory.glob("checkpoints/*.json")):
+        return "goes on from the last checkpoint"
+    return "begins anew, there is no checkpoint yet"
 
 
 def end_of_log(directory: Path) -> str:

@@ -25,7 +25,7 @@ from repro.environment import determinism, machine, provenance, reads, surroundi
 from repro.recipe import packages
 from repro.recipe.parameters import Training
 from repro.recipe.project import Project
-from repro.run import events, faults, manifest, preparing
+from repro.run import events, failure, faults, manifest, preparing
 from repro.run.events import Event, Failed, Refused, Start
 from repro.run.ledger import Divergence, Parted
 from repro.run.manifest import Finished, Manifest
@@ -75,7 +75,7 @@ def main(directory: Path, lock: int | None = None) -> int:
             send(
                 Failed(
                     f"{error.strerror}: {error.filename or directory} cannot be written; make room "
-                    "and start the same training again: it goes on from its last checkpoint"
+                    f"and start the same training again, which {failure.then(directory)}"
                 )
             )
             return FAILED
