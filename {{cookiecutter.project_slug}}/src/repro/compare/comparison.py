@@ -20,6 +20,8 @@ EXPLAINED = {
     "arrays": "what the preprocessing made of the data was not the same",
     "sources": "what the data were read from was not the same",
     "order": "the samples came in another order",
+    "content": "the samples had another content: they were changed, or read in another way",
+    "vocabulary": "a layer that looks words up was adapted to other words",
     "generators": "a random generator was in another state",
     "weights": "the weights were not the same",
     "optimizer": "the optimizer's state was not the same",

@@ -16,7 +16,7 @@ from repro.run.launcher import Launch, Listener
 from repro.run.ledger import Divergence
 from repro.run.manifest import Probe
 
-UNSEEN = ("settings", "sources", "place", "length", "results")
+UNSEEN = ("settings", "sources", "vocabulary", "place", "length", "results")
 """Fields of the ledger whose difference cannot be found by running steps again."""
 AGAIN = (
     "the same steps, run again, did not part: the difference comes from a race, or from "
