@@ -53,19 +53,30 @@ def steps_of_chunk(part: Part, batch_size: int) -> int:
     return max(1, min(CHUNK, CHUNK_BYTES // (size * batch_size)))
 
 
+SEEN, NAMED = "samples.bin", "samples.txt"
+"""The files of a run that have, in the order of the data set, the digest of each sample, zeros for
+one that was not read; and the key of each."""
+
+
 class Seen:
     """The digests that samples had when they were read, kept in a file of the run.
 
     A sample that has another digest later has changed while the run went on. Two runs whose chunks
-    differ are compared by these files, so that the sample is named.
+    differ are compared by these files, so that the sample is named; see `changed`.
     """
 
-    def __init__(self, path: Path, samples: int) -> None:
-        size = samples * 16
+    def __init__(self, directory: Path, keys: np.ndarray) -> None:
+        """Begins the files in a run's directory, or goes on with them.
+
+        Args:
+            keys: what all samples of the data set are called, of shape (samples,).
+        """
+        path, size = directory / SEEN, len(keys) * 16
         if not path.is_file() or path.stat().st_size != size:
             with path.open("wb") as file:
                 file.truncate(size)
-        self._known = np.memmap(path, np.uint8, "r+", shape=(samples, 16))
+        (directory / NAMED).write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
+        self._known = np.memmap(path, np.uint8, "r+", shape=(len(keys), 16))
 
     def note(self, part: Part, indices: np.ndarray, digests: np.ndarray) -> None:
         """Notes digests of shape (samples, 16).
@@ -81,6 +92,16 @@ class Seen:
             key = part.reader.keys[int(indices[int(np.argmax(wrong))])]
             raise BadInput(f"data: sample {key}: it was changed while this run went on")
         self._known[places] = digests
+
+
+def changed(one: Path, other: Path) -> list[str]:
+    """Returns the keys of the samples that two runs have read with another content."""
+    found = [np.fromfile(run / SEEN, np.uint8).reshape(-1, 16) for run in (one, other)]
+    keys = (one / NAMED).read_text(encoding="utf-8").splitlines()
+    if len(found[0]) != len(found[1]):
+        return []
+    differ = (found[0] != found[1]).any(axis=1) & found[0].any(axis=1) & found[1].any(axis=1)
+    return [keys[place] for place in np.flatnonzero(differ)]
 
 
 class Feed:

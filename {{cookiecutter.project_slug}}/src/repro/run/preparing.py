@@ -85,7 +85,7 @@ def _data(project: Project, directory: Path, content: Manifest) -> Data:
         entry["arrays"] = {name: sha256(array) for name, array in parts.arrays().items()}
     seen = None
     if any(part.reader for part in parts.parts().values()):
-        seen = Seen(directory / "samples.bin", len(dataset))
+        seen = Seen(directory, dataset.names)
     told = splits.describe(split, dataset)
     return Data(parts, dataset.classes, dataset.sources, entry, seen, told)
 

@@ -78,6 +78,8 @@ def record(
     """
     batch = part.rows(indices, epoch)
     found: dict[str, np.ndarray] = {"batch indices/0": indices}
+    if part.reader is not None:
+        found["batch keys/0"] = part.reader.keys[indices].astype(str)
     found |= {f"batch content/{name}": array for name, array in Part(*batch).arrays().items()}
     before = state.arrays(model, ("generators", "weights"))
     found |= {key.replace("generators/", "generator state/", 1): a for key, a in before.items()}
