@@ -323,10 +323,17 @@ def describe(split: Split, dataset: Dataset) -> dict[str, Any]:
         found = [digests[place] for place in split.parts()[name]]
         told["repeated"][name] = len(train.intersection(found))
         told["twins"][name] = sum(one in train for one in found)
+    if dataset.class_names:
+        told["class_names"] = list(dataset.class_names)
+
+    def called(label: Any) -> str:
+        named = np.issubdtype(type(label), np.integer) and 0 <= label < len(dataset.class_names)
+        return str(dataset.class_names[label] if named else label)
+
     if labels is not None and len(np.unique(labels)) <= 1000:
         told["classes"] = {
             name: {
-                str(label): int(count)
+                called(label): int(count)
                 for label, count in zip(*np.unique(labels[places], return_counts=True), strict=True)
             }
             for name, places in split.parts().items()
