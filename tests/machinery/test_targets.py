@@ -97,7 +97,7 @@ def test_a_metric_that_cannot_be_is_refused_with_one_that_can(
     [
         (LABELS, {7: 1.0}, "no sample has class 7; the classes go from 0 to 6"),
         (LABELS, {-1: 1.0}, "no sample has class -1"),
-        (SEVERAL, {0: 1.0}, "do not say one class for each sample; they have type float64"),
+        (SEVERAL, {0: 1.0}, "do not say one class for each sample; they are y of type float64"),
         (NUMBERS[:, 0], {0: 1.0}, "do not say one class"),
         (LABELS.reshape(3, 7), {0: 1.0}, "do not say one class"),
         (LABELS, {0: 2.0, 6: 0.0}, None),

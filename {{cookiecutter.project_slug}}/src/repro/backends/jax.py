@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from repro.data.dataset import Part
+from repro.data.feed import Chunk
 from repro.recipe.parameters import Parameters
 
 FLAGS = {
@@ -81,7 +82,7 @@ def restore(found: dict[str, np.ndarray]) -> None:
 
 
 class Steps:
-    """Makes a step on each batch of a chunk. The chunk's indices have the shape (steps, batch)."""
+    """Makes a step on each batch of a chunk."""
 
     graph: Any = None
 
@@ -91,32 +92,41 @@ class Steps:
         """Compiles the step.
 
         Args:
-            part: the samples that the indices mean.
+            part: the samples that the chunks are of.
             jit_compile: has no effect here, since XLA compiles in any case.
         """
         import jax
 
-        arrays = [jax.numpy.asarray(array) for array in part.arrays().values()]
+        held = part.arrays() if part.reader is None else {}
+        arrays = {name: jax.numpy.asarray(array) for name, array in held.items()}
         step = model.train_step if kind == "train" else model.test_step
-        self.part, self._model, self._kind = part, model, kind
+        self._model, self._kind = model, kind
 
         # This compiles one step and not a loop over the chunk, since XLA's convolutions are many
         # times slower in a loop.
-        def run(state: Any, arrays: Any, rows: Any) -> Any:
-            return step(state, tuple(array[rows] for array in arrays))[1]
+        def gathered(state: Any, arrays: Any, rows: Any) -> Any:
+            return step(state, part.packed({n: array[rows] for n, array in arrays.items()}))[1]
+
+        def run(state: Any, batch: Any) -> Any:
+            return step(state, part.packed(batch))[1]
 
         # A training step may overwrite the arrays of the old state. A test step may not: the
         # weights stay in use, and with `use_ema` they are, at the end, the arrays of the averages.
         donated = 0 if kind == "train" else ()
-        self._arrays, self._run = arrays, jax.jit(run, donate_argnums=donated)
+        self._arrays = arrays
+        self._gathered, self._run = (jax.jit(f, donate_argnums=donated) for f in (gathered, run))
 
-    def __call__(self, indices: np.ndarray) -> None:
+    def __call__(self, chunk: Chunk) -> None:
         import jax
 
         variables = _variables(self._model, self._kind)
         state = tuple([variable.value for variable in group] for group in variables)
-        for rows in indices:
-            state = self._run(state, self._arrays, rows)
+        for number in range(chunk.steps):
+            if chunk.content is None:
+                state = self._gathered(state, self._arrays, chunk.indices[number])
+            else:
+                batch = {name: array[number] for name, array in chunk.content.items()}
+                state = self._run(state, batch)
         # Waits until the steps are made. Else the ledger would wait, and the time of the steps
         # would be counted as the ledger's.
         _assign(variables, jax.block_until_ready(state))
@@ -139,14 +149,15 @@ def _assign(variables: tuple[list[Any], ...], state: Any) -> None:
             variable.assign(value)
 
 
-def one_step(model: Any, batch: tuple[np.ndarray, ...]) -> None:
+def one_step(model: Any, batch: tuple[Any, ...]) -> None:
     """Makes a training step on a batch without compiling it."""
     import jax
+    import keras
 
     with uncompiled():
         variables = _variables(model, "train")
         state = tuple([variable.value for variable in group] for group in variables)
-        _, state = model.train_step(state, tuple(jax.numpy.asarray(array) for array in batch))
+        _, state = model.train_step(state, keras.tree.map_structure(jax.numpy.asarray, batch))
         _assign(variables, state)
 
 
@@ -158,15 +169,17 @@ def uncompiled() -> contextlib.AbstractContextManager[None]:
     return block
 
 
-def as_compiled(batch: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
+def as_compiled(batch: tuple[Any, ...]) -> tuple[Any, ...]:
     """Returns a batch as the compiled functions of a model's own `learn` get it: with JAX's types.
 
     A compiled function turns int64 into int32, for example. A function that is not compiled takes
     what it is given, so the types are changed here.
     """
     import jax
+    import keras
 
-    return tuple(jax.numpy.asarray(array) for array in batch)
+    made: tuple[Any, ...] = keras.tree.map_structure(jax.numpy.asarray, batch)
+    return made
 
 
 def concrete(tensor: Any) -> np.ndarray:

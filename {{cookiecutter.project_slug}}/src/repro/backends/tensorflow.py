@@ -10,6 +10,7 @@ import numpy as np
 
 from repro.backends import portable
 from repro.data.dataset import Part
+from repro.data.feed import Chunk
 from repro.recipe.parameters import Parameters
 
 
@@ -137,31 +138,42 @@ def fuse(optimizer: Any) -> None:
 
 
 class Steps:
-    """Makes a step on each batch of a chunk. The chunk's indices have the shape (steps, batch)."""
+    """Makes a step on each batch of a chunk."""
 
     def __init__(
         self, model: Any, kind: Literal["train", "test"], part: Part, jit_compile: bool
     ) -> None:
-        """Traces the graph; the indices mean the samples of `part`."""
+        """Traces the graph; the chunks are of the samples of `part`."""
         import tensorflow as tf
 
-        self.part = part
-        tensors = [tf.constant(array) for array in part.arrays().values()]
+        if part.reader is None:
+            tensors = {name: tf.constant(array) for name, array in part.arrays().items()}
+            given = {"rows": tf.TensorSpec((None, None), tf.int32)}
+        else:
+            given = {
+                name: tf.TensorSpec((None, None, *field.shape), field.dtype)
+                for name, field in part.fields().items()
+            }
         step = model.train_step if kind == "train" else model.test_step
 
         @tf.function(  # type: ignore[untyped-decorator]
-            input_signature=[tf.TensorSpec((None, None), tf.int32)],
+            input_signature=[given],
             autograph=False,
             jit_compile=jit_compile or None,
         )
-        def run(indices: Any) -> None:
+        def run(chunk: dict[str, Any]) -> None:
             def body(number: Any) -> list[Any]:
-                step(tuple(tf.gather(tensor, indices[number]) for tensor in tensors))
+                batch = {name: one[number] for name, one in chunk.items()}
+                if part.reader is None:
+                    rows = batch["rows"]
+                    batch = {name: tf.gather(one, rows) for name, one in tensors.items()}
+                step(part.packed(batch))
                 return [number + 1]
 
             # One step after the other, since each reads what the one before has written.
+            made = next(iter(chunk.values()))
             tf.while_loop(
-                lambda number: number < tf.shape(indices)[0], body, [0], parallel_iterations=1
+                lambda number: number < tf.shape(made)[0], body, [0], parallel_iterations=1
             )
 
         self._run = run
@@ -169,17 +181,19 @@ class Steps:
         # restored.
         self.graph: Any = run.get_concrete_function().graph
 
-    def __call__(self, indices: np.ndarray) -> None:
+    def __call__(self, chunk: Chunk) -> None:
         import tensorflow as tf
 
-        self._run(tf.constant(indices))
+        given = {"rows": chunk.indices} if chunk.content is None else chunk.content
+        self._run({name: tf.constant(array) for name, array in given.items()})
 
 
-def one_step(model: Any, batch: tuple[np.ndarray, ...]) -> None:
+def one_step(model: Any, batch: tuple[Any, ...]) -> None:
     """Makes a training step on a batch without a graph."""
+    import keras
     import tensorflow as tf
 
-    model.train_step(tuple(tf.constant(array) for array in batch))
+    model.train_step(keras.tree.map_structure(tf.constant, batch))
 
 
 @contextlib.contextmanager
@@ -212,7 +226,7 @@ def uncompiled() -> Iterator[None]:
         tf.config.run_functions_eagerly(False)
 
 
-def as_compiled(batch: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
+def as_compiled(batch: tuple[Any, ...]) -> tuple[Any, ...]:
     """Returns a batch as a model's own `learn` gets it: unchanged; `uncompiled` casts the types."""
     return batch
 

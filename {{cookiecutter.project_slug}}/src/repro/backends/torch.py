@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from repro.data.dataset import Part
+from repro.data.feed import Chunk
 from repro.recipe.parameters import Parameters
 
 
@@ -154,26 +155,31 @@ def fuse(optimizer: Any) -> None:
 
 
 class Steps:
-    """Makes a step on each batch of a chunk. The chunk's indices have the shape (steps, batch)."""
+    """Makes a step on each batch of a chunk."""
 
     graph: Any = None
 
     def __init__(
         self, model: Any, kind: Literal["train", "test"], part: Part, jit_compile: bool
     ) -> None:
-        """Copies the part's samples to the device; the indices mean these samples."""
+        """Copies the part's samples to the device, as far as they are in memory."""
         import keras
 
-        self._tensors = [keras.ops.convert_to_tensor(array) for array in part.arrays().values()]
-        self.part, self._model, self._kind = part, model, kind
+        held = part.arrays() if part.reader is None else {}
+        self._tensors = {n: keras.ops.convert_to_tensor(array) for n, array in held.items()}
+        self._part, self._model, self._kind = part, model, kind
 
-    def __call__(self, indices: np.ndarray) -> None:
+    def __call__(self, chunk: Chunk) -> None:
         import keras
         import torch
 
-        chunk = keras.ops.convert_to_tensor(indices)
-        for rows in chunk:
-            batch = tuple(tensor[rows] for tensor in self._tensors)
+        given = {"rows": chunk.indices} if chunk.content is None else chunk.content
+        tensors = {name: keras.ops.convert_to_tensor(array) for name, array in given.items()}
+        for number in range(chunk.steps):
+            found = {name: one[number] for name, one in tensors.items()}
+            if chunk.content is None:
+                found = {name: one[found["rows"]] for name, one in self._tensors.items()}
+            batch = self._part.packed(found)
             if self._kind == "train":
                 self._model.train_step(batch)
             else:
@@ -181,11 +187,11 @@ class Steps:
                     self._model.test_step(batch)
 
 
-def one_step(model: Any, batch: tuple[np.ndarray, ...]) -> None:
+def one_step(model: Any, batch: tuple[Any, ...]) -> None:
     """Makes a training step on a batch."""
     import keras
 
-    model.train_step(tuple(keras.ops.convert_to_tensor(array) for array in batch))
+    model.train_step(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
 
 
 def uncompiled() -> contextlib.AbstractContextManager[None]:
@@ -193,7 +199,7 @@ def uncompiled() -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
-def as_compiled(batch: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
+def as_compiled(batch: tuple[Any, ...]) -> tuple[Any, ...]:
     """Returns a batch as the functions of a model's own `learn` get it: unchanged."""
     return batch
 

@@ -41,6 +41,26 @@ def sha256(content: bytes | np.ndarray | Path) -> str:
     return digest.hexdigest()
 
 
+class Streamed:
+    """The SHA-256 of an array of which the rows come one after the other; see `sha256`."""
+
+    def __init__(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        """`shape` is that of the whole array."""
+        self._little = dtype.newbyteorder("<")
+        self._digest = hashlib.sha256(f"{self._little.str}{shape}".encode())
+
+    def update(self, rows: np.ndarray) -> None:
+        """Takes the next rows."""
+        import numpy as np
+
+        array = np.ascontiguousarray(rows, dtype=self._little)
+        self._digest.update(array.reshape(-1).view(np.uint8).data)
+
+    def hexdigest(self) -> str:
+        """Returns the digest, once all rows were given."""
+        return self._digest.hexdigest()
+
+
 def of_json(content: Any) -> str:
     """Returns the SHA-256 of the content's JSON, which is written with sorted keys."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

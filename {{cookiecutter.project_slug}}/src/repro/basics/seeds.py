@@ -35,5 +35,13 @@ def permutation(recipe_seed: int, epoch: int, size: int) -> np.ndarray:
     return np.argsort(words, kind="stable").astype(np.int32)
 
 
+def generator(recipe_seed: int, *purpose: str | int) -> np.random.Generator:
+    """Returns a generator of NumPy's for one purpose, keyed as in `permutation`."""
+    import numpy as np
+
+    key = np.frombuffer(_hash(recipe_seed, *purpose)[:16], dtype="<u8")
+    return np.random.Generator(np.random.Philox(key=key.astype(np.uint64)))
+
+
 def _hash(recipe_seed: int, *purpose: str | int) -> bytes:
     return hashlib.sha256("/".join(map(str, (recipe_seed, *purpose))).encode()).digest()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from repro.basics import files
 from repro.basics.text import printable
+from repro.data import feed
 from repro.run import ledger, manifest
 from repro.run.ledger import Divergence
 from repro.run.manifest import Finished
@@ -20,6 +21,8 @@ EXPLAINED = {
     "arrays": "what the preprocessing made of the data was not the same",
     "sources": "what the data were read from was not the same",
     "order": "the samples came in another order",
+    "content": "the samples had another content: they were changed, or read in another way",
+    "vocabulary": "a layer that looks words up was adapted to other words",
     "generators": "a random generator was in another state",
     "weights": "the weights were not the same",
     "optimizer": "the optimizer's state was not the same",
@@ -112,7 +115,9 @@ def compare(a: Path, b: Path, one_recipe: bool = False) -> Verdict:
         return Verdict(runs, digests, "identical")
     if found is None:  # The ledgers are equal, and only the final states differ.
         found = Divergence("final", 0, 0, "weights", "state", *digests, ["state"])
-    text = means_of(found) + _processors(one, other) + _made_of(one, other)
+    if found.what == "content":
+        found = _of_samples(found, feed.changed(a, b))
+    text = (found.means or means_of(found)) + _processors(one, other) + _made_of(one, other)
     return Verdict(runs, digests, "diverged", replace(found, means=text))
 
 
@@ -120,6 +125,17 @@ def means_of(found: Divergence) -> str:
     """Returns what a divergence means, by the stage and the field in which it stands."""
     special = {"initial": AT_START, "final": AT_END}.get(found.stage, {})
     return special.get(found.what, EXPLAINED[found.what])
+
+
+def _of_samples(found: Divergence, keys: list[str]) -> Divergence:
+    """Names the samples that two runs have read with another content.
+
+    If there is none, the samples were read alike, and what was made of them was not.
+    """
+    if keys:
+        return replace(found, name=f"sample {keys[0]}", names=[f"sample {key}" for key in keys])
+    means = "each sample was read with the same content; `augment` made other samples of them, so "
+    return replace(found, means=means + "it draws from something else than its generator")
 
 
 MOST = 6

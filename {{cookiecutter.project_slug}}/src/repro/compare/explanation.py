@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,16 @@ from repro.run.launcher import Launch, Listener
 from repro.run.ledger import Divergence
 from repro.run.manifest import Probe
 
-UNSEEN = ("settings", "sources", "place", "length", "results")
+UNSEEN = ("settings", "sources", "vocabulary", "place", "length", "results")
 """Fields of the ledger whose difference cannot be found by running steps again."""
 AGAIN = (
     "the same steps, run again, did not part: the difference comes from a race, or from "
     "something that changes from one start to the next"
 )
+
+
+KEYS = "batch keys/0"
+"""Where a record has the keys of a batch's samples, if they are read one by one."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Tensor:
     """The same in the second run."""
     element: Element | None = None
     """None if shape or type differ, or if one of the runs does not have the tensor."""
+    sample: str | None = None
+    """The key of the sample that the element is of, if samples are read one by one."""
 
     @property
     def cause(self) -> str:
@@ -63,11 +69,14 @@ class Tensor:
         """Returns the tensor as answers have it."""
         one = asdict(self.element) if self.element else {"index": None}
         told = {"kind": self.kind, "tensor": self.name, "index": one.pop("index")}
+        if self.sample is not None:
+            told["sample"] = self.sample
         return told | {"a": self.a, "b": self.b} | one
 
     def lines(self) -> list[str]:
         """Returns the tensor and where it differs as lines for a person."""
-        first = f"{self.kind} {printable(self.name)}"
+        of = f" of sample {printable(self.sample)}" if self.sample is not None else ""
+        first = f"{self.kind} {printable(self.name)}{of}"
         if self.element is None:
             if self.a is None:
                 return [first]
@@ -179,6 +188,8 @@ def first_tensor(a: Path, b: Path) -> Tensor | None:
             if key not in one.files or key not in other.files:
                 return Tensor(kind, name, None, None)
             if found := _difference(kind, name, one[key], other[key]):
+                if kind == "batch content" and KEYS in one.files and found.element:
+                    found = replace(found, sample=str(one[KEYS][found.element.index[0]]))
                 return found
     return None
 
@@ -257,7 +268,9 @@ CAUSES = {
     "data": "the content of the data: something draws, lists or reads them in another way each "
     "time; seed what draws, sort what is listed",
     "batch indices": "the order of the data: it must follow from seed and epoch alone",
-    "batch content": "the content of the data: samples change while the training reads them",
+    "batch keys": "the order of the data: it must follow from seed and epoch alone",
+    "batch content": "the content of the data: samples change while the training reads them, or "
+    "`augment` draws from something else than its generator",
     "generator state": "a random generator: seed it, or leave its seed to `keras.utils."
     "set_random_seed`, which the machinery calls",
     "initial weight": "the initialisation: this tensor is drawn from a generator of its own; give "

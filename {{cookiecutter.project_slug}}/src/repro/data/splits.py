@@ -3,8 +3,8 @@
 A model learns from the training part. The validation part is there to choose between models, and
 the test part to judge the chosen one. The test part is split off first, and nothing else sees it:
 not validation, folds, sweeps, early stopping or preprocessing. The splitters are scikit-learn's.
-They see the samples in the order of their content's digests, so that a split does not depend on the
-order of the rows. Only `time_series` splits by the order of the rows.
+They see the samples in the order of their keys, or else of their content's digests, so that a split
+does not depend on the order of the rows. Only `time_series` splits by the order of the rows.
 
     strategy            what each split keeps
     random              nothing
@@ -18,18 +18,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn import model_selection
-from sklearn.base import clone
 
 from repro.basics import files, seeds
 from repro.basics.digests import sha256
 from repro.basics.errors import BadInput
-from repro.data.dataset import Dataset, Part, Parts
+from repro.data import preprocessing
+from repro.data.dataset import Dataset, Parts
 from repro.recipe import parameters
 
 NAMES = ("train", "validation", "test")
@@ -85,7 +85,7 @@ def make(dataset: Dataset, asked: parameters.Split) -> Split:
     """
     strategy, folds, outer = asked.strategy, asked.folds, asked.outer_folds
     rows = _rows(dataset, strategy)
-    kept = len(dataset.x) - dataset.held_out
+    kept = len(dataset) - dataset.held_out
     apart = rows.at(rows.places >= kept)  # The samples that the data's publisher set aside.
     test, validation = asked.test, asked.validation
 
@@ -252,14 +252,14 @@ def _enough(rows: Rows, needed: int, where: str) -> None:
 
 
 def _rows(dataset: Dataset, strategy: str) -> Rows:
-    """Returns all samples in the order of their content's digests; `time_series` keeps theirs."""
+    """Returns all samples in the order of `Dataset.in_order`; `time_series` keeps their own."""
     labels = groups = None
     if "stratified" in strategy:
-        labels = class_labels(dataset.y)
+        labels = dataset.class_labels()
         if labels is None:
             raise BadInput(
-                f"split.strategy: {strategy} needs classes, and the targets are numbers of type "
-                f"{dataset.y.dtype}; random would do"
+                f"split.strategy: {strategy} needs classes, and the targets do not say one for "
+                "each sample; random would do, or a Dataset with `labels`"
             )
     if "grouped" in strategy:
         groups = dataset.groups
@@ -267,22 +267,11 @@ def _rows(dataset: Dataset, strategy: str) -> Rows:
             raise BadInput(
                 f"split.strategy: {strategy} needs a group for each sample, and the data have none"
             )
-    places = np.arange(len(dataset.x))
+    places = np.arange(len(dataset))
     rows = Rows(places, labels, groups)
     if strategy == "time_series":
         return rows
-    return rows.at(np.array(sorted(places, key=dataset.row_digests.__getitem__)))
-
-
-def class_labels(y: np.ndarray) -> np.ndarray | None:
-    """Returns the class of each sample, of shape (samples,); None: the targets are not classes.
-
-    The targets are classes if they are integers, or if they have one column for each class with one
-    1 in each row.
-    """
-    if y.ndim == 2 and y.shape[1] > 1:
-        return y.argmax(axis=1) if np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all() else None
-    return y.reshape(-1) if y.dtype.kind in "biu" and y.size == len(y) else None
+    return rows.at(dataset.in_order())
 
 
 def check(split: Split, dataset: Dataset, strategy: str, whole: bool = True) -> None:
@@ -297,13 +286,13 @@ def check(split: Split, dataset: Dataset, strategy: str, whole: bool = True) -> 
     """
     parts = split.parts()
     together = np.concatenate(list(parts.values()))
-    unknown = (together < 0) | (together >= len(dataset.x))
+    unknown = (together < 0) | (together >= len(dataset))
     if unknown.any():
-        raise AssertionError(f"a split names sample {together[unknown][0]} of {len(dataset.x)}")
+        raise AssertionError(f"a split names sample {together[unknown][0]} of {len(dataset)}")
     if len(np.unique(together)) != len(together):
         raise AssertionError("a sample is in two parts of a split")
-    if whole and len(together) != len(dataset.x):
-        raise AssertionError(f"{len(dataset.x) - len(together)} samples are in no part of a split")
+    if whole and len(together) != len(dataset):
+        raise AssertionError(f"{len(dataset) - len(together)} samples are in no part of a split")
     if "grouped" in strategy and dataset.groups is not None:
         groups = [set(dataset.groups[places].tolist()) for places in parts.values()]
         if sum(map(len, groups)) != len(set().union(*groups)):
@@ -322,23 +311,29 @@ def describe(split: Split, dataset: Dataset) -> dict[str, Any]:
     counts such contents, and `twins` counts the samples with such a content. The splitters do not
     know that these samples are equal. A group for each content would keep them together.
     """
-    labels, digests = class_labels(dataset.y), dataset.row_digests
-    contents = {n: {digests[place] for place in places} for n, places in split.parts().items()}
+    labels, digests = dataset.class_labels(), dataset.row_digests
     told: dict[str, Any] = {
         "digest": split.digest(),
         "sizes": {name: len(places) for name, places in split.parts().items()},
-        "repeated": {
-            name: len(contents[name] & contents["train"]) for name in ("validation", "test")
-        },
-        "twins": {
-            name: sum(digests[place] in contents["train"] for place in split.parts()[name])
-            for name in ("validation", "test")
-        },
+        "repeated": {},
+        "twins": {},
     }
+    train = {digests[place] for place in split.train} if digests else set()
+    for name in ("validation", "test") if digests else ():
+        found = [digests[place] for place in split.parts()[name]]
+        told["repeated"][name] = len(train.intersection(found))
+        told["twins"][name] = sum(one in train for one in found)
+    if dataset.class_names:
+        told["class_names"] = list(dataset.class_names)
+
+    def called(label: Any) -> str:
+        named = np.issubdtype(type(label), np.integer) and 0 <= label < len(dataset.class_names)
+        return str(dataset.class_names[label] if named else label)
+
     if labels is not None and len(np.unique(labels)) <= 1000:
         told["classes"] = {
             name: {
-                str(label): int(count)
+                called(label): int(count)
                 for label, count in zip(*np.unique(labels[places], return_counts=True), strict=True)
             }
             for name, places in split.parts().items()
@@ -376,55 +371,33 @@ def notes(described: dict[str, Any]) -> list[str]:
     return told
 
 
-def parts(dataset: Dataset, split: Split, dtype: str = "float32") -> Parts:
+def parts(dataset: Dataset, split: Split, dtype: str = "float32", seed: int = 0) -> Parts:
     """Returns the samples of each part; preprocessing is fitted to the training part alone.
-
-    Samples of a floating-point type keep this type. Other samples get the type that the
-    preprocessing returns; if that is a floating-point type, it becomes the one of the training.
 
     Args:
         dtype: `training.dtype`.
+        seed: what the generators of the data set's `augment` are keyed by.
 
     Raises:
-        BadInput: the preprocessing fails, or returns another number of columns than it was given.
+        BadInput: see `preprocessing.preprocessed`.
     """
-    x = {name: dataset.x[places] for name, places in split.parts().items()}
+    made = {name: dataset.whole.at(places) for name, places in split.parts().items()}
+    if dataset.preprocessing is not None and dataset.source is not None:
+        raise BadInput(
+            "data: preprocessing: expected None for samples that are read one by one; what is "
+            "fitted to the training can be a layer that `build(…, train)` adapts"
+        )
     if dataset.preprocessing is not None:
-        x = _preprocessed(dataset.preprocessing, x, "float64" if dtype == "float64" else "float32")
-    weight = dataset.weight
-    made = {
-        name: Part(x[name], dataset.y[places], None if weight is None else weight[places])
-        for name, places in split.parts().items()
-    }
+        x = preprocessing.preprocessed(
+            dataset.preprocessing,
+            {name: part.x for name, part in made.items()},
+            "float64" if dtype == "float64" else "float32",
+            dataset.padding,
+        )
+        made = {name: replace(part, x=x[name]) for name, part in made.items()}
+    if dataset.augment is not None:
+        made["train"] = made["train"].augmented(dataset.names[split.train], dataset.augment, seed)
     return Parts(**made)
-
-
-def _preprocessed(transformer: Any, x: dict[str, np.ndarray], floating: str) -> dict[str, Any]:
-    """Fits the transformer to the training part, and returns each part's transformed samples."""
-    name = type(transformer).__name__
-    flat = {part: array.reshape(len(array), -1) for part, array in x.items()}
-    made: dict[str, Any] = {}
-    try:
-        fitted = clone(transformer).fit(flat["train"])
-        for part, array in flat.items():
-            made[part] = fitted.transform(array)
-    except (TypeError, ValueError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadInput(f"data: preprocessing: {name} cannot be used: {said[0]}") from None
-    for part, array in flat.items():
-        if (found := getattr(made[part], "shape", None)) != array.shape:
-            raise BadInput(
-                f"data: preprocessing: {name}: expected the shape {array.shape} for the {part} "
-                f"part, got {found}; if the number of columns has to change, do it in the data "
-                "function"
-            )
-        kept = np.asarray(made[part].toarray() if hasattr(made[part], "toarray") else made[part])
-        if array.dtype.kind == "f":
-            kept = kept.astype(array.dtype)
-        elif kept.dtype.kind == "f":
-            kept = kept.astype(floating)
-        made[part] = kept.reshape(x[part].shape)
-    return made
 
 
 def save(path: Path, split: Split, dataset: Dataset) -> None:

@@ -44,6 +44,11 @@ _ANNOTATIONS: dict[str, Any] = {
 }
 
 
+ON_REQUEST = ("train", "dtypes")
+"""What `build` may ask for by keyword-only arguments of these names, which are no parameters: the
+training part, as a `Part`, and the types of its arrays, in the structure of the shapes."""
+
+
 @dataclass(frozen=True)
 class Function:
     """A data function, or a model's `build`, as its source has it."""
@@ -55,6 +60,8 @@ class Function:
     module: str
     given: tuple[str, ...]
     """The arguments that the machinery itself gives, which come first."""
+    on_request: tuple[str, ...] = ()
+    """The keyword-only arguments that the machinery gives to a function that has them."""
 
     def schema(self) -> type[Group]:
         """The parameters, which are the keyword-only arguments.
@@ -75,6 +82,8 @@ class Function:
             raise BadInput(f"{self.behind(more[0].arg)}")
         fields: dict[str, Any] = {}
         for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+            if argument.arg in self.on_request:
+                continue
             where = f"{self._where(argument.lineno)}: {self.node.name}({argument.arg}=…)"
             if argument.annotation is None:
                 raise BadInput(f"{where}: a parameter needs a type, such as PositiveInt")
@@ -152,7 +161,8 @@ def models(folder: Path) -> dict[str, Function]:
         for node in nodes:
             if node.name == "build":
                 module = f"models.{path.stem}"
-                found[path.stem] = Function(path, node, path.stem, module, ("shape", "classes"))
+                given = ("shape", "classes")
+                found[path.stem] = Function(path, node, path.stem, module, given, ON_REQUEST)
     return found
 
 

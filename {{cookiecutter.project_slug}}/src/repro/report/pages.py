@@ -127,7 +127,8 @@ def of_runs(runs: Sequence[Path]) -> tuple[str, list[Section]]:
     for run, content in zip(runs, contents.values(), strict=True):
         distinct.setdefault(content.digest, run)
     for run in list(distinct.values())[:2]:
-        sections += _judgement(run, names_of[run] if len(distinct) > 1 else None)
+        name = names_of[run]
+        sections += _judgement(run, contents[name], name if len(distinct) > 1 else None)
     sections.append(_split(contents[names_of[runs[0]]]))
     sections += _provenance(contents)
     more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
@@ -189,7 +190,11 @@ def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
     if again is not None and (project.runs / again.run).is_dir():
         run = project.runs / again.run
         content = manifest.finished(run)
-        sections += [*_judgement(run, run.name), _split(content), *_provenance({run.name: content})]
+        sections += [
+            *_judgement(run, content, run.name),
+            _split(content),
+            *_provenance({run.name: content}),
+        ]
     return directory.name, sections
 
 
@@ -272,7 +277,7 @@ def _curves(runs: Sequence[Path], names_of: dict[Path, str]) -> Section:
     return Section("Curves", [text], pictures=drawn)
 
 
-def _judgement(run: Path, name: str | None) -> list[Section]:
+def _judgement(run: Path, content: Finished, name: str | None) -> list[Section]:
     """Shows the test of one run: confused classes, and samples to look at.
 
     Args:
@@ -299,12 +304,13 @@ def _judgement(run: Path, name: str | None) -> list[Section]:
             targets, predicted, labels=labels, output_dict=True, zero_division=0.0
         )
         columns = ("precision", "recall", "f1-score")
+        names = [_called(content, label) for label in labels]
         rows = [
-            [name, *(f"{row[column]:.3f}" for column in columns), f"{row['support']:.0f}"]
-            for name, row in told.items()
+            [one, *(f"{row[column]:.3f}" for column in columns), f"{row['support']:.0f}"]
+            for one, row in zip([*names, *list(told)[len(names) :]], told.values(), strict=True)
             if isinstance(row, dict)
         ]
-        picture = ("confusion" + tail, pictures.confusion(counts))
+        picture = ("confusion" + tail, pictures.confusion(counts, names))
         text = [f"{int((targets != predicted).sum())} of {len(targets)} samples are wrong."]
         head = ["class", *columns, "samples"]
         sections.append(Section(f"Test{suffix}", text, head, rows, [picture]))
@@ -312,7 +318,7 @@ def _judgement(run: Path, name: str | None) -> list[Section]:
         picture = ("predicted" + tail, pictures.scatter(targets, predicted))
         sections.append(Section(f"Test{suffix}", pictures=[picture]))
     if "x" in found:
-        titles = [_title(found, place) for place in found["shown"]]
+        titles = [_title(content, found, place) for place in found["shown"]]
         drawn = pictures.samples(found["x"], titles)
         if drawn is not None:
             text = [
@@ -341,11 +347,18 @@ def _produced(run: Path, suffix: str, tail: str) -> list[Section]:
     return sections
 
 
-def _title(found: dict[str, np.ndarray], place: int) -> str:
+def _called(content: Finished, label: int) -> str:
+    """What a class is called: its name, where the data say one, else its number."""
+    names = content.split.get("class_names", ())
+    return str(names[label]) if label < len(names) else str(label)
+
+
+def _title(content: Finished, found: dict[str, np.ndarray], place: int) -> str:
     is_, taken = found["targets"][place], found["predicted"][place]
     if "confidence" not in found:
         return f"{is_:.4g} → {taken:.4g}"
-    return f"{is_}" if is_ == taken else f"{is_} → {taken}"
+    told = [_called(content, int(one)) for one in (is_, taken)]
+    return told[0] if is_ == taken else " → ".join(told)
 
 
 def _split(content: Finished) -> Section:

@@ -126,8 +126,13 @@ def against(
         return _svg(figure, f"{name} against {parameter}")
 
 
-def confusion(counts: np.ndarray) -> str:
-    """Draws the confusion matrix, of shape (classes, classes); a row has the samples of a class."""
+def confusion(counts: np.ndarray, names: Sequence[str]) -> str:
+    """Draws the confusion matrix; a row has the samples of a class.
+
+    Args:
+        counts: of shape (classes, classes).
+        names: what the classes are called.
+    """
     classes = len(counts)
     with mpl.rc_context(SETTINGS | {"axes.grid": False}):
         side = min(max(3.0, 0.45 * classes + 1), 9)
@@ -139,8 +144,9 @@ def confusion(counts: np.ndarray) -> str:
         axes.set_aspect("equal")
         axes.invert_yaxis()
         if classes <= 25:
-            ticks, names = np.arange(classes) + 0.5, [str(n) for n in range(classes)]
-            axes.set_xticks(ticks, names)
+            ticks = np.arange(classes) + 0.5
+            long = max(map(len, names)) > 2
+            axes.set_xticks(ticks, names, rotation=90 if long else 0)
             axes.set_yticks(ticks, names)
             for row, column in np.argwhere(counts):
                 axes.text(
@@ -156,7 +162,8 @@ def confusion(counts: np.ndarray) -> str:
 
 def proportions(classes: dict[str, dict[str, int]]) -> str:
     """Draws the share of each class in each part of the split."""
-    names = sorted({label for counts in classes.values() for label in counts}, key=int)
+    found = dict.fromkeys(label for counts in classes.values() for label in counts)
+    names = sorted(found, key=int) if all(map(str.isdigit, found)) else list(found)
     with mpl.rc_context(SETTINGS):
         figure = _figure(6, 3)
         axes = figure.add_subplot(xlabel="class", ylabel="share")
@@ -166,7 +173,8 @@ def proportions(classes: dict[str, dict[str, int]]) -> str:
             places = np.arange(len(names)) + 0.27 * (number - 1)
             axes.bar(places, shares, 0.25, label=f"{part}: {total}")
         if len(names) <= 25:
-            axes.set_xticks(range(len(names)), names)
+            long = max(map(len, names)) > 2
+            axes.set_xticks(range(len(names)), names, rotation=90 if long else 0)
         axes.legend(fontsize=9, loc="lower center", ncols=3, bbox_to_anchor=(0.5, 1))
         return _svg(figure, "classes in the parts of the split")
 

@@ -12,16 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from repro.basics.digests import sha256
+from repro.data.feed import Chunk
 from repro.run import callbacks, state
 from repro.run.events import Epoch, Event, Step
 from repro.run.ledger import Ledger
 from repro.run.state import Checkpoints, Position
-
-CHUNK = 125
-"""Steps in one call: enough that the call costs next to nothing, few enough to show progress."""
 
 Results = dict[str, float]
 
@@ -40,6 +36,8 @@ class Length:
     samples: int
     """The samples that one epoch sees."""
     batch_size: int
+    chunk: int
+    """The steps of a chunk, at most."""
 
     @property
     def steps(self) -> int:
@@ -52,7 +50,8 @@ class Length:
         whole = self.samples // self.batch_size
         half = -(-(self.epochs - self.begun) * self.steps // 2)
         epoch, step = divmod(half - 1, self.steps)
-        ends = min(step // CHUNK * CHUNK + CHUNK, whole) if step < whole else self.steps
+        chunk = step // self.chunk + 1
+        ends = min(chunk * self.chunk, whole) if step < whole else self.steps
         return self.begun + 1 + epoch, ends
 
 
@@ -75,7 +74,7 @@ class Boundary:
         self._model, self._ledger, self._checkpoints = model, ledger, checkpoints
         self._send, self._killed = send, killed
         self._watchers: list[Any] = []
-        self._length = Length(0, 0, 0, 1)
+        self._length = Length(0, 0, 0, 1, 1)
         self.here = Position(1)
 
     def begin(self, here: Position, length: Length, watchers: list[Any]) -> None:
@@ -86,31 +85,37 @@ class Boundary:
         """Returns after which step of this epoch steps are made one by one; None: in chunks."""
         return None
 
-    def before(self, epoch: int, step: int, indices: np.ndarray) -> None:
+    def before(self, epoch: int, step: int, chunk: Chunk) -> None:
         """Is called before a chunk of steps; `step` is the number of its last one."""
 
     def kinds(self, epoch: int) -> tuple[str, ...]:
         """Returns the kinds of variables that have digests in this epoch's entries of steps."""
         return ("generators", "metrics")
 
-    def steps_made(self, epoch: int, step: int, indices: np.ndarray, loss: float | None) -> None:
+    def steps_made(self, epoch: int, step: int, chunk: Chunk, loss: float | None) -> None:
         """Is called after a chunk of steps.
 
         Args:
             step: the number of the chunk's last step.
-            indices: the positions of the chunk's samples, of shape (steps, batch).
             loss: the mean loss of the epoch so far; None if none was computed.
         """
         with self._ledger.timed():
             entry = state.with_host(state.digests(self._model, *self.kinds(epoch)))
-            order = {"order": {"indices": sha256(indices)}}
-            self._ledger.append("step", entry | order, epoch, step)
+            entry["order"] = {"indices": sha256(chunk.indices)}
+            if chunk.digest is not None:
+                entry["content"] = {"samples": chunk.digest}
+            self._ledger.append("step", entry, epoch, step)
         of = self._length
         self._send(Step(epoch, of.epochs, step, of.steps, loss))
         self._rest(epoch, step)
 
     def epoch_made(
-        self, epoch: int, metrics: dict[str, dict[str, str]], found: Results, stopped: bool
+        self,
+        epoch: int,
+        metrics: dict[str, dict[str, str]],
+        found: Results,
+        stopped: bool,
+        content: dict[str, str],
     ) -> None:
         """Is called after an epoch was made, evaluated and shown to the callbacks.
 
@@ -118,10 +123,11 @@ class Boundary:
             metrics: the digests of the metrics' variables, from before the evaluation reset them.
             found: the results of the epoch.
             stopped: whether a callback ends the training here.
+            content: the digest of the samples that were read for the evaluation, if any were.
         """
         with self._ledger.timed():
             entry = state.with_host(state.digests(self._model, *state.KEPT) | metrics)
-            fields = entry | {"results": exact(found)}
+            fields = entry | {"results": exact(found)} | ({"content": content} if content else {})
             self._ledger.append("epoch", fields, epoch, self._length.steps)
         history = [*self.here.history, found]
         self.here = replace(self.here, stopped=stopped, history=history)

@@ -24,7 +24,7 @@ from typing import TextIO
 from repro.basics import locks
 from repro.basics.errors import BAD_INPUT, INTERNAL, BadInput, MachineryFailed, RunFailed
 from repro.data import datalock
-from repro.environment import determinism, image, provenance, surroundings
+from repro.environment import determinism, image, machine, provenance, surroundings
 from repro.environment.variables import CLEARED
 from repro.recipe.parameters import Parameters
 from repro.recipe.project import Project
@@ -105,7 +105,10 @@ def train(launch: Launch, listener: Listener, on_start: OnStart = _ignored) -> P
         with around:
             said, status = _to_the_end(start, content, listener, on_start)
     if isinstance(said, Refused) and status == BAD_INPUT:
-        if launch.resume is None:
+        if any(directory.glob("checkpoints/*.json")) and launch.resume is None:
+            # What was made is kept: a sample that could not be read may be put back.
+            manifest.write(directory, manifest.read(directory).but(status="failed"))
+        elif launch.resume is None:
             shutil.rmtree(directory)
         else:
             (directory / "manifest.json").write_bytes(before)
@@ -155,6 +158,7 @@ def _begun(launch: Launch, directory: Path, interpreter: str) -> Manifest:
     return content.but(
         status="running",
         checkpoint_seconds=launch.checkpoint_seconds,
+        readers=_readers(launch.recipe.parameters),
         probe=launch.probe,
         code=code,
         interpreter=interpreter,
@@ -185,6 +189,16 @@ def _to_the_end(
             return said, status
         else:
             content = manifest.read(directory).but(resumed=[_now()])
+
+
+def _readers(parameters: Parameters) -> int:
+    """Returns how many threads read samples; what `REPRO_READERS` says, or the cores left over."""
+    said = os.environ.get("REPRO_READERS")
+    if said is None:
+        return max(1, machine.available_cores() - parameters.threads)
+    if not said.isdecimal() or int(said) > 64:
+        raise BadInput(f"REPRO_READERS: expected a number from 0 to 64, got {said!r}")
+    return int(said)
 
 
 KILLED = (-9, 128 + 9, 15)

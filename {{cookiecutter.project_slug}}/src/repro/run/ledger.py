@@ -37,6 +37,8 @@ FIELDS = (
     "split",
     "arrays",
     "order",
+    "content",
+    "vocabulary",
     "generators",
     "weights",
     "optimizer",

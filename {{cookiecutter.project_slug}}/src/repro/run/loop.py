@@ -20,7 +20,7 @@ from repro.run import callbacks, state
 from repro.run.boundary import Boundary, Length, Results
 from repro.run.ending import Ending, Memory
 from repro.run.state import Checkpoint, Position
-from repro.run.steps import OwnSteps, chunks, evaluate, results
+from repro.run.steps import PartSteps, chunks, evaluate, results
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Beginning:
 
 def train(
     model: Any,
-    steps_of: dict[str, Any],
+    steps_of: dict[str, PartSteps],
     parameters: Parameters,
     seed: int,
     boundary: Boundary,
@@ -72,29 +72,31 @@ def train(
     of = Length(
         training.initial_epoch,
         training.epochs,
-        samples_of(training, len(steps.part.x)),
+        samples_of(training, len(steps.part)),
         training.batch_size,
+        steps.most(training.batch_size),
     )
     boundary.begin(here, of, watchers)
     for epoch in range(here.epoch, training.epochs + 1):
         if boundary.here.stopped:
             break
-        made, step = here.step if epoch == here.epoch else 0, 0
-        if not made:
+        step = here.step if epoch == here.epoch else 0
+        if not step:
             model.reset_metrics()
-        order = order_of(training, seed, epoch, len(steps.part.x))
-        for indices in chunks(order, training.batch_size, _one_by_one(steps, boundary, epoch)):
-            step += len(indices)
-            if step <= made:
-                continue
-            boundary.before(epoch, step, indices)
-            steps(indices)
-            boundary.steps_made(epoch, step, indices, results(model).get("loss"))
+        order = order_of(training, seed, epoch, len(steps.part))
+        single_after = _one_by_one(steps, boundary, epoch)
+        cut = chunks(order, training.batch_size, of.chunk, single_after, made=step)
+        for chunk in steps.feed.chunks(cut, epoch):
+            step += chunk.steps
+            boundary.before(epoch, step, chunk)
+            steps(chunk)
+            boundary.steps_made(epoch, step, chunk, results(model).get("loss"))
         found, metrics = results(model), state.digests(model, "metrics")
         if epoch % training.validation_freq == 0:
             found |= validate(model, steps_of, training)
         stopped = callbacks.epoch_ended(watchers, epoch, found)
-        boundary.epoch_made(epoch, metrics, found, stopped)
+        content = steps_of["validation"].content
+        boundary.epoch_made(epoch, metrics, found, stopped, content)
     return end(model, steps_of, parameters, watchers, boundary.here.history, beginning.before)
 
 
@@ -121,13 +123,13 @@ def validate(model: Any, steps_of: dict[str, Any], training: Training) -> Result
     return {f"val_{name}": value for name, value in found.items()}
 
 
-def _one_by_one(steps: Any, boundary: Boundary, epoch: int) -> int | None:
+def _one_by_one(steps: PartSteps, boundary: Boundary, epoch: int) -> int | None:
     """Returns after which step of an epoch the steps are made one by one; None: in chunks.
 
     A model with a `learn` of its own makes all its steps one by one.
     """
     asked = boundary.one_by_one(epoch)
-    return 0 if isinstance(steps, OwnSteps) and asked is None else asked
+    return 0 if steps.one_by_one and asked is None else asked
 
 
 def begin(
@@ -151,7 +153,7 @@ def begin(
 
 def end(
     model: Any,
-    steps_of: dict[str, Any],
+    steps_of: dict[str, PartSteps],
     parameters: Parameters,
     watchers: list[Any],
     history: list[Results],

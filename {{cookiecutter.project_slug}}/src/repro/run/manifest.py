@@ -72,6 +72,8 @@ class Manifest(Group):
     surroundings: Surroundings = ORDINARY
     status: Literal["running", "failed", "probed", "finished"] = "running"
     checkpoint_seconds: float = 60
+    readers: int = 0
+    """How many threads read samples that are not in memory."""
     probe: Probe | None = None
     code: Code
     machinery: Origin | None = None

@@ -7,7 +7,8 @@ settings are in effect.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from repro import backends
 from repro.basics.digests import sha256
 from repro.basics.errors import BadInput, Probed
-from repro.data import datafiles
+from repro.data import datafiles, structure
 from repro.data.dataset import Dataset, Parts
+from repro.data.feed import Seen
 from repro.environment import determinism, provenance
 from repro.environment.determinism import Promise
 from repro.recipe import signatures
@@ -40,6 +42,8 @@ class Data:
     """The SHA-256 of what the data were read from, by name."""
     entry: dict[str, dict[str, str]]
     """The fields of the ledger's entry."""
+    seen: Seen | None
+    """What samples that are read one by one are compared with; None where all are in memory."""
     split: dict[str, Any]
     """What the manifest says about the split."""
 
@@ -67,7 +71,7 @@ def _data(project: Project, directory: Path, content: Manifest) -> Data:
         file = project.split_file(asked.file)
         split = splits.reuse(file, dataset, asked.strategy, asked.file)
     splits.save(directory / "split.npz", split, dataset)
-    parts = splits.parts(dataset, split, parameters.training.dtype)
+    parts = splits.parts(dataset, split, parameters.training.dtype, content.seed)
     if content.probe is not None and content.probe.stage == "data":
         arrays = dataset.arrays() | parts.arrays()
         named = {f"data/{name}": array for name, array in arrays.items()}
@@ -79,8 +83,11 @@ def _data(project: Project, directory: Path, content: Manifest) -> Data:
     }
     if dataset.preprocessing is not None:
         entry["arrays"] = {name: sha256(array) for name, array in parts.arrays().items()}
+    seen = None
+    if any(part.reader for part in parts.parts().values()):
+        seen = Seen(directory, dataset.names)
     told = splits.describe(split, dataset)
-    return Data(parts, dataset.classes, dataset.sources, entry, told)
+    return Data(parts, dataset.classes, dataset.sources, entry, seen, told)
 
 
 @dataclass(frozen=True)
@@ -136,8 +143,9 @@ def prepare(project: Project, directory: Path, content: Manifest, seed: int) -> 
     if content.made_of is None or provenance.code(project.root) != content.made_of.code:
         raise BadInput("the project's code was changed while this run started; start it again")
     determinism.reseed(seed, "training")
-    steps_of = steps.compiled(model, data.parts, parameters.training)
-    graphs = [one.graph for one in steps_of.values() if one.graph is not None]
+    training = parameters.training
+    steps_of = steps.compiled(model, data.parts, training, content.readers, data.seen)
+    graphs = [s.make.graph for s in steps_of.values() if s.make.graph is not None]
     known = [v for kind in state.variables(model).values() for v in kind.values()]
     outside.settle(known, graphs, project.package, model)
     before, transferred = _begin_from(project, recipe, model)
@@ -156,7 +164,7 @@ def prepare(project: Project, directory: Path, content: Manifest, seed: int) -> 
         [
             ("environment", {"settings": {"seed": seed, **found}}),
             ("data", data.entry),
-            ("initial", state.digests(model, *state.KEPT)),
+            ("initial", state.vocabularies(model) | state.digests(model, *state.KEPT)),
         ],
     )
 
@@ -168,8 +176,12 @@ def _model(project: Project, seed: int, parameters: Parameters, data: Data) -> A
     determinism.reseed(seed, "model")
     group, part = parameters.model, data.parts.train
     name = f"models.{group.name}"
+    fields = part.fields()
+    shapes = structure.like(part.x, lambda name, _: fields[name].shape, "x")
+    dtypes = structure.like(part.x, lambda name, _: fields[name].dtype.name, "x")
+    on_request = {"train": part, "dtypes": dtypes}
     with targets.building():
-        model = _call(project, name, "build", group, part.x.shape[1:], data.classes)
+        model = _call(project, name, "build", group, shapes, data.classes, on_request=on_request)
     targets.fresh(model)
     compile_model(model, parameters, data.parts)
     with targets.checking(model, data.parts, data.classes, parameters.training):
@@ -220,14 +232,27 @@ def guarantee_of(
     return determinism.guarantee(parameters, found, departures, sorted(unproved))
 
 
-def _call(project: Project, module: str, function: str, own: Own, *positional: Any) -> Any:
-    """Calls a function of the project's own package with its group of parameters."""
+def _call(
+    project: Project,
+    module: str,
+    function: str,
+    own: Own,
+    *positional: Any,
+    on_request: Mapping[str, Any] | None = None,
+) -> Any:
+    """Calls a function of the project's own package with its group of parameters.
+
+    Args:
+        on_request: what it gets as well, of which it has a keyword-only argument.
+    """
     found = importlib.import_module(f"{project.package}.{module}")
     if not Path(str(found.__file__)).resolve().is_relative_to(project.source.resolve()):
         raise BadInput(f"{found.__file__}: expected the project's own code, in {project.source}")
     target = getattr(found, function)
     with faults.calling(function):
-        return target(*positional, **own.arguments)
+        has = inspect.signature(target).parameters
+        wanted = {name: value for name, value in (on_request or {}).items() if name in has}
+        return target(*positional, **own.arguments, **wanted)
 
 
 KERAS = {
@@ -281,7 +306,7 @@ def compile_model(model: Any, parameters: Parameters, samples: Parts) -> None:
     # not compiled, except on JAX, which would otherwise run them operation by operation.
     model.compile(
         optimizer=optimizer,
-        loss=training.loss,
+        loss=training.loss and targets.for_each(samples, lambda _: training.loss),
         metrics=targets.metrics(training.metrics, samples),
         jit_compile=parameters.backend == "jax",
     )

@@ -11,6 +11,7 @@ import numpy as np
 from repro import backends
 from repro.basics.errors import Probed
 from repro.data.dataset import Part
+from repro.data.feed import Chunk
 from repro.run import state
 from repro.run.boundary import Boundary, Results
 from repro.run.manifest import Probe
@@ -37,16 +38,16 @@ class Looking(Boundary):
     def kinds(self, epoch: int) -> tuple[str, ...]:
         return state.KINDS if epoch == self._probe.epoch else super().kinds(epoch)
 
-    def before(self, epoch: int, step: int, indices: np.ndarray) -> None:
+    def before(self, epoch: int, step: int, chunk: Chunk) -> None:
         if (epoch, step) == (self._probe.epoch, self._probe.record):
-            tensors = record(self._model, self._part, indices[0])
+            tensors = record(self._model, self._part, chunk.indices[0], epoch)
             np.savez(self._file, allow_pickle=False, **tensors)
             raise Probed
 
     def epoch_made(
-        self, epoch: int, metrics: dict[str, dict[str, str]], found: Results, stopped: bool
+        self, epoch: int, metrics: dict[str, dict[str, str]], found: Results, *rest: Any
     ) -> None:
-        super().epoch_made(epoch, metrics, found, stopped)
+        super().epoch_made(epoch, metrics, found, *rest)
         if epoch == self._probe.epoch:
             raise Probed
 
@@ -58,7 +59,9 @@ def initial(model: Any) -> dict[str, np.ndarray]:
     return {f"{kinds[k.partition('/')[0]]}/{k.partition('/')[2]}": a for k, a in found.items()}
 
 
-def record(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]:
+def record(
+    model: Any, part: Part, indices: np.ndarray, epoch: int | None = None
+) -> dict[str, np.ndarray]:
     """Makes one training step outside the graph and returns all its tensors, causes first.
 
     Its kernels may differ from those of the graph. This does no harm, since a record is only
@@ -66,15 +69,18 @@ def record(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]
 
     Args:
         indices: the positions of the batch's samples, of shape (batch,).
+        epoch: the epoch that samples are augmented for; None where they are not.
 
     Returns:
         Arrays by `kind/name`, in this order: batch indices; batch content; generator states and
         weights before the step; each layer's outputs, in the order of their computing; gradients;
         and after the step the optimizer's slots, the weights and the generators.
     """
-    batch = tuple(array[indices] for array in part.arrays().values())
+    batch = part.rows(indices, epoch)
     found: dict[str, np.ndarray] = {"batch indices/0": indices}
-    found |= {f"batch content/{name}": a for name, a in zip(part.arrays(), batch, strict=True)}
+    if part.reader is not None:
+        found["batch keys/0"] = part.reader.keys[indices].astype(str)
+    found |= {f"batch content/{name}": array for name, array in Part(*batch).arrays().items()}
     before = state.arrays(model, ("generators", "weights"))
     found |= {key.replace("generators/", "generator state/", 1): a for key, a in before.items()}
     backend = backends.current()

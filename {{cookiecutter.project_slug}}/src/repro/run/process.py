@@ -361,18 +361,18 @@ def _judge(directory: Path, ready: preparing.Ready, training: Training) -> _Judg
     before = state.digests(model, "weights", "optimizer")
     batch_size = training.validation_batch_size or training.batch_size
     tested = steps.evaluate(model, ready.steps_of["test"], batch_size)
-    outputs = judging.predictions(model, samples.test, batch_size)
+    outputs = judging.predictions(model, ready.steps_of["test"], batch_size)
     with faults.calling("produce"):
         produced = model.produce() if hasattr(model, "produce") else {}
     after = state.digests(model, "weights", "optimizer")
     changed = files.changed(before, after)
-    judged = judging.judged(samples.test, outputs) if training.loss else {}
+    judged = judging.judged(samples.test, outputs.arrays) if training.loss else {}
     state.save(directory / "predictions.npz", judged)
     if produced:
         state.save(directory / "produced.npz", produced)
     return _Judged(
         {f"test_{name}": value for name, value in tested.items()},
-        {name: sha256(array) for name, array in outputs.items()},
+        outputs.digests,
         {name: sha256(array) for name, array in produced.items()},
         [f"judging the trained model changed {name}; the state before is kept" for name in changed],
     )

@@ -23,7 +23,7 @@ import numpy as np
 
 from repro import backends
 from repro.basics import files
-from repro.basics.digests import sha256
+from repro.basics.digests import of_json, sha256
 from repro.basics.errors import BadInput
 from repro.basics.files import replacing, unreadable
 from repro.run import outside
@@ -81,6 +81,20 @@ def digests(model: Any, *kinds: str) -> dict[str, dict[str, str]]:
         for kind in kinds
         if named[kind] or kind != "outside"
     }
+
+
+def vocabularies(model: Any) -> dict[str, dict[str, str]]:
+    """Returns the digest of each vocabulary that a layer looks words up in, by the layer's path.
+
+    A vocabulary is adapted where the model is built, and is not a variable. The kind `vocabulary`
+    is left out if there is none.
+    """
+    found = {
+        layer.path: of_json([str(word) for word in layer.get_vocabulary()])
+        for layer in model._flatten_layers()
+        if hasattr(layer, "get_vocabulary")
+    }
+    return {"vocabulary": found} if found else {}
 
 
 def digest(kinds: dict[str, dict[str, str]]) -> str:

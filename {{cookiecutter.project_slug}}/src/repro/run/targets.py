@@ -7,20 +7,22 @@ only by the functions that look at a model.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from repro.basics.errors import BadInput
-from repro.data import splits
+from repro.data import dataset, structure
 from repro.data.dataset import Part, Parts
+from repro.data.structure import Structure
 from repro.recipe.parameters import Training
 from repro.run import needs
 from repro.run.needs import Seen
 
 
-def metrics(names: Sequence[str], samples: Parts) -> list[Any] | None:
+def metrics(names: Sequence[str], samples: Parts) -> Any:
     """Returns the metrics of these names in the form that `compile` takes.
 
     Keras's F1 score is one number for each column. Here it is their mean, since a result of a
@@ -29,15 +31,18 @@ def metrics(names: Sequence[str], samples: Parts) -> list[Any] | None:
     """
     import keras
 
-    made: list[Any] = list(names)
-    for place, name in enumerate(names):
-        if name == "f1_score":
-            y = samples.train.y
-            one = y.ndim == 2 and y.shape[1] > 1 and splits.class_labels(y) is not None
-            made[place] = keras.metrics.F1Score(
-                average="macro", threshold=None if one else 0.5, name=name
-            )
-    return made or None
+    def made(name: str, y: np.ndarray) -> Any:
+        if name != "f1_score":
+            return name
+        one = y.ndim == 2 and y.shape[1] > 1 and dataset.class_labels(y) is not None
+        return keras.metrics.F1Score(average="macro", threshold=None if one else 0.5, name=name)
+
+    return for_each(samples, lambda y: [made(name, y) for name in names]) if names else None
+
+
+def for_each(samples: Parts, make: Callable[[np.ndarray], Any]) -> Any:
+    """What Keras takes for each output: one value, or a structure of them as the targets are."""
+    return structure.like(samples.train.targets(), lambda _, y: make(y), "y")
 
 
 @contextlib.contextmanager
@@ -108,30 +113,34 @@ def checking(model: Any, samples: Parts, classes: int, training: Training) -> It
 
     class_weights(samples, classes, training.class_weight)
     compute_loss, compute_metrics = keras.Model.compute_loss, keras.Model.compute_metrics
-    parts = {name: part.y for name, part in samples.parts().items()}
+    parts = {name: structure.flat("y", part.targets()) for name, part in samples.parts().items()}
     weighted = samples.train.weight is not None or training.class_weight is not None
 
     def look(which: Any, key: str, y: Any, y_pred: Any, names: Sequence[str], of: Any) -> None:
-        told = samples.train.y.shape[1:]
-        if which is not model or not names or y is None or tuple(y.shape[1:]) != told:
+        told = [array.shape[1:] for array in parts["train"].values()]
+        given = [tuple(one.shape[1:]) for one in keras.tree.flatten(y)]
+        if which is not model or not names or y is None or given != told:
             return  # It is another model inside this one, or the model made its own targets.
         outputs = keras.tree.flatten(y_pred)
-        if len(outputs) != 1:
+        if len(outputs) != len(told):
             raise BadInput(
-                f"{key}: {names[0]} needs one output, and the model has {len(outputs)}; a "
-                "compute_loss of the model's own with training.loss=null and training.metrics=[] "
-                "would do"
+                f"{key}: {names[0]} needs one output for each array of targets, and the model has "
+                f"{len(outputs)} outputs for {len(told)}; a compute_loss of the model's own with "
+                "training.loss=null and training.metrics=[] would do"
             )
-        seen = Seen(parts, tuple(outputs[0].shape[1:]), classes)
-        if None in seen.outputs:
-            return
-        if weighted and not seen.outputs:
-            raise BadInput(
-                "model: expected outputs of shape (batch, 1), since samples or classes have "
-                "weights; got (batch,)"
-            )
-        _last_layer(model, seen, training.loss)
-        needs.check(seen, key, names, of)
+        for name, output in zip(parts["train"], outputs, strict=True):
+            targets = {part: arrays[name] for part, arrays in parts.items()}
+            seen = Seen(targets, tuple(output.shape[1:]), classes)
+            if None in seen.outputs:
+                continue
+            if weighted and not seen.outputs:
+                raise BadInput(
+                    "model: expected outputs of shape (batch, 1), since samples or classes have "
+                    "weights; got (batch,)"
+                )
+            if len(told) == 1:
+                _last_layer(model, seen, training.loss)
+            needs.check(seen, key if len(told) == 1 else f"{key}, {name}", names, of)
 
     def loss(self: Any, *arguments: Any, **keywords: Any) -> Any:
         named = dict(zip(("x", "y", "y_pred"), arguments, strict=False)) | keywords
@@ -179,12 +188,14 @@ def _last_layer(model: Any, seen: Seen, loss: str | None) -> None:
         )
 
 
-def class_labels(y: np.ndarray) -> np.ndarray | None:
+def class_labels(y: Structure) -> np.ndarray | None:
     """Returns the class of each sample, of shape (samples,); None: the targets are not classes.
 
     Whole numbers count as classes even if their type is a floating-point one.
     """
-    labels = splits.class_labels(y)
+    if not isinstance(y, np.ndarray):
+        return None
+    labels = dataset.class_labels(y)
     if labels is None and y.dtype.kind == "f" and y.size == len(y) and (y == np.floor(y)).all():
         labels = y.reshape(-1).astype(np.int64)
     return labels
@@ -202,10 +213,12 @@ def class_weights(samples: Parts, classes: int, class_weight: dict[int, float] |
     for part in samples.parts().values():
         labels = class_labels(part.y)
         if labels is None:
+            found = structure.flat("y", part.y).items()
+            told = ", ".join(f"{name} of type {a.dtype} and shape {a.shape}" for name, a in found)
             raise BadInput(
                 "training.class_weight: expected null, since the targets do not say one class for "
-                f"each sample; they have type {part.y.dtype} and shape {part.y.shape}; weights for "
-                "samples, which a data function may return, would do"
+                f"each sample; they are {told}; weights for samples, which a data function may "
+                "return, would do"
             )
         known |= set(labels.tolist())
     for label in class_weight:
@@ -225,11 +238,11 @@ def weighted(part: Part, class_weight: dict[int, float] | None) -> Part:
     labels = class_labels(part.y)
     if class_weight is None or labels is None:
         return part
-    weight = np.ones(len(part.y), np.float32)
+    weight = np.ones(len(part), np.float32)
     if part.weight is not None:
         # A weight that is a whole number becomes a float, so that it can be multiplied by a share.
         real = part.weight.dtype.kind == "f"
         weight = part.weight.copy() if real else part.weight.astype(np.float32)
     for label, factor in class_weight.items():
         weight[labels == int(label)] *= factor
-    return Part(part.x, part.y, weight)
+    return replace(part, weight=weight)
