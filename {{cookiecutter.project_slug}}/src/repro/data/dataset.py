@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from repro.basics.digests import sha256
 from repro.basics.errors import BadInput
 from repro.basics.files import unreadable
-from repro.data import datalock, reading, structure
-from repro.data.reading import Augment, Field, Reader, Rows, Source
+from repro.data import datalock, sources, structure
+from repro.data.sources import Augment, Field, Reader, Rows, Source
 from repro.data.structure import Structure
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Part:
         if self.reader is not None:
             return replace(self, reader=replace(self.reader, augment=augment, seed=seed))
         rows = Rows(self.x)
-        fields = reading.fields(reading.flat(rows[0], pairs=False))
+        fields = sources.fields(sources.flat(rows[0], pairs=False))
         made = Reader(rows, np.arange(len(self)), keys, False, fields, augment, seed)
         x = structure.like(self.x, lambda name, _: fields[name], "x")
         return replace(self, x=x, reader=made)
@@ -127,7 +127,7 @@ class Dataset:
     value that fills up the steps of a sequence that has fewer than others; preprocessing leaves
     such steps as they are, so that a mask still finds them.
 
-    `x` may be a source instead, which gives one sample at a time; see `reading`. Where `y` is not
+    `x` may be a source instead, which gives one sample at a time; see `sources`. Where `y` is not
     given, the source gives pairs of `x` and `y`. A file that NumPy has mapped into memory is one.
     `augment(sample, rng)` makes another sample of what the source gives, in the training alone; all
     that it draws has to come from `rng`.
@@ -190,7 +190,7 @@ class Dataset:
 
         pairs = self.y is None
         sample = self.source[0]
-        fields = reading.fields(reading.flat(sample, pairs))
+        fields = sources.fields(sources.flat(sample, pairs))
         reader = Reader(self.source, np.arange(len(self)), self.names, pairs, fields)
         x, y = sample if pairs else (sample, self.y)
         x = structure.like(x, lambda name, _: fields[name], "x")
