@@ -17,7 +17,10 @@ import time
 
 # What the tests import takes longer than they do. Nothing is computed here: a process in which
 # TensorFlow has computed has threads, which a process that is forked from it would wait for.
-BEFORE = ("keras", "tensorflow", "pytest", "sklearn.model_selection", "pydantic", "ruamel.yaml")
+BEFORE = (
+    *("keras", "tensorflow", "pytest", "sklearn.model_selection", "ruamel.yaml"),
+    *("pydantic.main", "pydantic.fields", "pydantic.functional_validators", "pydantic.json_schema"),
+)
 
 
 def answer(seconds: float, files: list[str]) -> str:
