@@ -8,6 +8,7 @@ with the exit status of pytest, or `timeout`.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -22,6 +23,9 @@ BEFORE = (
     *("pydantic.main", "pydantic.fields", "pydantic.functional_validators", "pydantic.json_schema"),
 )
 
+WITHOUT = ("cacheprovider", "unraisableexception", "threadexception")
+"""Of pytest's own plugins. They look for garbage again and again, among all of TensorFlow."""
+
 
 def answer(seconds: float, files: list[str]) -> str:
     """Forks a process that runs the tests until one fails, and waits for it."""
@@ -33,8 +37,8 @@ def answer(seconds: float, files: list[str]) -> str:
             os.dup2(quiet, stream)
         status = 70
         try:
-            options = ["-q", "-x", "-p", "no:cacheprovider", *files]
-            status = int(importlib.import_module("pytest").main(options))
+            without = [f"-pno:{plugin}" for plugin in WITHOUT]
+            status = int(importlib.import_module("pytest").main(["-qx", *without, *files]))
         finally:
             os._exit(status)
     end = time.monotonic() + seconds
@@ -51,6 +55,7 @@ def answer(seconds: float, files: list[str]) -> str:
 if __name__ == "__main__":
     for name in BEFORE:
         importlib.import_module(name)
+    gc.freeze()
     print("ready", flush=True)
     for line in sys.stdin:
         print(answer(*json.loads(line)), flush=True)

@@ -15,7 +15,9 @@ import argparse
 import ast
 import json
 import os
+import re
 import subprocess
+import sys
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +31,7 @@ from . import figures, forking
 TEMPLATE = Path(__file__).resolve().parents[1]
 TESTS = TEMPLATE / "tests" / "machinery"
 RESULTS = TEMPLATE / "build" / "mutation"
+PAGE = figures.DOCS / "mutation.md"
 
 MODULES = {
     "environment/determinism": ("test_settings", "test_machinery"),
@@ -110,7 +113,7 @@ ENVIRONMENT = {
 }
 """What the tests are run with: on one core, and so quickly."""
 
-HEAD = ["module", "mutants", "killed", "survived, explained", "survived, open", "killed"]
+HEAD = ["module", "mutants", "killed", "explained", "open", "score"]
 LONGEST = 90
 """Characters of a changed line that the name of a mutant has."""
 
@@ -321,39 +324,50 @@ class Project:
         return done
 
 
-def row(module: str, done: list[Mutant], page: str) -> list[str]:
+def row(module: str, done: list[Mutant], explained: set[str]) -> list[str]:
     """The line of a module in the table of docs/mutation.md."""
-    survived = [mutant for mutant in done if mutant.status == "0"]
-    explained = sum(mutant.name in page for mutant in survived)
+    survived = [mutant.name for mutant in done if mutant.status == "0"]
+    known = sum(name in explained for name in survived)
     killed = len(done) - len(survived)
-    share = f"{killed / len(done):.1%}"
-    counts = (len(done), killed, explained, len(survived) - explained)
-    return [f"`{module}.py`", *map(str, counts), share]
+    counts = (len(done), killed, known, len(survived) - known)
+    return [f"`{module}.py`", *map(str, counts), f"{killed / len(done):.1%}"]
 
 
-def main(project: Path, modules: list[str], survivors: bool) -> None:
-    """Tries the mutants of these modules, and writes what came of all that were tried so far."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
+def main(project: Path, modules: list[str], survivors: bool) -> str | None:
+    """Tries the mutants of these modules, and writes what came of all that were tried so far.
+
+    Returns what is wrong: a survivor that is not explained, or one that is and does not survive.
+    """
     process = Project(project)
     for module in modules:
         start = time.monotonic()
-        file = RESULTS / f"{module.replace('/', '-')}.json"
-        before = kept(file) if survivors else []
+        before = kept(module) if survivors else []
         again = {mutant.name for mutant in before if mutant.status == "0"}
         done = process.tried(module, again if survivors else None)
-        file.write_text(json.dumps([asdict(mutant) for mutant in done], indent=1))
-        print(*row(module, done, ""), f"{time.monotonic() - start:.0f} s", flush=True)
-    page = (figures.DOCS / "mutation.md").read_text(encoding="utf-8")
-    found = {m: kept(RESULTS / f"{m.replace('/', '-')}.json") for m in MODULES}
-    rows = [row(module, done, page) for module, done in found.items() if done]
-    figures.write("mutation", figures.table(HEAD, rows), file="mutation.md")
+        file_of(module).write_text(json.dumps([asdict(mutant) for mutant in done], indent=1))
+        print(f"{module}: {len(done)} in {time.monotonic() - start:.0f} s", flush=True)
+    explained = set(re.findall(r"^- (`.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    found = {module: done for module in MODULES if (done := kept(module))}
+    rows = [row(module, done, explained) for module, done in found.items()]
+    figures.write("mutation", figures.table(HEAD, rows), file=PAGE.name)
+    survived = {mutant.name for done in found.values() for mutant in done if mutant.status == "0"}
+    tried = tuple(f"`{module}.py:" for module in found)
+    stale = {name for name in explained - survived if name.startswith(tried)}
+    wrong = [f"open: {name}" for name in sorted(survived - explained)]
+    wrong += [f"explained, and does not survive: {name}" for name in sorted(stale)]
+    return "\n".join(wrong) or None
 
 
-def kept(file: Path) -> list[Mutant]:
-    """What a run before this one found of a module."""
-    if not file.exists():
+def file_of(module: str) -> Path:
+    """Where it stands what came of the mutants of a module."""
+    return RESULTS / f"{module.replace('/', '-')}.json"
+
+
+def kept(module: str) -> list[Mutant]:
+    """What the last run that tried it found of a module."""
+    if not file_of(module).exists():
         return []
-    return [Mutant(**one) for one in json.loads(file.read_text(encoding="utf-8"))]
+    return [Mutant(**one) for one in json.loads(file_of(module).read_text(encoding="utf-8"))]
 
 
 if __name__ == "__main__":
@@ -362,4 +376,4 @@ if __name__ == "__main__":
     parser.add_argument("modules", nargs="*", default=list(MODULES))
     parser.add_argument("--survivors", action="store_true", help="only those of the last time")
     options = parser.parse_args()
-    main(options.project.resolve(), options.modules, options.survivors)
+    sys.exit(main(options.project.resolve(), options.modules, options.survivors))
