@@ -130,7 +130,7 @@ def test_an_average_of_the_weights_takes_their_place_and_is_validated(
     assert made.results["loss"] == made.history[-1]["loss"]
 
 
-class Learner(keras.Model):  # type: ignore[misc]
+class Learner(keras.Model):
     """A model with steps of its own: it adds up what it sees."""
 
     def __init__(self) -> None:
@@ -189,7 +189,7 @@ def test_a_loss_that_no_step_of_its_own_has_computed_is_none() -> None:
 
 
 def test_a_model_is_judged_after_it_was_evaluated() -> None:
-    class Also(keras.Sequential):  # type: ignore[misc]
+    class Also(keras.Sequential):
         def judge(self, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
             return {"rows": len(x)}
 

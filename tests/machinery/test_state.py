@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import re
 from pathlib import Path
@@ -13,44 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trainings import Variable
 
+from repro import backends
 from repro.basics.errors import BadInput
-from repro.recipe import reading
-from repro.recipe.project import Project
+from repro.run import outside, state
 from repro.run.ledger import Divergence, Parted
-
-PROJECT = Project.find()
-os.environ["KERAS_BACKEND"] = reading.parameters(
-    PROJECT.source, PROJECT.root / "params.yaml"
-).backend
-
-from repro import backends  # noqa: E402
-from repro.run import outside, state  # noqa: E402
-from repro.run.state import Checkpoints, Position  # noqa: E402
+from repro.run.state import Checkpoints, Position
 
 
-class Variable:
-    """As far as the state needs one of Keras's."""
-
-    def __init__(self, path: str | None, value: Any, name: str = "") -> None:
-        self.path, self.name = path, name
-        self.value = np.asarray(value, np.float32)
-
-    @property
-    def shape(self) -> list[int]:
-        return list(self.value.shape)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self.value
-
-    def assign(self, value: np.ndarray) -> None:
-        assert value.shape == self.value.shape
-        self.value = value
+def variable(path: str | None, value: Any, name: str = "") -> Variable:
+    return Variable(path, np.asarray(value, np.float32), name)
 
 
 def model(*weights: Variable) -> Any:
-    drawn, metric, slot = Variable("seed", 1), Variable("mean", 2), Variable("adam/m", 3)
-    given = list(weights) or [Variable("a/kernel", [[1, 2]]), Variable("a/bias", [3])]
+    drawn, metric, slot = variable("seed", 1), variable("mean", 2), variable("adam/m", 3)
+    given = list(weights) or [variable("a/kernel", [[1, 2]]), variable("a/bias", [3])]
     return SimpleNamespace(
         weights=given,
         metrics_variables=[metric],
@@ -81,12 +58,12 @@ def test_each_variable_has_its_kind_and_its_path(nothing: list[Any]) -> None:
         "outside": [],
     }
     assert state.variables(of)["weights"]["a/bias"] is of.weights[1]
-    nothing.append(Variable(None, 1, name="counter:0"))
+    nothing.append(variable(None, 1, name="counter:0"))
     assert names(state.variables(of))["outside"] == ["counter:0"]
 
 
 def test_names_that_are_shared_are_numbered() -> None:
-    given = [Variable(path, n) for n, path in enumerate(("a", "a", "b", "a", "b"))]
+    given = [variable(path, n) for n, path in enumerate(("a", "a", "b", "a", "b"))]
     found = state.variables(model(*given))["weights"]
     assert list(found) == ["a", "a#2", "b", "a#3", "b#2"]
     assert list(found.values()) == given
@@ -107,7 +84,7 @@ def test_a_state_is_digested_by_name_and_content(nothing: list[Any]) -> None:
     assert list(state.digests(of, "outside", "weights")) == ["weights"]
     of.optimizer.variables = []
     assert state.digests(of, "optimizer") == {"optimizer": {}}
-    nothing.append(Variable("x", 1))
+    nothing.append(variable("x", 1))
     assert list(state.digests(of, "outside")) == ["outside"]
     lines = f"weights/a/kernel {weights['a/kernel']}\nweights/a/bias {weights['a/bias']}\n"
     digest = hashlib.sha256(lines.encode()).hexdigest()
@@ -120,7 +97,10 @@ def test_a_state_is_digested_by_name_and_content(nothing: list[Any]) -> None:
 
 
 def test_a_saved_state_is_read_back_or_refused(tmp_path: Path) -> None:
-    content = {"weights/a": np.arange(3), "metrics/b": np.float32(1)}
+    content: dict[str, np.ndarray] = {
+        "weights/a": np.arange(3),
+        "metrics/b": np.array(1, np.float32),
+    }
     state.save(tmp_path / "state.npz", content)
     found = state.read(tmp_path / "state.npz")
     assert {name: array.tolist() for name, array in found.items()} == {
@@ -184,7 +164,7 @@ def test_weights_are_taken_where_path_and_shape_are_the_same(tmp_path: Path) -> 
     assert of.weights[0].value.tolist() == [[5, 6]] and of.weights[1].value.tolist() == [3]
     assert of.optimizer.variables[0].value == 3
     with pytest.raises(BadInput, match="no weight has path and shape in common"):
-        state.transfer(path, model(Variable("b", 1), Variable("a/bias", 1)), digest)
+        state.transfer(path, model(variable("b", 1), variable("a/bias", 1)), digest)
     with pytest.raises(BadInput, match="its content is not the state"):
         state.transfer(path, of, "0" * 64)
 
@@ -301,8 +281,8 @@ def test_a_checkpoint_is_two_files_that_are_read_back(tmp_path: Path, own: Own) 
     right = random.random()
     random.seed(5)
     own.state, own.project = np.array([9, 9], np.uint8), {}
-    for variable in (*of.variables, *of.optimizer.variables):
-        variable.value = variable.value + 1
+    for one in (*of.variables, *of.optimizer.variables):
+        one.value = one.value + 1
     assert [array.tolist() for array in found.restore(of)] == [[1.5], [2.5]]
     assert random.random() == right
     assert own.state.tolist() == [1, 2] and own.project == {"any": [3, 4]}

@@ -92,7 +92,7 @@ class Bench:
         self.before = self.content()
 
     def parameters(self, callbacks: Callbacks | None = None, **training: Any) -> Parameters:
-        given = {"batch_size": 2, "loss": "mean_squared_error", "metrics": []}
+        given: dict[str, Any] = {"batch_size": 2, "loss": "mean_squared_error", "metrics": []}
         return examples.parameters(
             training=Training(**given | training),
             optimizer=self.optimizer,
@@ -323,6 +323,7 @@ ALL = Callbacks(
 
 def end(bench: Bench, directory: Path, made: Any) -> dict[str, Any]:
     """All that two equal trainings have in common."""
+    numpy: Any = np.random.get_state()
     return {
         "ledger": (directory / "ledger.jsonl").read_bytes(),
         "state": {name: a.tolist() for name, a in state.read(directory / "state.npz").items()},
@@ -331,7 +332,7 @@ def end(bench: Bench, directory: Path, made: Any) -> dict[str, Any]:
         "results": made.results,
         "ending": made.ending.digest(),
         "python": random.getstate(),
-        "numpy": np.random.get_state()[1].tolist(),
+        "numpy": [numpy[1].tolist(), *numpy[2:]],
         "project": bench.drawn and bench.drawn.bit_generator.state,
     }
 
