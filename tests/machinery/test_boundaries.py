@@ -44,10 +44,14 @@ from repro.recipe.parameters import (
 from repro.run import boundary, loop, outside, state, steps
 from repro.run.ending import Ending, Memory
 from repro.run.events import Epoch, Event, Start, Step
+from repro.run.ledger import Ledger
 from repro.run.manifest import Surroundings
 
 OF_KERAS = Variable("keras", np.array([1, 2], np.uint32))
 """In place of the state of Keras's global generator."""
+
+
+AS_THEY_ARE = (boundary.CHUNK, steps.CHUNK)
 
 
 @pytest.fixture(autouse=True)
@@ -192,6 +196,48 @@ def test_the_ledger_has_each_boundary(linear: Bench, tmp_path: Path) -> None:
     # The metrics of an epoch are those of its training, before the validation began them anew.
     assert found[-1]["metrics"] == found[-2]["metrics"] != found[-3]["metrics"]
     assert {*found[-1]["generators"]} == {"plain/drawn", "keras", "python", "numpy"}
+
+
+def test_a_boundary_is_told_before_each_chunk(
+    linear: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int, Any, int]] = []
+
+    def before(self: Any, epoch: int, step: int, indices: np.ndarray) -> None:
+        told.append((epoch, step, indices.tolist(), len(linear.steps_of["train"].indices)))
+
+    monkeypatch.setattr(boundary.Boundary, "before", before)
+    linear.fresh()
+    linear.train(tmp_path, linear.parameters(epochs=2))
+    made = linear.steps_of["train"].indices
+    ends = [(epoch, step) for epoch in (1, 2) for step in (2, 3, 4)]
+    assert told == [(*end, chunk, n) for n, (end, chunk) in enumerate(zip(ends, made, strict=True))]
+
+
+def test_a_chunk_has_125_steps() -> None:
+    """The ledgers of recorded runs have their entries there."""
+    assert AS_THEY_ARE == (125, 125)
+
+
+def test_the_ledger_is_on_the_disk_before_the_checkpoint(
+    linear: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    sync, write = Ledger.sync, state.Checkpoints.write
+
+    def synced(self: Ledger) -> None:
+        calls.append("sync")
+        sync(self)
+
+    def written(self: state.Checkpoints, *arguments: Any) -> None:
+        calls.append("write")
+        write(self, *arguments)
+
+    monkeypatch.setattr(Ledger, "sync", synced)
+    monkeypatch.setattr(state.Checkpoints, "write", written)
+    linear.fresh()
+    linear.train(tmp_path, linear.parameters(epochs=1), seconds=0)
+    assert calls == ["sync", "write"] * 4 + ["sync"]
 
 
 @pytest.mark.parametrize(

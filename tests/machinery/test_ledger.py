@@ -555,3 +555,67 @@ def test_a_run_is_found_by_path_name_or_beginning(
     monkeypatch.chdir(project.runs)
     found = manifest.find_run(Project(tmp_path / "elsewhere", "any"), "2027-c")
     assert found == project.runs.resolve() / "2027-c"
+
+
+def test_what_a_manifest_says_where_nothing_else_is_said(tmp_path: Path) -> None:
+    assert manifest.FORMAT == 2
+    found = examples.begun().as_json()
+    assert found["surroundings"] == {"varied": [], "index": 0}
+    expected = {"format": 2, "overrides": [], "trial": False, "resumed": [], "status": "running"}
+    assert found.items() >= {**expected, "checkpoint_seconds": 60, "probe": None}.items()
+    assert found["recipe"] == examples.recipe().as_json()
+    changed = examples.begun().but(status="failed", trial=True)
+    assert (changed.status, changed.trial, changed.seed) == ("failed", True, 1234)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "{path.parent}: not a run directory, it has no manifest.json"),
+        ("{", "{path}: not valid JSON"),
+        ("[1]", "{path}: not the manifest of a run, it has no recipe"),
+        ('{"recipe": 1, "format": 2}', "{path}: not the manifest of a run, it has no recipe"),
+        ('{"recipe": {}, "format": 2}', "{path}: altered since it was written"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(content: str | None, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(BadInput) as refused:
+        manifest.read(tmp_path)
+    assert str(refused.value) == told.format(path=path)
+
+
+@pytest.mark.parametrize("number", [1, 3, None])
+def test_a_manifest_of_another_version_is_refused(number: int | None, tmp_path: Path) -> None:
+    content = examples.begun().as_json() | {"format": number}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest.sealed(content)))
+    with pytest.raises(BadInput, match=f"expected the format 2, got {number}: another version"):
+        manifest.read(tmp_path)
+
+
+def test_a_field_that_is_not_right_is_named(tmp_path: Path) -> None:
+    content = examples.begun().as_json()
+    content["surroundings"]["index"] = "x"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest.sealed(content)))
+    told = r"manifest\.json: not the manifest of a run: surroundings\.index: Input should be"
+    with pytest.raises(BadInput, match=told) as refused:
+        manifest.read(tmp_path)
+    assert "https" not in str(refused.value)
+
+
+def test_numbers_that_are_not_finite_are_kept(tmp_path: Path) -> None:
+    manifest.write(tmp_path, examples.finished(metrics={"loss": float("inf"), "a": 1.5}))
+    assert manifest.of_finished(tmp_path).metrics == {"loss": float("inf"), "a": 1.5}
+    assert json.loads((tmp_path / "manifest.json").read_text())["metrics"]["loss"] == "Infinity"
+
+
+def test_what_a_run_leaves_is_on_the_disk_when_it_is_digested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "state.npz").write_bytes(b"abc")
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    manifest.digests_of_files(tmp_path)
+    assert len(synced) == 1

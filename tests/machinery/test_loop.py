@@ -16,6 +16,7 @@ import trainings
 from keras.src.random.seed_generator import global_seed_generator
 from trainings import ALL, CHUNK, ORDERS, PARTS, SLOW, Bench, Seen, batches, by_hand, entries, part
 
+from repro.backends import portable
 from repro.data.dataset import Part, Parts
 from repro.recipe.parameters import SGD, Adam, Callbacks, Training
 from repro.run import boundary, outside, preparing, state, steps
@@ -174,6 +175,18 @@ def test_a_model_with_its_own_steps_makes_them_one_by_one(tmp_path: Path) -> Non
     first = float(made_of.steps_of["validation"].part.y[0, 0])
     assert made.history == [{"val_samples": 5.0, "val_first": first}] * 2
     assert all(type(value) is float for value in made.results.values())
+
+
+def test_the_steps_of_ones_own_are_not_among_what_portable_names_beside_the_graphs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    noted: dict[str, set[tuple[str, str]]] = {}
+    monkeypatch.setattr(portable, "_seen", noted)
+    model = Judging()
+    steps.OwnSteps(model, part(3))(np.array([[0, 1], [2, 0]]))
+    assert len(model.seen) == 2 and "learn" not in noted
+    steps.evaluate(model, SimpleNamespace(part=part(3)), 2)
+    assert "judge" in noted
 
 
 def test_a_loss_that_no_step_of_its_own_has_computed_is_none() -> None:
