@@ -4,6 +4,7 @@ and interrupted. `test_loop.py` does the same with models of Keras."""
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import signal
@@ -212,6 +213,27 @@ def test_a_boundary_is_told_before_each_chunk(
     made = linear.steps_of["train"].indices
     ends = [(epoch, step) for epoch in (1, 2) for step in (2, 3, 4)]
     assert told == [(*end, chunk, n) for n, (end, chunk) in enumerate(zip(ends, made, strict=True))]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_an_order_has_one_type(shuffle: bool) -> None:
+    """Else the digest in the ledger would be another."""
+    order = loop.order_of(Training(shuffle=shuffle), 1234, 1, 7)
+    assert order.dtype == np.int32
+    assert order.tolist() == (ORDERS[1] if shuffle else [*range(7)])
+
+
+def test_in_an_epoch_no_checkpoint_is_written_before_its_time(
+    linear: Bench, tmp_path: Path
+) -> None:
+    linear.fresh()
+    linear.train(tmp_path, linear.parameters(epochs=1), seconds=1e9)
+    (kept,) = (tmp_path / "checkpoints").glob("*.json")
+    assert kept.stem == "000002-000000000"
+
+
+def test_nothing_is_killed_that_was_not_asked_for() -> None:
+    assert inspect.signature(boundary.Boundary).parameters["killed"].default is False
 
 
 def test_a_chunk_has_125_steps() -> None:

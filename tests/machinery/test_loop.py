@@ -177,6 +177,18 @@ def test_a_model_with_its_own_steps_makes_them_one_by_one(tmp_path: Path) -> Non
     assert all(type(value) is float for value in made.results.values())
 
 
+def test_steps_of_ones_own_come_one_by_one_after_the_step_that_a_boundary_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boundary.Boundary, "one_by_one", lambda self, epoch: 2)
+    model = Judging()
+    model.build((None, 2))
+    made_of = bench(model, SGD(), loss=None)
+    made_of.fresh()
+    made_of.train(tmp_path, made_of.parameters(loss=None, epochs=1))
+    assert [entry["step"] for entry in entries(tmp_path)[1:]] == [2, 3, 4, 4]
+
+
 def test_the_steps_of_ones_own_are_not_among_what_portable_names_beside_the_graphs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
