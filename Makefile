@@ -7,7 +7,7 @@ REAL := -q -m real --durations=25 -n 2 --dist loadfile
 # Not in the generated tree, which has a pyproject.toml of its own: what lies there is generated.
 export RUFF_CACHE_DIR := $(CURDIR)/.ruff_cache
 
-.PHONY: help demo test proof test-fast check fix lock locks results clean supported
+.PHONY: help demo test proof mutation test-fast check fix lock locks results clean supported
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,16 @@ test: .venv/installed ## every test: quick ones first, then projects generated, 
 proof: .venv/installed ## the whole of what the tests try a part of: hours
 	REPRO_FULL=1 $(BIN)/python -m pytest $(REAL) tests $(ARGS)
 
+mutation: .venv/installed ## faults put into the core: which of them do its tests see? an hour
+	mkdir -p build/mutation
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/mutation/venv
+	$(BIN)/uv pip sync --quiet --require-hashes --python build/mutation/venv requirements/mutation.txt
+	rm -rf build/mutation/core
+	$(BIN)/cookiecutter . --no-input --output-dir build/mutation project_slug=core git_init=no
+	$(MAKE) --no-print-directory -C build/mutation/core install UV="$(CURDIR)/$(BIN)/uv" \
+		PYTHON="$(CURDIR)/$(BIN)/python"
+	build/mutation/venv/bin/python -m benchmarks.mutation build/mutation/core $(ARGS)
+
 test-fast: .venv/installed ## the tests that install and train nothing
 	$(BIN)/python -m pytest -q -m "not real" tests
 
@@ -48,7 +58,7 @@ fix: .venv/installed ## mend what ruff can mend
 	$(BIN)/ruff format
 
 lock: .venv/installed ## pin requirements/*.in in requirements/*.txt
-	@for name in dev machinery; do (set -x; \
+	@for name in dev machinery mutation; do (set -x; \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command "make lock" $(ARGS) \
 		--output-file requirements/$$name.txt requirements/$$name.in) || exit 1; done

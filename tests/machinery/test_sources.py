@@ -197,7 +197,7 @@ def part_of(source: Listed, augment: Any = None) -> Part:
     return whole if augment is None else whole.augmented(KEYS, augment, 1)
 
 
-def read(part: Part, readers: int, epoch: int | None = 1, most: int = CHUNK) -> list[Chunk]:
+def read(part: Part, readers: int, epoch: int | None = 1, most: int = 99) -> list[Chunk]:
     order = np.random.default_rng(3).permutation(SAMPLES).astype(np.int32)
     return list(Feed(part, readers).chunks(chunks(order, 8, most), epoch))
 

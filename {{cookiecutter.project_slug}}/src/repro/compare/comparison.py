@@ -145,7 +145,8 @@ MOST = 6
 def _made_of(one: Finished, other: Finished) -> str:
     """Says how the runs differ in what they are made of and in what their code read."""
     found = []
-    first, second = (asdict(run.made_of) if run.made_of else {} for run in (one, other))
+    known = one.made_of is not None and other.made_of is not None
+    first, second = (asdict(run.made_of) if run.made_of and known else {} for run in (one, other))
     for field, (left, right) in files.changed(first, second).items():
         group, _, name = field.partition(".")
         if group == "code":

@@ -304,7 +304,7 @@ def _judgement(run: Path, content: Finished, name: str | None) -> list[Section]:
             targets, predicted, labels=labels, output_dict=True, zero_division=0.0
         )
         columns = ("precision", "recall", "f1-score")
-        names = [_called(content, label) for label in labels]
+        names = [_called(content, int(label)) for label in labels]
         rows = [
             [one, *(f"{row[column]:.3f}" for column in columns), f"{row['support']:.0f}"]
             for one, row in zip([*names, *list(told)[len(names) :]], told.values(), strict=True)

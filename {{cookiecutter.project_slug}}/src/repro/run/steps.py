@@ -15,8 +15,9 @@ import keras
 import numpy as np
 
 from repro import backends
+from repro.basics.errors import BadInput
 from repro.data.dataset import Part, Parts
-from repro.data.feed import CHUNK, Chunk, Feed, Seen, steps_of_chunk
+from repro.data.feed import Chunk, Feed, Seen, steps_of_chunk
 from repro.recipe.parameters import Training
 from repro.run import faults, targets
 from repro.run.boundary import Results
@@ -25,7 +26,7 @@ from repro.run.boundary import Results
 def chunks(
     order: np.ndarray,
     batch_size: int,
-    most: int = CHUNK,
+    most: int,
     single_after: int | None = None,
     made: int = 0,
 ) -> Iterator[np.ndarray]:
@@ -159,8 +160,16 @@ def compiled(
     Args:
         readers: how many threads read samples that are not in memory.
         seen: what the samples that are read are compared with.
+
+    Raises:
+        BadInput: the model judges whole arrays, and the samples are not in memory.
     """
     parts = samples.parts() | {"train": targets.weighted(samples.train, training.class_weight)}
+    if hasattr(model, "judge") and samples.validation.reader is not None:
+        raise BadInput(
+            "model: `judge` needs the samples in memory, and these are read one by one; "
+            "training.metrics says what can be measured batch by batch"
+        )
 
     def steps(name: str, part: Part) -> Any:
         if hasattr(model, "learn"):

@@ -1,0 +1,248 @@
+"""Trainings of models of Keras in this process, on few samples: compared with NumPy, interrupted.
+
+`test_boundaries.py` has more of this with a model in NumPy, which is quicker.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import trainings
+from keras.src.random.seed_generator import global_seed_generator
+from trainings import ALL, CHUNK, ORDERS, PARTS, SLOW, Bench, Seen, batches, by_hand, entries, part
+
+from repro.backends import portable
+from repro.data import feed
+from repro.data.dataset import Part, Parts
+from repro.data.feed import Chunk, Feed
+from repro.recipe.parameters import SGD, Adam, Callbacks, Training
+from repro.run import boundary, outside, preparing, state, steps
+from repro.run.steps import PartSteps
+
+outside.watch()
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "CHUNK", CHUNK)
+
+
+def bench(
+    model: Any,
+    optimizer: Any,
+    drawn: np.random.Generator | None = None,
+    parts: Parts = PARTS,
+    loss: str | None = "mean_squared_error",
+) -> Bench:
+    """A model of Keras with its steps, as the process of a run makes them."""
+    model.drawn = drawn
+    made = Bench(model, {}, [], optimizer, drawn)
+    parameters = made.parameters(loss=loss)
+    preparing.compile_model(model, parameters, parts)
+    steps.ready(model, parts.train)
+    steps_of = steps.compiled(model, parts, parameters.training)
+    own = hasattr(model, "learn")
+    known = [v for kind in state.variables(model).values() for v in kind.values()]
+    graphs = [one.make.graph for one in steps_of.values() if one.make.graph]
+    outside.settle(known, graphs, "nobody", model)
+    variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    return Bench(
+        model,
+        steps_of if own else {name: Seen(one, drawn) for name, one in steps_of.items()},
+        [*variables, global_seed_generator().state],
+        optimizer,
+        drawn,
+    )
+
+
+@pytest.fixture(scope="module")
+def linear() -> Bench:
+    layer = keras.layers.Dense(1, kernel_initializer="zeros")
+    model = keras.Sequential([keras.Input((2,)), layer])
+    return bench(model, SGD(learning_rate=0.125))
+
+
+@pytest.fixture(scope="module")
+def deep() -> Bench:
+    """With all that a training remembers: dropout, momenta, an average, generators."""
+    keras.utils.set_random_seed(1)
+    layers = [
+        keras.layers.Dense(4, activation="tanh"),
+        keras.layers.Dropout(0.25),
+        keras.layers.Dense(1),
+    ]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    optimizer = Adam(learning_rate=0.5, fused=False, use_ema=True, ema_momentum=0.5)
+    return bench(model, optimizer, np.random.default_rng(3))
+
+
+def test_a_training_is_what_numpy_makes_of_it(linear: Bench, tmp_path: Path) -> None:
+    linear.fresh()
+    made = linear.train(tmp_path, linear.parameters(epochs=3))
+    orders = [ORDERS[epoch] for epoch in (1, 2, 3)]
+    seen = [batch for chunk in linear.steps_of["train"].indices for batch in chunk]
+    assert seen == [batch for order in orders for batch in batches(order)]
+    expected = list(by_hand(orders))
+    for found, right in zip(made.history, expected, strict=True):
+        assert found == pytest.approx({n: right[n] for n in ("loss", "val_loss")}, rel=1e-5)
+    weights, bias = linear.model.get_weights()
+    assert weights == pytest.approx(expected[-1]["weights"], rel=1e-5)
+    assert bias == pytest.approx(expected[-1]["bias"], rel=1e-5)
+
+
+def test_a_training_that_is_interrupted_at_each_boundary_ends_in_the_same_bits(
+    deep: Bench, tmp_path: Path
+) -> None:
+    trainings.interrupted(deep, deep.parameters(ALL, epochs=9), tmp_path)
+
+
+@pytest.mark.parametrize("callbacks", [Callbacks(), SLOW], ids=["plain", "callbacks"])
+def test_one_epoch_and_two_that_go_on_from_it_are_three(
+    callbacks: Callbacks, deep: Bench, tmp_path: Path
+) -> None:
+    trainings.in_two_parts(deep, callbacks, tmp_path)
+
+
+def test_an_average_of_the_weights_takes_their_place_and_is_validated(
+    deep: Bench, tmp_path: Path
+) -> None:
+    deep.fresh()
+    made = deep.train(tmp_path, deep.parameters(epochs=2))
+    # After each step, the average is half of itself and half of the weights.
+    kernels = [k for k in made.ending.tensors if k.endswith("kernel") and k.startswith("weights")]
+    assert kernels
+    averages = {v.path: np.asarray(v) for v in deep.model.optimizer.variables}
+    for key in kernels:
+        name = key.removeprefix("weights/")
+        (average,) = [
+            a
+            for path, a in averages.items()
+            if name.replace("/", "_") in path and "average" in path
+        ]
+        (now,) = [np.asarray(v) for v in deep.model.weights if v.path == name]
+        assert (now == average).all()
+        assert (now != made.ending.tensors[key]).any()
+    expected = deep.model.evaluate(PARTS.validation.x, PARTS.validation.y, verbose=0)
+    assert made.results["val_loss"] == pytest.approx(expected, rel=1e-5)
+    assert made.results["val_loss"] != made.history[-1]["val_loss"]
+    assert made.results["loss"] == made.history[-1]["loss"]
+
+
+class Learner(keras.Model):
+    """A model with steps of its own: it adds up what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = self.add_weight(shape=(2,), initializer="zeros", name="total")
+        self.seen: list[Any] = []
+
+    def call(self, x: Any) -> Any:
+        return x
+
+    def learn(self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None) -> None:
+        self.seen.append([a.tolist() for a in (x, y, weight) if a is not None])
+        self.total.assign_add(x.sum(axis=0))
+
+
+class Judging(Learner):
+    def judge(self, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+        return {"samples": np.float32(len(x)), "first": y[0, 0]}
+
+
+def test_a_model_with_its_own_steps_makes_them_one_by_one(tmp_path: Path) -> None:
+    x = np.arange(14, dtype=np.float32).reshape(7, 2)
+    weights = np.arange(7, dtype=np.float32)
+    mine = Part(x, -x, weights)
+    model = Judging()
+    model.build((None, 2))
+    made_of = bench(model, SGD(), parts=Parts(mine, part(5), part(3)), loss=None)
+    assert [type(one.make) for one in made_of.steps_of.values()] == [steps.OwnSteps] * 3
+    made_of.fresh()
+    made_of.model.seen = []
+    made = made_of.train(tmp_path, made_of.parameters(loss=None, epochs=2))
+    right = [
+        [x[batch].tolist(), (-x[batch]).tolist(), weights[batch].tolist()]
+        for epoch in (1, 2)
+        for batch in batches(ORDERS[epoch])
+    ]
+    assert made_of.model.seen == right
+    found = entries(tmp_path)[1:]
+    assert [e["step"] for e in found] == [1, 2, 3, 4, 4] * 2
+    assert np.asarray(made_of.model.total).tolist() == (2 * x.sum(axis=0)).tolist()
+    first = float(made_of.steps_of["validation"].part.y[0, 0])
+    assert made.history == [{"val_samples": 5.0, "val_first": first}] * 2
+    assert all(type(value) is float for value in made.results.values())
+
+
+def test_steps_of_ones_own_come_one_by_one_after_the_step_that_a_boundary_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boundary.Boundary, "one_by_one", lambda self, epoch: 2)
+    model = Judging()
+    model.build((None, 2))
+    made_of = bench(model, SGD(), loss=None)
+    made_of.fresh()
+    made_of.train(tmp_path, made_of.parameters(loss=None, epochs=1))
+    assert [entry["step"] for entry in entries(tmp_path)[1:]] == [2, 3, 4, 4]
+
+
+def test_the_steps_of_ones_own_are_not_among_what_portable_names_beside_the_graphs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    noted: dict[str, set[tuple[str, str]]] = {}
+    monkeypatch.setattr(portable, "_seen", noted)
+    model = Judging()
+    steps.OwnSteps(model, part(3))(Chunk(np.array([[0, 1], [2, 0]])))
+    assert len(model.seen) == 2 and "learn" not in noted
+    steps.evaluate(model, PartSteps("test", Feed(part(3)), None), 2)
+    assert "judge" in noted
+
+
+def test_a_loss_that_no_step_of_its_own_has_computed_is_none() -> None:
+    model = Learner()
+    model.compile(optimizer="sgd")
+    steps.ready(model, part(3))
+    assert model.optimizer.built
+    assert steps.results(model) == {}
+    model._loss_tracker.update_state(0.5)
+    assert steps.results(model) == {"loss": 0.5}
+    assert type(steps.results(model)["loss"]) is float
+    assert steps.evaluate(model, PartSteps("test", Feed(part(3)), None), 2) == {}
+
+
+def test_a_model_is_judged_after_it_was_evaluated() -> None:
+    class Also(keras.Sequential):
+        def judge(self, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+            return {"rows": len(x)}
+
+    layer = keras.layers.Dense(1, kernel_initializer="zeros")
+    also = bench(Also([keras.Input((2,)), layer]), SGD())
+    found = steps.evaluate(also.model, also.steps_of["validation"], 2)
+    loss = float((PARTS.validation.y.astype(float) ** 2).mean())
+    assert found == {"loss": pytest.approx(loss, rel=1e-5), "rows": 5.0}
+    assert type(found["rows"]) is float
+
+
+def test_classes_weigh_in_the_training_alone() -> None:
+    x = np.zeros((4, 2), np.float32)
+    labels = Part(x, np.array([0, 1, 1, 0]))
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax")])
+    model.compile(optimizer="sgd", loss="sparse_categorical_crossentropy")
+    steps.ready(model, labels)
+    made = steps.compiled(
+        model, Parts(labels, labels, labels), Training(class_weight={0: 3.0, 1: 0.5})
+    )
+    weight = made["train"].part.weight
+    assert weight is not None and weight.tolist() == [3.0, 0.5, 0.5, 3.0]
+    assert made["validation"].part.weight is made["test"].part.weight is None
+
+
+def test_all_is_there_before_the_first_step_and_nothing_is_counted(deep: Bench) -> None:
+    deep.fresh()
+    assert deep.model.optimizer.built
+    metrics = [np.asarray(variable) for variable in deep.model.metrics_variables]
+    assert metrics and not any(array.any() for array in metrics)
