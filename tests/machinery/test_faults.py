@@ -225,6 +225,35 @@ def test_a_ledger_that_cannot_be_gone_on_with_says_how_to_begin_anew(
     assert before == (path.read_bytes() if path.exists() else None)
 
 
+@pytest.mark.parametrize("line", [2, 3, 4])
+@pytest.mark.parametrize("damage", ["torn", "altered", "taken from another"])
+def test_no_line_before_the_checkpoint_may_be_damaged(
+    damage: str, line: int, tmp_path: Path
+) -> None:
+    """Only the ledger itself looks at these lines: their number and the last head are right."""
+    written, heads = {}, []
+    for name in ("one", "other"):
+        book = ledger.Ledger(tmp_path / name)
+        for step in range(6):
+            book.append("step", {"order": {"indices": f"{step} of {name}"}}, 1, step)
+            heads.append(book.head)
+        book.close()
+        written[name] = (tmp_path / name).read_text(encoding="utf-8").splitlines(keepends=True)
+    path, lines = tmp_path / "one", written["one"]
+    ledger.Ledger(path, keep=5, head=heads[4]).close()  # As it was written it is gone on with.
+    old = lines[line - 1]
+    damaged = {
+        "torn": old[:-9] + "\n",
+        "altered": old.replace(" of one", " of two"),
+        "taken from another": written["other"][line - 1],
+    }
+    lines[line - 1] = damaged[damage]
+    path.write_text("".join(lines), encoding="utf-8")
+    with pytest.raises(BadInput, match=f", line {line}: .*: repro train --fresh$"):
+        ledger.Ledger(path, keep=5, head=heads[4])
+    assert path.read_text(encoding="utf-8") == "".join(lines)
+
+
 def test_an_emptied_ledger_is_compared_with_nothing(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     path.touch()

@@ -176,20 +176,40 @@ def test_what_is_stored_is_what_was_written(mine: Generated, tmp_path: Path) -> 
             assert f"{name}: altered" in done.stderr
         shutil.rmtree(same)
         shutil.copytree(kept, same)
-    # Both cut alike, with manifests that say so, are not one run.
     assert mine.repro("diff", run.name, same.name)["verdict"] == "identical"
+    # Cut to the same two entries, both ledgers are equal and whole in themselves: no comparison of
+    # the two shows it, only what each run wrote of its own.
+    for each in (run, same):
+        cut(each, other)
+    done = mine.run("repro", "diff", run.name, same.name)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done
+    assert "ledger.jsonl: altered" in done.stderr and "IDENTICAL" not in done.stdout
 
 
 def test_a_torn_ledger_is_not_gone_on_with(mine: Generated) -> None:
     whole = end(Path(mine.repro("train", *LONG)["run_dir"]))
-    for lines in (2, 5):
-        run = kill_when(mine, LONG, len(whole["ledger"]) / 2)
-        path = run / "ledger.jsonl"
-        path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
+    run = kill_when(mine, LONG, len(whole["ledger"]) / 2)
+    path = run / "ledger.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    # The beginning of a run is looked at line by line; these lines are after it, and long before
+    # the checkpoint's.
+    middle = len(lines) // 2
+    assert 5 < middle < len(lines) - 5
+    epoch = json.loads(lines[middle])["epoch"]
+    other = lines[middle].replace(f'"epoch": {epoch},', f'"epoch": {epoch + 1},')
+    assert other != lines[middle]
+    damaged = [lines[:2], lines[:5]]
+    for line in (lines[middle][:-9] + "\n", other):
+        damaged.append([*lines[:middle], line, *lines[middle + 1 :]])
+    for content in damaged:
+        path.write_text("".join(content))
         done = mine.run("repro", "train", "--resume", run.name)
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
         assert "ledger" in done.stderr and "--fresh" in done.stderr
-        shutil.rmtree(run)
+        assert path.read_text() == "".join(content)
+    path.write_text("".join(lines))
+    assert Path(mine.repro("train", *LONG)["run_dir"]) == run
+    assert end(run) == whole
 
 
 def test_what_decides_a_result_beside_the_recipe_is_told(mine: Generated, dense: Path) -> None:
