@@ -167,7 +167,7 @@ def test_weights_are_taken_where_path_and_shape_are_the_same(tmp_path: Path) -> 
     assert of.optimizer.variables[0].value == 3
     with pytest.raises(BadInput, match="no weight has path and shape in common"):
         state.transfer(path, model(variable("b", 1), variable("a/bias", 1)), digest)
-    with pytest.raises(BadInput, match="expected the state with the digest .*, got another"):
+    with pytest.raises(BadInput, match=r"expected the state with the digest .*, got another"):
         state.transfer(path, of, "0" * 64)
 
 
