@@ -80,8 +80,8 @@ def test_data_that_cannot_be_are_refused(samples: int, targets: int, held_out: i
     ("changed", "told"),
     [
         ({"x": None}, "x: expected a NumPy array, got NoneType"),
-        ({"x": [1, 2, 3]}, "x: expected a NumPy array, got list"),
-        ({"y": [1, 2, 3]}, "y: expected a NumPy array, got list"),
+        ({"x": [1, 2, 3]}, "x/0: expected a NumPy array, got int"),
+        ({"y": [1, 2, 3]}, "y/0: expected a NumPy array, got int"),
         ({"y": np.zeros(4)}, "y: expected as many as x has samples, 3, got 4"),
         ({"y": np.array(1)}, "y: expected an array of samples, got a single value"),
         ({"x": np.float32(1)}, "x: expected a NumPy array, got float32"),

@@ -98,9 +98,9 @@ def test_a_change_is_told_before_and_after_with_its_cause() -> None:
     [
         ({"recipe__data__images": OTHER}, "the data: images has other content"),
         ({"code": {"models/dense.py": OTHER}}, "models/dense.py"),
-        ({"code": {"src/repro": OTHER}}, "src/repro"),
+        ({"code": ENTRY["code"] | {"src/repro": OTHER}}, "src/repro"),
         (
-            {"code": {"src/repro": OTHER}, "template": "0.2.0"},
+            {"code": ENTRY["code"] | {"src/repro": OTHER}, "template": "0.2.0"},
             "src/repro (template unknown → 0.2.0)",
         ),
         ({"recipe__lock__sha256": OTHER}, "other packages in requirements/cpu.txt"),

@@ -349,6 +349,13 @@ def _wrong_numbers(data: Dataset) -> str:
         not isinstance(text, str) for pair in data.sources.items() for text in pair
     ):
         return f"sources: expected a SHA-256 by the name of each source, got {data.sources!r:.99}"
+    made = [*asked.values()] if isinstance(asked := data.preprocessing, Mapping) else [asked]
+    for one in made if asked is not None else ():
+        if isinstance(one, type) or not (hasattr(one, "transform") or hasattr(one, "adapt")):
+            return (
+                "preprocessing: expected a transformer of scikit-learn's, or a dict of them, got "
+                f"{one!r:.99}"
+            )
     if data.padding is not None and not isinstance(data.padding, (int, float)):
         return f"padding: expected the value that fills up a sequence, got {data.padding!r:.99}"
     return ""
