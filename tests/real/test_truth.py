@@ -299,7 +299,7 @@ def test_what_took_long_is_kept_when_the_last_step_fails(
     assert len(json.loads((run / "history.json").read_text())) == 2
 
 
-TWICE = '''
+TWICE_AND_WORDS = '''
 def twice() -> Dataset:
     """Each sample two times."""
     from dataclasses import replace
@@ -308,16 +308,36 @@ def twice() -> Dataset:
     return replace(once, x=np.concatenate([once.x, once.x]), y=np.concatenate([once.y, once.y]))
 
 
+def words() -> Dataset:
+    """Each label, written out."""
+    from dataclasses import replace
+
+    once = digits()
+    return replace(once, x=np.array([[f"number {label}"] for label in once.y]))
+
+
 '''
+READER = """
+import keras
+from keras import layers
+
+def build(shape, classes):
+    words = [f"number {label}" for label in range(classes)]
+    read = layers.StringLookup(vocabulary=words, num_oov_indices=0, output_mode="one_hot")
+    inputs = keras.Input(shape, dtype="string")
+    return keras.Model(inputs, layers.Dense(classes, activation="softmax")(read(inputs)))
+"""
 
 
 @pytest.fixture
 def odd(mine: Generated) -> Iterator[Generated]:
-    """The project with data in which samples are there twice."""
-    data = mine.package / "data.py"
+    """The project with data in which samples are there twice, or words, and a model that reads."""
+    data, reader = mine.package / "data.py", mine.package / "models" / "reader.py"
     content = data.read_text(encoding="utf-8")
-    mine.insert("data.py", "def diabetes(", TWICE)
+    mine.insert("data.py", "def diabetes(", TWICE_AND_WORDS)
+    reader.write_text(READER, encoding="utf-8")
     yield mine
+    reader.unlink()
     data.write_text(content, encoding="utf-8")
 
 
@@ -333,6 +353,18 @@ def test_samples_that_are_also_learnt_from_are_told_on_the_terminal(odd: Generat
         twins = np.isin(parts[name] % once, parts["train"] % once).sum()
         told = f"note       {twins} of the {len(parts[name])} samples of the {name} part occur in "
         assert twins and f"{told}the training as well, so that its results are too" in done.stdout
+
+
+def test_words_are_trained_on_predicted_for_and_kept(odd: Generated) -> None:
+    answer = odd.repro("train", "data.name=words", "model.name=reader", *SHORT, "--fresh")
+    run = Path(answer["run_dir"])
+    assert manifest(run)["status"] == "finished"
+    with np.load(run / "predictions.npz") as kept:  # Without pickles.
+        shown = {int(word.removeprefix("number ")) for word in kept["x"].ravel().tolist()}
+        assert shown == {int(label) for label in kept["targets"][kept["shown"]]}
+    with np.load(run / "state.npz") as state:
+        assert any(name.startswith("weights/") for name in state.files)
+    odd.repro("report", run.name)
 
 
 def test_the_newest_commit_is_told_only_of_the_project_itself(
