@@ -295,3 +295,30 @@ def test_a_foreign_manifest_is_one_line(
         said = capsys.readouterr().err
         assert told in said
         assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("there", ["nothing", "folder", "run without a split", "words", "arrays"])
+def test_a_split_beside_the_project_that_is_none_is_one_line(
+    there: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A path that leads out of the project is looked at like any other, and nothing is begun."""
+    name = f"x-{there.replace(' ', '-')}"
+    beside = root.parent / name
+    if there == "folder":
+        beside.mkdir()
+    elif there == "run without a split":
+        beside.mkdir()
+        manifest.write(beside, examples.begun(name))
+    elif there == "words":
+        beside.write_text("no split\n", encoding="utf-8")
+    elif there == "arrays":
+        with beside.open("wb") as file:
+            np.savez(file, train=np.arange(3))
+    monkeypatch.chdir(root)
+    before = {path.name for path in (root / "runs").iterdir()}
+    assert commands.main(["train", f"split.file=../{name}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("repro: ") and said.count("\n") == 1
+    assert name in said
+    assert {path.name for path in (root / "runs").iterdir()} == before
+    assert not (root / "splits").exists()

@@ -76,12 +76,12 @@ class Generated:
             text=True,
         )
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         """Starts `repro …` in a group of processes of its own, to be ended as one."""
         return subprocess.Popen(
             [str(self.python), "-m", "repro", *arguments],
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": str(self.root / "src")},
+            env={**os.environ, "PYTHONPATH": str(self.root / "src"), **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

@@ -91,7 +91,9 @@ def test_an_interrupted_run_says_what_is_left_of_it(copy: Generated) -> None:
         path.write_bytes(path.read_bytes()[:-9])
     done = copy.run("repro", "train", *arguments, "--json")
     assert done.returncode == 0, done.stderr
-    assert "no checkpoint is whole, so this run begins again" in done.stderr
+    said = [line for line in done.stderr.splitlines() if "checkpoint is whole" in line]
+    assert said == [f"{run.name}: no checkpoint is whole, so this run begins again"]
+    assert "goes on in epoch" not in done.stderr and "Traceback" not in done.stderr
     answer = json.loads(done.stdout)
     assert Path(answer["run_dir"]).name == run.name
     assert copy.repro("train", *SHORT, "--fresh")["digest"] == answer["digest"]

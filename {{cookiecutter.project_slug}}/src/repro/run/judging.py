@@ -37,8 +37,9 @@ def predictions(model: Any, steps: PartSteps, batch_size: int) -> Predictions:
     if hasattr(model, "learn"):
         return Predictions({}, {})
     if part.reader is None:
+        x = keras.tree.map_structure(_readable, part.x)
         with faults.calling("predictions"):
-            outputs = keras.tree.flatten(model.predict(part.x, batch_size=batch_size, verbose=0))
+            outputs = keras.tree.flatten(model.predict(x, batch_size=batch_size, verbose=0))
         arrays = {f"output {number}": np.asarray(one) for number, one in enumerate(outputs)}
         return Predictions({name: sha256(array) for name, array in arrays.items()}, arrays)
     digests, kept, size = dict[str, Streamed](), dict[str, list[np.ndarray]](), 0
@@ -60,6 +61,11 @@ def predictions(model: Any, steps: PartSteps, batch_size: int) -> Predictions:
             kept = {name: [] for name in kept}
     arrays = {} if size > KEPT else {name: np.concatenate(all_) for name, all_ in kept.items()}
     return Predictions({name: one.hexdigest() for name, one in digests.items()}, arrays)
+
+
+def _readable(array: np.ndarray) -> Any:
+    """An array as `predict` takes it: Keras refuses NumPy's words, but takes a tensor of them."""
+    return keras.ops.convert_to_tensor(array) if array.dtype.kind in "SU" else array
 
 
 SHOWN = 12
