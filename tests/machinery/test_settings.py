@@ -160,6 +160,7 @@ def test_what_is_applied_is_in_effect(monkeypatch: pytest.MonkeyPatch) -> None:
         ("OMP_NUM_THREADS", "2"),
         ("OMP_NUM_THREADS", "4"),
         ("TF_DETERMINISTIC_OPS", None),
+        ("TF_DETERMINISTIC_OPS", "0"),
         ("PYTHONHASHSEED", None),
         ("KERAS_BACKEND", "jax"),
     ],
