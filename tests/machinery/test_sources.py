@@ -319,6 +319,14 @@ def test_pairs_have_their_targets_read() -> None:
     assert list(data.whole.fields()) == ["x", "y/mask"]
 
 
+def test_words_may_have_any_length() -> None:
+    words = [np.array("a" * n) for n in range(1, SAMPLES + 1)]
+    data = Dataset(_Pairs(words), Y, classes=5)
+    (chunk,) = Feed(data.whole, 1).chunks([np.array([[0, 48], [1, 2]], np.int32)])
+    assert chunk.content is not None
+    assert chunk.content["x"].tolist() == [["a", "a" * 49], ["aa", "aaa"]]
+
+
 class _Pairs:
     def __init__(self, pairs: list[Any]) -> None:
         self._pairs = pairs

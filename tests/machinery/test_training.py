@@ -139,8 +139,8 @@ def test_a_run_counts_as_finished_once_all_of_it_is_on_the_disk(tmp_path: Path) 
     python.chmod(0o755)
     noted = tmp_path / "noted"
     asked = ("training.epochs=1", "--checkpoint-seconds=0", "--fresh")
-    env = {"REPRO_PYTHON": str(python), "NOTED": str(noted)}
-    run = Path(repro("train", *asked, **env)["run_dir"])
+    answer = repro("train", *asked, REPRO_PYTHON=str(python), NOTED=str(noted))
+    run = Path(answer["run_dir"])
     entries = [tuple(json.loads(line)) for line in noted.read_text().splitlines()]
     happened = [entry[:2] for entry in entries]
     finished = max(place for place, each in enumerate(happened) if each[1] == "manifest.json")

@@ -151,7 +151,10 @@ class Steps:
             given = {"rows": tf.TensorSpec((None, None), tf.int32)}
         else:
             given = {
-                name: tf.TensorSpec((None, None, *field.shape), field.dtype)
+                name: tf.TensorSpec(
+                    (None, None, *field.shape),
+                    tf.string if field.dtype.kind in "SU" else field.dtype,
+                )
                 for name, field in part.fields().items()
             }
         step = model.train_step if kind == "train" else model.test_step

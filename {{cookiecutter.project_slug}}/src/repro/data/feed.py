@@ -168,7 +168,7 @@ class Feed:
         if self._seen is not None:
             self._seen.note(self.part, pending.indices.reshape(-1), pending.read_digests)
         digest = hashlib.sha256(pending.content_digests.tobytes()).hexdigest()
-        return Chunk(pending.indices, pending.content, digest)
+        return Chunk(pending.indices, pending.made(), digest)
 
 
 class _Pending:
@@ -179,13 +179,22 @@ class _Pending:
         self.content = {name: array[indices] for name, array in part.arrays().items()}
         assert part.reader is not None
         self._read = {
-            name: np.empty((indices.size, *field.shape), field.dtype)
-            for name, field in part.reader.fields.items()
+            # Words may have any length until all of them are there.
+            name: np.empty((indices.size, *f.shape), object if f.dtype.kind in "SU" else f.dtype)
+            for name, f in part.reader.fields.items()
         }
-        for name, array in self._read.items():
-            self.content[name] = array.reshape(*indices.shape, *array.shape[1:])
         self.read_digests, self.content_digests = np.zeros((2, indices.size, 16), np.uint8)
         self.blocks = [slice(start, start + BLOCK) for start in range(0, indices.size, BLOCK)]
+
+    def made(self) -> dict[str, np.ndarray]:
+        """The content of the chunk, once all of it was read."""
+        assert self.part.reader is not None
+        found = dict(self.content)
+        for name, array in self._read.items():
+            kind = self.part.reader.fields[name].dtype.kind
+            whole = array.astype(kind) if kind in "SU" else array
+            found[name] = whole.reshape(*self.indices.shape, *array.shape[1:])
+        return found
 
     def read(self, block: slice, epoch: int | None) -> None:
         """Reads a block of the chunk's samples into their places."""

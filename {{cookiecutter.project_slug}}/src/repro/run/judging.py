@@ -49,7 +49,8 @@ def predictions(model: Any, steps: PartSteps, batch_size: int) -> Predictions:
         for number in range(chunk.steps):
             batch = part.packed({name: array[number] for name, array in chunk.content.items()})
             with faults.calling("predictions"):
-                outputs = keras.tree.flatten(model.predict_on_batch(batch[0]))
+                x = keras.tree.map_structure(_readable, batch[0])
+                outputs = keras.tree.flatten(model.predict_on_batch(x))
             for place, one in enumerate(map(np.asarray, outputs)):
                 name = f"output {place}"
                 if name not in digests:
