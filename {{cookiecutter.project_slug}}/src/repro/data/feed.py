@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +96,9 @@ class Seen:
 
 
 def changed(one: Path, other: Path) -> list[str]:
-    """Returns the keys of the samples that two runs have read with another content."""
+    """Returns the keys of the samples that two runs read from a source with another content."""
+    if not all((run / SEEN).is_file() for run in (one, other)):
+        return []  # The samples were in memory, where the ledger has the digest of each array.
     found = [np.fromfile(run / SEEN, np.uint8).reshape(-1, 16) for run in (one, other)]
     keys = (one / NAMED).read_text(encoding="utf-8").splitlines()
     if len(found[0]) != len(found[1]):
@@ -107,9 +110,21 @@ def changed(one: Path, other: Path) -> list[str]:
 class Feed:
     """Gives the chunks of a part, and reads those of a source ahead."""
 
-    def __init__(self, part: Part, readers: int = 0, seen: Seen | None = None) -> None:
-        """`readers` is the number of threads that read; with 0 who asks for a chunk reads it."""
-        self.part, self._readers, self._seen = part, readers, seen
+    def __init__(
+        self,
+        part: Part,
+        readers: int = 0,
+        seen: Seen | None = None,
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Sets up what a part is read by.
+
+        Args:
+            readers: the number of threads that read; with 0 who asks for a chunk reads it.
+            seen: what the samples that are read are compared with.
+            around: makes a block in which samples are read, in whichever thread that is.
+        """
+        self.part, self._readers, self._seen, self._around = part, readers, seen, around
         self.digest: str | None = None
         """One SHA-256 over what was read in the last pass; None for a part in memory."""
 
@@ -136,7 +151,7 @@ class Feed:
             for indices in cut:
                 pending = _Pending(self.part, indices)
                 for block in pending.blocks:
-                    pending.read(block, epoch)
+                    self._read_block(pending, block, epoch)
                 yield self._done(pending)
         else:
             yield from self._ahead(iter(cut), epoch)
@@ -148,9 +163,10 @@ class Feed:
         def begin() -> None:
             if (indices := next(cut, None)) is not None:
                 pending = _Pending(self.part, indices)
-                waiting.append(
-                    (pending, [pool.submit(pending.read, b, epoch) for b in pending.blocks])
+                read = (
+                    pool.submit(self._read_block, pending, block, epoch) for block in pending.blocks
                 )
+                waiting.append((pending, list(read)))
 
         try:
             for _ in range(AHEAD + 1):
@@ -163,6 +179,10 @@ class Feed:
                 begin()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read_block(self, pending: _Pending, block: slice, epoch: int | None) -> None:
+        with self._around():
+            pending.read(block, epoch)
 
     def _done(self, pending: _Pending) -> Chunk:
         if self._seen is not None:

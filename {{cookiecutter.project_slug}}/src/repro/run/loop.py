@@ -91,11 +91,11 @@ def train(
             boundary.before(epoch, step, chunk)
             steps(chunk)
             boundary.steps_made(epoch, step, chunk, results(model).get("loss"))
-        found, metrics = results(model), state.digests(model, "metrics")
+        found, metrics, content = results(model), state.digests(model, "metrics"), {}
         if epoch % training.validation_freq == 0:
             found |= validate(model, steps_of, training)
+            content = steps_of["validation"].content
         stopped = callbacks.epoch_ended(watchers, epoch, found)
-        content = steps_of["validation"].content
         boundary.epoch_made(epoch, metrics, found, stopped, content)
     return end(model, steps_of, parameters, watchers, boundary.here.history, beginning.before)
 

@@ -84,7 +84,7 @@ def _data(project: Project, directory: Path, content: Manifest) -> Data:
     if dataset.preprocessing is not None:
         entry["arrays"] = {name: sha256(array) for name, array in parts.arrays().items()}
     seen = None
-    if any(part.reader for part in parts.parts().values()):
+    if dataset.source is not None:
         seen = Seen(directory, dataset.names)
     told = splits.describe(split, dataset)
     return Data(parts, dataset.classes, dataset.sources, entry, seen, told)

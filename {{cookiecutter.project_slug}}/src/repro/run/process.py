@@ -171,6 +171,8 @@ def train(project: Project, directory: Path, content: Manifest, send: Send) -> F
         judged = _judge(directory, ready, parameters.training)
     results = made.trained.results | judged.results
     fields = {"arrays": judged.predictions, "produced": judged.produced, "results": exact(results)}
+    if content_of_test := ready.steps_of["test"].content:
+        fields["content"] = content_of_test
     made.ledger.append("final", fields)
     made.ledger.close()
     return Finished(

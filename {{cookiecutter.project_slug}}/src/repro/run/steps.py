@@ -8,6 +8,7 @@ what was read, and calls Keras's own `model.train_step` or `model.test_step` on 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,6 +172,10 @@ def compiled(
             "training.metrics says what can be measured batch by batch"
         )
 
+    def reading() -> AbstractContextManager[None]:
+        # What a source or `augment` computes is looked at as well, in the thread that reads.
+        return faults.calling("what is read")
+
     def steps(name: str, part: Part) -> Any:
         if hasattr(model, "learn"):
             return OwnSteps(model, part)
@@ -178,6 +183,6 @@ def compiled(
         return backends.current().Steps(model, kind, part, training.jit_compile)
 
     return {
-        name: PartSteps(name, Feed(part, readers, seen), steps(name, part))
+        name: PartSteps(name, Feed(part, readers, seen, reading), steps(name, part))
         for name, part in parts.items()
     }
