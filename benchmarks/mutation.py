@@ -158,7 +158,8 @@ class Core(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> ast.AST:
-        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        names = {one.id for one in ast.walk(node.test) if isinstance(one, ast.Name)}
+        if names == {"TYPE_CHECKING"}:
             return ast.Pass()
         return self.generic_visit(node)
 

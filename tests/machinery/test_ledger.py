@@ -25,7 +25,7 @@ from repro.environment.reads import Reads
 from repro.recipe.parameters import Training
 from repro.recipe.project import Project
 from repro.run import ledger, manifest
-from repro.run.ledger import FIELDS, FRESH, Divergence, Entry, Ledger
+from repro.run.ledger import FIELDS, FRESH, Divergence, Entry, Ledger, Parted
 
 # SHA-256 of nothing, of "abc" (FIPS 180-2) and of arrays, as `sha256sum` says them.
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -172,6 +172,20 @@ def test_a_ledger_does_not_go_on_behind_another_head(keep: int, head: str, tmp_p
     with pytest.raises(BadInput, match=f"not the ledger that the checkpoint .*{FRESH}$"):
         Ledger(path, keep=keep, head=head)
     assert path.read_bytes() == b"".join(lines)
+
+
+def test_a_ledger_does_not_go_on_behind_a_torn_entry(tmp_path: Path) -> None:
+    path, lines, heads = three(tmp_path / "ledger.jsonl")
+    path.write_bytes(b"".join([*lines[:2], lines[2][:-9]]))
+    with pytest.raises(BadInput, match=f"it was cut or altered{FRESH}$"):
+        Ledger(path, keep=3, head=heads[2])
+    assert Ledger(path, keep=2, head=heads[1]).entries == 2
+
+
+def test_a_run_that_has_parted_says_where() -> None:
+    where = Divergence("data", 0, 0, "samples", "x", "1", "2")
+    error = Parted("not the same", where)
+    assert (str(error), error.where) == ("not the same", where)
 
 
 def test_a_ledger_does_not_go_on_where_entries_are_missing(tmp_path: Path) -> None:
