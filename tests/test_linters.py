@@ -43,6 +43,47 @@ def test_workflows_ask_for_little_and_pin_all(tree: Path) -> None:
             assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", action), action
 
 
+# What would run code that came with a package, with the checkout or with what was built.
+RUNS_CODE = re.compile(
+    r"(?<![\w./-])(?:pip|uv|make|python[\d.]*|repro|npm|npx|sh|bash|source|eval)\b"
+)
+HARMLESS = {"actions/checkout", "actions/download-artifact"}
+
+
+@pytest.mark.parametrize("of", ["template", "project"])
+def test_what_runs_newer_packages_has_no_right_to_write(of: str, bake: Bake) -> None:
+    """And what has the right runs none of them: neither their code nor a hook left by them."""
+    root = TEMPLATE if of == "template" else bake(ci="github").project.path
+    text = (root / ".github" / "workflows" / "locks.yml").read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {} and "env" not in workflow
+    writes, runs_code = set(), set()
+    for name, job in workflow["jobs"].items():
+        if "write" in str(job["permissions"]):
+            writes.add(name)
+        scripts = [step["run"] for step in job["steps"] if "run" in step]
+        actions = {step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step}
+        if any(map(RUNS_CODE.search, scripts)):
+            runs_code.add(name)
+        # No job leaves a token where a later step finds it.
+        for step in job["steps"]:
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is False
+        with_token = [step for step in job["steps"] if re.search("(?i)token|secrets", str(step))]
+        assert "env" not in job
+        if name in writes:
+            assert actions <= HARMLESS
+            assert with_token == job["steps"][-1:], "the token is there for the last step alone"
+        else:
+            assert job["permissions"] == {"contents": "read"}
+            assert with_token == []
+        for script in scripts:
+            for line in script.replace("\\\n", " ").splitlines():
+                if re.search(r"\bgit\b.*\b(?:commit|push)\b", line):
+                    assert name in writes and " -c core.hooksPath=/dev/null " in line
+    assert writes == {"propose"} and runs_code == {"locks"}
+
+
 def test_an_action_has_one_version() -> None:
     pins: dict[str, set[str]] = {}
     for path in (*TEMPLATE.glob(".github/workflows/*"), *(TEMPLATE / TREE).glob(".github/*/*")):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.compare.comparison import Verdict
-from repro.compare.gate import GateVerdict
+from repro.compare.gate_verdict import GateVerdict
 from repro.environment.determinism import Promise
 from repro.environment.machine import Machine
 from repro.environment.provenance import Code

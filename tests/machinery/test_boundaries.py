@@ -34,6 +34,7 @@ from trainings import (
 )
 
 from repro.basics.errors import BadInput
+from repro.data import feed
 from repro.environment.determinism import Promise
 from repro.recipe.parameters import (
     SGD,
@@ -52,13 +53,12 @@ OF_KERAS = Variable("keras", np.array([1, 2], np.uint32))
 """In place of the state of Keras's global generator."""
 
 
-AS_THEY_ARE = (boundary.CHUNK, steps.CHUNK)
+AS_IT_IS = feed.CHUNK
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "CHUNK", CHUNK)
-    monkeypatch.setattr(boundary, "CHUNK", CHUNK)
+    monkeypatch.setattr(feed, "CHUNK", CHUNK)
     generator = SimpleNamespace(state=OF_KERAS)
     monkeypatch.setattr(seed_generator, "global_seed_generator", lambda: generator)
     monkeypatch.setattr(outside, "_kept", [])
@@ -204,8 +204,8 @@ def test_a_boundary_is_told_before_each_chunk(
 ) -> None:
     told: list[tuple[int, int, Any, int]] = []
 
-    def before(self: Any, epoch: int, step: int, indices: np.ndarray) -> None:
-        told.append((epoch, step, indices.tolist(), len(linear.steps_of["train"].indices)))
+    def before(self: Any, epoch: int, step: int, chunk: feed.Chunk) -> None:
+        told.append((epoch, step, chunk.indices.tolist(), len(linear.steps_of["train"].indices)))
 
     monkeypatch.setattr(boundary.Boundary, "before", before)
     linear.fresh()
@@ -238,7 +238,7 @@ def test_nothing_is_killed_that_was_not_asked_for() -> None:
 
 def test_a_chunk_has_125_steps() -> None:
     """The ledgers of recorded runs have their entries there."""
-    assert AS_THEY_ARE == (125, 125)
+    assert AS_IT_IS == 125
 
 
 def test_the_ledger_is_on_the_disk_before_the_checkpoint(
@@ -295,7 +295,7 @@ def test_one_epoch_and_two_that_go_on_from_it_are_three(
 def test_an_order_is_cut_into_chunks_of_batches(
     samples: int, single_after: int | None, right: list[list[list[int]]]
 ) -> None:
-    found = list(steps.chunks(np.arange(samples), 2, single_after))
+    found = list(steps.chunks(np.arange(samples), 2, CHUNK, single_after))
     assert [chunk.tolist() for chunk in found] == right
 
 
@@ -307,10 +307,10 @@ def test_the_middle_of_a_training_is_the_end_of_the_chunk_that_has_its_middle_st
     ends = []
     for epoch in range(begun + 1, epochs + 1):
         step = 0
-        for chunk in steps.chunks(np.arange(samples), batch_size):
+        for chunk in steps.chunks(np.arange(samples), batch_size, CHUNK):
             step += len(chunk)
             ends += [(epoch, step)] * len(chunk)
-    length = boundary.Length(begun, epochs, samples, batch_size)
+    length = boundary.Length(begun, epochs, samples, batch_size, CHUNK)
     assert length.steps == len(ends) / (epochs - begun)
     assert length.middle == ends[(len(ends) + 1) // 2 - 1]
 

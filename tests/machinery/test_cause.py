@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 
+import examples
 import pytest
 
-from repro.compare import cause
+from repro.cli.commands import main
+from repro.compare import cause, gate, why
+from repro.compare.cause import Cause
+from repro.compare.gate_verdict import NamedCause
+from repro.recipe.project import Project
 
+PROJECT = Project.find()
 NAMES = [str(number) for number in range(14)]
 
 
@@ -141,3 +150,30 @@ def test_a_random_fault_is_never_blamed_on_a_variation(
         red += 1
         if red == 40:
             break
+
+
+def test_who_interrupts_the_search_for_the_tensor_keeps_the_cause(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    hash_seed = NamedCause(
+        Cause(["hash-seed"], sure=True, confidence=0.999, seen=5, starts=10, probes=[], why=""),
+        means="hash-seed",
+        mend="sort a set",
+    )
+    red = replace(examples.gated("diverged"), differing=1, index=1)
+    monkeypatch.chdir(PROJECT.root)
+    monkeypatch.setattr(gate, "verify", lambda *given: red)
+    monkeypatch.setattr(why, "find_cause", lambda *given: hash_seed)
+    monkeypatch.setattr(why, "_find_tensor", interrupted)
+    for options in ([], ["--json"]):
+        assert main(["verify", *options]) == 128 + signal.SIGINT
+        said = capsys.readouterr().out
+        if options:
+            answer = json.loads(said)
+            assert (answer["verdict"], answer["cause"]["means"]) == ("diverged", "hash-seed")
+            assert "explanation" not in answer
+        else:
+            assert "cause      hash-seed" in said and "sort a set" in said

@@ -333,16 +333,20 @@ def test_the_data_folder_may_be_a_link(root: Path, server: str) -> None:
 
 
 def test_a_data_function_gets_a_file_of_the_lock(root: Path, server: str) -> None:
-    with pytest.raises(BadInput, match=r"no such file; put it there, then: repro data add data"):
+    with pytest.raises(
+        BadInput, match=r"no such file; put it there, then run: repro data add data"
+    ):
         fetch("a.csv")
     lock("a.csv", f"{server}/right.csv")
     path = fetch("a.csv")
     assert path == Path("data/a.csv") and sha256(path) == DIGEST == sha256(CONTENT)
     write("a.csv", CONTENT.replace(b"1", b"7"))
-    with pytest.raises(BadInput, match=r"its SHA-256 is .*; put the other one back, or take this"):
+    with pytest.raises(
+        BadInput, match=r"its SHA-256 is .*; put the locked file back, or lock this"
+    ):
         fetch("a.csv")
     write("b.csv")
-    with pytest.raises(BadInput, match=r"not in data\.lock; repro data add data.b\.csv"):
+    with pytest.raises(BadInput, match=r"not in data\.lock; add it: repro data add data.b\.csv"):
         fetch("b.csv")
     with pytest.raises(BadInput, match="inside the data folder"):
         fetch("../b.csv", f"{server}/right.csv", sha256=DIGEST)

@@ -225,10 +225,39 @@ def test_a_ledger_that_cannot_be_gone_on_with_says_how_to_begin_anew(
     assert before == (path.read_bytes() if path.exists() else None)
 
 
+@pytest.mark.parametrize("line", [2, 3, 4])
+@pytest.mark.parametrize("damage", ["torn", "altered", "taken from another"])
+def test_no_line_before_the_checkpoint_may_be_damaged(
+    damage: str, line: int, tmp_path: Path
+) -> None:
+    """Only the ledger itself looks at these lines: their number and the last head are right."""
+    written, heads = {}, []
+    for name in ("one", "other"):
+        book = ledger.Ledger(tmp_path / name)
+        for step in range(6):
+            book.append("step", {"order": {"indices": f"{step} of {name}"}}, 1, step)
+            heads.append(book.head)
+        book.close()
+        written[name] = (tmp_path / name).read_text(encoding="utf-8").splitlines(keepends=True)
+    path, lines = tmp_path / "one", written["one"]
+    ledger.Ledger(path, keep=5, head=heads[4]).close()  # As it was written it is gone on with.
+    old = lines[line - 1]
+    damaged = {
+        "torn": old[:-9] + "\n",
+        "altered": old.replace(" of one", " of two"),
+        "taken from another": written["other"][line - 1],
+    }
+    lines[line - 1] = damaged[damage]
+    path.write_text("".join(lines), encoding="utf-8")
+    with pytest.raises(BadInput, match=f", line {line}: .*: repro train --fresh$"):
+        ledger.Ledger(path, keep=5, head=heads[4])
+    assert path.read_text(encoding="utf-8") == "".join(lines)
+
+
 def test_an_emptied_ledger_is_compared_with_nothing(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     path.touch()
-    with pytest.raises(BadInput, match="it is empty") as refused:
+    with pytest.raises(BadInput, match="the ledger is empty") as refused:
         ledger.first_difference(path, path)
     assert "--fresh" not in str(refused.value)
 
@@ -241,7 +270,7 @@ def test_it_is_said_where_no_checkpoint_is_whole(tmp_path: Path) -> None:
     assert checkpoints.refused == [
         "000002-000000000.npz: torn or altered, not used",
         "000001-000000125.npz: torn or altered, not used",
-        "no checkpoint is whole, so this run begins again at its beginning",
+        "no checkpoint is whole, so this run begins again",
     ]
 
 
@@ -266,3 +295,30 @@ def test_a_foreign_manifest_is_one_line(
         said = capsys.readouterr().err
         assert told in said
         assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("there", ["nothing", "folder", "run without a split", "words", "arrays"])
+def test_a_split_beside_the_project_that_is_none_is_one_line(
+    there: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A path that leads out of the project is looked at like any other, and nothing is begun."""
+    name = f"x-{there.replace(' ', '-')}"
+    beside = root.parent / name
+    if there == "folder":
+        beside.mkdir()
+    elif there == "run without a split":
+        beside.mkdir()
+        manifest.write(beside, examples.begun(name))
+    elif there == "words":
+        beside.write_text("no split\n", encoding="utf-8")
+    elif there == "arrays":
+        with beside.open("wb") as file:
+            np.savez(file, train=np.arange(3))
+    monkeypatch.chdir(root)
+    before = {path.name for path in (root / "runs").iterdir()}
+    assert commands.main(["train", f"split.file=../{name}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("repro: ") and said.count("\n") == 1
+    assert name in said
+    assert {path.name for path in (root / "runs").iterdir()} == before
+    assert not (root / "splits").exists()

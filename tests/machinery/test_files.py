@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.lib import format as npy
 
-from repro.basics import files
+from repro.basics import digests, files
 from repro.basics.errors import BadInput
 from repro.basics.text import file_name, markdown, printable
 from repro.report import pages
@@ -59,7 +59,7 @@ last"""'''.replace(b"__", b"  ")
 )
 def test_what_does_not_run_does_not_count(old: bytes, new: bytes) -> None:
     assert old in CODE
-    assert files.code_digest(CODE.replace(old, new)) == files.code_digest(CODE)
+    assert digests.of_python(CODE.replace(old, new)) == digests.of_python(CODE)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_what_does_not_run_does_not_count(old: bytes, new: bytes) -> None:
 )
 def test_what_runs_counts(old: bytes, new: bytes) -> None:
     assert old in CODE
-    assert files.code_digest(CODE.replace(old, new)) != files.code_digest(CODE)
+    assert digests.of_python(CODE.replace(old, new)) != digests.of_python(CODE)
 
 
 @pytest.mark.parametrize(
@@ -99,16 +99,16 @@ def test_what_runs_counts(old: bytes, new: bytes) -> None:
     ],
 )
 def test_programs_that_differ_have_other_digests(one: str, other: str) -> None:
-    assert files.code_digest(one.encode()) != files.code_digest(other.encode())
+    assert digests.of_python(one.encode()) != digests.of_python(other.encode())
 
 
 def test_a_digest_of_code_is_the_same_on_every_python() -> None:
     # Written down once. The letters outside ASCII and the f-string are where versions of Python
     # place their tokens differently.
     code = 'TEXT = """é\n ∑"""  # ü\nπ = f"{TEXT!r:>{8}} # {{"  # ü\n'
-    assert files.code_digest(code.encode()) == DIGEST
-    assert files.code_digest(b"\xef\xbb\xbf" + code.encode()) == DIGEST
-    assert files.code_digest(b"# coding: latin-1\nx = '\xe9'\n") == files.code_digest(
+    assert digests.of_python(code.encode()) == DIGEST
+    assert digests.of_python(b"\xef\xbb\xbf" + code.encode()) == DIGEST
+    assert digests.of_python(b"# coding: latin-1\nx = '\xe9'\n") == digests.of_python(
         "x = 'é'".encode()
     )
 

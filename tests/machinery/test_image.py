@@ -84,7 +84,7 @@ def test_the_order_of_files_alone_is_named_as_that(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("docker", "told"),
     [
-        (None, "no such command"),
+        (None, "the command was not found"),
         ("exit 1", "start the engine"),
         ('[ "$1" = info ] && echo null', "install Docker 26"),
         ('[ "$2" = inspect ] && echo "Driver: docker"; true', "containerd image store"),

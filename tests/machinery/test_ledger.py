@@ -169,7 +169,7 @@ def test_a_ledger_goes_on_behind_the_entries_that_are_kept(keep: int, tmp_path: 
 @pytest.mark.parametrize("head", ["", "0" * 64, "f" * 64])
 def test_a_ledger_does_not_go_on_behind_another_head(keep: int, head: str, tmp_path: Path) -> None:
     path, lines, _ = three(tmp_path / "ledger.jsonl")
-    with pytest.raises(BadInput, match=f"not the ledger that the checkpoint .*{FRESH}$"):
+    with pytest.raises(BadInput, match=f"not the ledger that belongs to the checkpoint.*{FRESH}$"):
         Ledger(path, keep=keep, head=head)
     assert path.read_bytes() == b"".join(lines)
 
@@ -232,8 +232,8 @@ def test_an_altered_entry_is_named(head: str, tmp_path: Path) -> None:
 def test_a_ledger_that_is_not_there_or_empty_is_told(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     cases: list[tuple[str, Callable[[], object]]] = [
-        ("no readable ledger", lambda: None),
-        ("it is empty, and was not when the run wrote it", path.touch),
+        ("the ledger cannot be read", lambda: None),
+        ("the ledger is empty; it was emptied after the run had written it", path.touch),
     ]
     for told, make in cases:
         make()
@@ -247,8 +247,11 @@ def test_a_ledger_that_is_not_there_or_empty_is_told(tmp_path: Path) -> None:
 
 def test_what_stands_first_in_an_entry_differs_first(tmp_path: Path) -> None:
     assert FIELDS[:4] == ("settings", "samples", "split", "arrays")
-    assert FIELDS[4:8] == ("order", "generators", "weights", "optimizer")
-    assert FIELDS[8:] == ("outside", "metrics", "produced", "results")
+    assert FIELDS[4:10] == (
+        *("order", "content", "vocabulary"),
+        *("generators", "weights", "optimizer"),
+    )
+    assert FIELDS[10:] == ("outside", "metrics", "produced", "results")
     for first, second in itertools.combinations(FIELDS, 2):
         one = write(tmp_path / "1", ("step", {second: {"x": "1"}, first: {"y": "1"}}, 1, 2))
         other = write(tmp_path / "2", ("step", {second: {"x": "2"}, first: {"y": "2"}}, 1, 2))
@@ -535,7 +538,7 @@ def test_a_run_with_another_file_than_it_wrote_is_refused(tmp_path: Path) -> Non
     manifest.finished(tmp_path)
     for content in (b"another", b"other"):
         (tmp_path / "state.npz").write_bytes(content)
-        with pytest.raises(BadInput, match=r"state\.npz: altered or replaced since"):
+        with pytest.raises(BadInput, match=r"state\.npz: altered since the run wrote it"):
             manifest.finished(tmp_path)
     assert manifest.of_finished(tmp_path).files == written
 
@@ -543,7 +546,9 @@ def test_a_run_with_another_file_than_it_wrote_is_refused(tmp_path: Path) -> Non
 def test_a_run_that_has_not_finished_is_none_of_the_finished(tmp_path: Path) -> None:
     manifest.write(tmp_path, examples.begun())
     for read in (manifest.finished, manifest.of_finished):
-        with pytest.raises(BadInput, match=r"has not finished, it is 'running'$"):
+        with pytest.raises(
+            BadInput, match=r"expected a run that has finished; its status is 'running'$"
+        ):
             read(tmp_path)
 
 
@@ -557,14 +562,14 @@ def test_a_run_is_found_by_path_name_or_beginning(
             manifest.find_run(project, name)
         return str(refusal.value)
 
-    assert refused("x") == "x: no such run; none yet"
+    assert refused("x") == "x: no such run; there is none yet"
     for name in ("2026-a", "2026-ab", "2027-c"):
         (project.runs / name).mkdir(parents=True)
         manifest.write(project.runs / name, examples.begun(name))
     (project.runs / "2028-no-run").mkdir()
     assert manifest.find_run(project, "2026-a").name == "2026-a"
     assert manifest.find_run(project, "2027").name == "2027-c"
-    assert refused("2026") == "2026: 2 runs begin so, such as 2026-a; say more"
+    assert refused("2026") == "2026: 2 runs begin with this, such as 2026-a; give more of the name"
     assert refused("2028") == "2028: no such run; the last one is 2027-c"
     monkeypatch.chdir(project.runs)
     found = manifest.find_run(Project(tmp_path / "elsewhere", "any"), "2027-c")
@@ -585,10 +590,10 @@ def test_what_a_manifest_says_where_nothing_else_is_said(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (None, "{path.parent}: not a run directory, it has no manifest.json"),
+        (None, "{path.parent}: not a run directory; it has no manifest.json"),
         ("{", "{path}: not valid JSON"),
-        ("[1]", "{path}: not the manifest of a run, it has no recipe"),
-        ('{"recipe": 1, "format": 2}', "{path}: not the manifest of a run, it has no recipe"),
+        ("[1]", "{path}: not the manifest of a run; it has no recipe"),
+        ('{"recipe": 1, "format": 2}', "{path}: not the manifest of a run; it has no recipe"),
         ('{"recipe": {}, "format": 2}', "{path}: altered since it was written"),
     ],
 )
@@ -605,7 +610,7 @@ def test_what_is_no_manifest_is_refused(content: str | None, told: str, tmp_path
 def test_a_manifest_of_another_version_is_refused(number: int | None, tmp_path: Path) -> None:
     content = examples.begun().as_json() | {"format": number}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest.sealed(content)))
-    with pytest.raises(BadInput, match=f"expected the format 2, got {number}: another version"):
+    with pytest.raises(BadInput, match=f"expected format 2, got {number}: another version"):
         manifest.read(tmp_path)
 
 

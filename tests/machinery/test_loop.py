@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -17,17 +16,19 @@ from keras.src.random.seed_generator import global_seed_generator
 from trainings import ALL, CHUNK, ORDERS, PARTS, SLOW, Bench, Seen, batches, by_hand, entries, part
 
 from repro.backends import portable
+from repro.data import feed
 from repro.data.dataset import Part, Parts
+from repro.data.feed import Chunk, Feed
 from repro.recipe.parameters import SGD, Adam, Callbacks, Training
 from repro.run import boundary, outside, preparing, state, steps
+from repro.run.steps import PartSteps
 
 outside.watch()
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "CHUNK", CHUNK)
-    monkeypatch.setattr(boundary, "CHUNK", CHUNK)
+    monkeypatch.setattr(feed, "CHUNK", CHUNK)
 
 
 def bench(
@@ -46,7 +47,7 @@ def bench(
     steps_of = steps.compiled(model, parts, parameters.training)
     own = hasattr(model, "learn")
     known = [v for kind in state.variables(model).values() for v in kind.values()]
-    graphs = [one.graph for one in steps_of.values() if one.graph]
+    graphs = [one.make.graph for one in steps_of.values() if one.make.graph]
     outside.settle(known, graphs, "nobody", model)
     variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
     return Bench(
@@ -159,7 +160,7 @@ def test_a_model_with_its_own_steps_makes_them_one_by_one(tmp_path: Path) -> Non
     model = Judging()
     model.build((None, 2))
     made_of = bench(model, SGD(), parts=Parts(mine, part(5), part(3)), loss=None)
-    assert [type(one) for one in made_of.steps_of.values()] == [steps.OwnSteps] * 3
+    assert [type(one.make) for one in made_of.steps_of.values()] == [steps.OwnSteps] * 3
     made_of.fresh()
     made_of.model.seen = []
     made = made_of.train(tmp_path, made_of.parameters(loss=None, epochs=2))
@@ -195,9 +196,9 @@ def test_the_steps_of_ones_own_are_not_among_what_portable_names_beside_the_grap
     noted: dict[str, set[tuple[str, str]]] = {}
     monkeypatch.setattr(portable, "_seen", noted)
     model = Judging()
-    steps.OwnSteps(model, part(3))(np.array([[0, 1], [2, 0]]))
+    steps.OwnSteps(model, part(3))(Chunk(np.array([[0, 1], [2, 0]])))
     assert len(model.seen) == 2 and "learn" not in noted
-    steps.evaluate(model, SimpleNamespace(part=part(3)), 2)
+    steps.evaluate(model, PartSteps("test", Feed(part(3)), None), 2)
     assert "judge" in noted
 
 
@@ -210,7 +211,7 @@ def test_a_loss_that_no_step_of_its_own_has_computed_is_none() -> None:
     model._loss_tracker.update_state(0.5)
     assert steps.results(model) == {"loss": 0.5}
     assert type(steps.results(model)["loss"]) is float
-    assert steps.evaluate(model, SimpleNamespace(part=part(3)), 2) == {}
+    assert steps.evaluate(model, PartSteps("test", Feed(part(3)), None), 2) == {}
 
 
 def test_a_model_is_judged_after_it_was_evaluated() -> None:
@@ -235,7 +236,8 @@ def test_classes_weigh_in_the_training_alone() -> None:
     made = steps.compiled(
         model, Parts(labels, labels, labels), Training(class_weight={0: 3.0, 1: 0.5})
     )
-    assert made["train"].part.weight.tolist() == [3.0, 0.5, 0.5, 3.0]
+    weight = made["train"].part.weight
+    assert weight is not None and weight.tolist() == [3.0, 0.5, 0.5, 3.0]
     assert made["validation"].part.weight is made["test"].part.weight is None
 
 

@@ -80,8 +80,8 @@ def test_data_that_cannot_be_are_refused(samples: int, targets: int, held_out: i
     ("changed", "told"),
     [
         ({"x": None}, "x: expected a NumPy array, got NoneType"),
-        ({"x": [1, 2, 3]}, "x: expected a NumPy array, got list"),
-        ({"y": [1, 2, 3]}, "y: expected a NumPy array, got list"),
+        ({"x": [1, 2, 3]}, "x/0: expected a NumPy array, got int"),
+        ({"y": [1, 2, 3]}, "y/0: expected a NumPy array, got int"),
         ({"y": np.zeros(4)}, "y: expected as many as x has samples, 3, got 4"),
         ({"y": np.array(1)}, "y: expected an array of samples, got a single value"),
         ({"x": np.float32(1)}, "x: expected a NumPy array, got float32"),
@@ -352,7 +352,7 @@ def test_a_process_that_was_ended_is_told_as_such(status: int, logged: Path) -> 
     assert isinstance(error, RunEnded)
     what = "the training was ended by signal 9 (SIGKILL): the memory may be full, or somebody "
     what += "ended it"
-    nothing = f"; its log, {logged / 'log.txt'}, says nothing of it"
+    nothing = f"; its log, {logged / 'log.txt'}, does not say why"
     assert str(error) == (
         f"{what}; the same command started again begins anew, there is no checkpoint yet{nothing}"
     )
@@ -385,7 +385,7 @@ def test_a_log_is_shown_where_it_says_something(logged: Path) -> None:
     error = failure.of(logged, 1)
     assert not isinstance(error, RunEnded)
     first, *rest = str(error).splitlines()
-    assert first == f"the training failed with status 1; its log, {logged / 'log.txt'}, ends so:"
+    assert first == f"the training failed with status 1; its log, {logged / 'log.txt'}, ends with:"
     assert rest == [*lines[-13:], "I am no chatter", "ValueError: wrong"]
     for status in (1, 70, 128, 255):
         assert f"failed with status {status};" in str(failure.of(logged, status))

@@ -13,8 +13,8 @@ from repro import backends
 from repro.basics.errors import BadInput
 from repro.recipe.parameters import SGD, Adam, Own, Parameters
 from repro.recipe.project import Project
-from repro.recipe.reading import data_module
 from repro.recipe.reading import parameters as resolve_file
+from repro.recipe.signatures import data_module
 from repro.run import recipes
 
 PROJECT = Project.find()

@@ -16,6 +16,7 @@ from repro.basics.errors import DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadI
 from repro.cli import console
 from repro.cli.commands import main
 from repro.compare import gate, results_lock, review
+from repro.compare.gate_verdict import GateVerdict
 from repro.environment.determinism import Promise
 from repro.recipe.project import Project
 from repro.run import recipes
@@ -60,7 +61,7 @@ def outcome(
     dropped: str | None = None,
     broken: tuple[str, ...] = (),
 ) -> review.Outcome:
-    answer: gate.GateVerdict | review.NoVerdict = examples.gated(verdict, broken)
+    answer: GateVerdict | review.NoVerdict = examples.gated(verdict, broken)
     if verdict == "failed":
         answer = review.NoVerdict("failed", "no memory")
     return review.Outcome("model.name=dense", answer, before, now, dropped)
@@ -97,6 +98,11 @@ def test_a_change_is_told_before_and_after_with_its_cause() -> None:
     [
         ({"recipe__data__images": OTHER}, "the data: images has other content"),
         ({"code": {"models/dense.py": OTHER}}, "models/dense.py"),
+        ({"code": ENTRY["code"] | {"src/repro": OTHER}}, "src/repro"),
+        (
+            {"code": ENTRY["code"] | {"src/repro": OTHER}, "template": "0.2.0"},
+            "src/repro (template unknown → 0.2.0)",
+        ),
         ({"recipe__lock__sha256": OTHER}, "other packages in requirements/cpu.txt"),
         ({"recipe__lock__sha256": OTHER, "versions": {"keras": "4"}}, "keras 3.1 → 4"),
         ({}, review.UNKNOWN),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.preprocessing import OrdinalEncoder, StandardScaler
 
 from repro.basics.errors import BadInput
 from repro.data import splits
@@ -299,7 +299,7 @@ def test_a_split_under_the_name_of_another_is_refused(tmp_path: Path) -> None:
     )
     file = tmp_path / "split.npz"
     splits.save(file, other, dataset)
-    with pytest.raises(BadInput, match=r"holds the split .*, the recipe names .*; put the file of"):
+    with pytest.raises(BadInput, match=r"expected the split .* in .*, got .*; put the file back"):
         splits.reuse(file, dataset, "stratified", named.digest())
     assert splits.reuse(file, dataset, "stratified", other.digest()).digest() == other.digest()
     for content in ({"train": np.zeros(3)}, {"about": np.array("{}")}, {"about": np.array(3)}):
@@ -355,8 +355,6 @@ def test_whole_numbers_that_a_transformer_makes_stay_such() -> None:
 @pytest.mark.parametrize(
     ("preprocessing", "changed", "told"),
     [
-        (OneHotEncoder(handle_unknown="ignore"), {}, "OneHotEncoder makes (14, "),
-        (PCA(2), {}, "PCA makes (14, 2) of the train part's (14, 3); it has to keep"),
         (PCA(9), {}, "PCA cannot be used: n_components=9 must be between 0 and"),
         (StandardScaler(), {"x": np.array([["a"]] * 20)}, "StandardScaler cannot be used: "),
         (StandardScaler(with_mean="no"), {}, "StandardScaler cannot be used: "),

@@ -29,7 +29,7 @@ from repro.cli import console
 from repro.compare.comparison import Verdict
 from repro.environment import machine
 from repro.environment.determinism import Promise
-from repro.recipe import reading
+from repro.recipe import literals
 from repro.recipe.project import Project
 from repro.run import launcher, manifest, recipes
 from repro.run.events import Wait
@@ -122,11 +122,11 @@ def test_repetitions_share_the_recipes_seed_and_derive_the_others() -> None:
         (("sweep", "--seeds", "0", "seed=1,2"), "--seeds: expected 1 or more"),
         (("sweep", "--workers", "0", "seed=1,2"), "--workers: expected 1 or more"),
         (("sweep", "--monitor", "test_loss", "seed=1,2"), "val_loss would do"),
-        (("sweep", "--monitor", "val_return", "seed=1,2"), "whether more of it is better is not"),
+        (("sweep", "--monitor", "val_return", "seed=1,2"), "it is not known whether more"),
         (("sweep", "--monitor", "val_acuracy", "seed=1,2"), "nearest valid name: accuracy"),
         (("sweep", "preset=mnist_dens", "seed=1,2"), "nearest valid name: mnist_dense"),
-        (("sweep", "--scheduler", "nowhere", "seed=1,2"), "--scheduler: nowhere: expected tls://"),
-        (("sweep", "--scheduler", "tcp://127.0.0.1:9", "seed=1,2"), "--insecure is to want that"),
+        (("sweep", "--scheduler", "nowhere", "seed=1,2"), "--scheduler: expected tls://"),
+        (("sweep", "--scheduler", "tcp://127.0.0.1:9", "seed=1,2"), "--insecure accepts this"),
         (("sweep", "--scheduler", "nowhere", "--insecure", "seed=1,2"), "--scheduler: nowhere"),
         (
             ("sweep", "--scheduler", "tcp://127.0.0.1:9", "--insecure", "seed=1,2"),
@@ -134,10 +134,10 @@ def test_repetitions_share_the_recipes_seed_and_derive_the_others() -> None:
         ),
         (
             ("sweep", "--scheduler", "tls://127.0.0.1:9", "--keys", "nowhere", "seed=1,2"),
-            "nowhere/cluster.crt: no such file; `repro cluster-keys` makes",
+            "nowhere/cluster.crt: no such file; make the keys with `repro cluster-keys`",
         ),
         (("sweep", "--insecure", "seed=1,2"), "--insecure: expected with --scheduler"),
-        (("sweep", "--outer-folds", "2", "split.outer_fold=0,1"), "split.outer_fold: a study"),
+        (("sweep", "--outer-folds", "2", "split.outer_fold=0,1"), "split.outer_fold: a study must"),
         (("cross-validate", "--folds", "1"), "--folds: expected 2 or more"),
         (("cross-validate", "--strategy", "stratifed"), "split.strategy: expected"),
     ],
@@ -399,7 +399,7 @@ Scalars = (
     )
 )
 def test_a_value_is_written_as_it_is_read(value: Any) -> None:
-    (read,) = reading.values(reading.written(value))
+    (read,) = literals.listed(literals.written(value))
     assert repr(read) == repr(value)
 
 

@@ -49,7 +49,7 @@ def test_every_loss_and_metric_on_offer_has_its_need() -> None:
         (LABELS, (1,), "sparse_categorical_crossentropy", "or mean_absolute_error would do"),
         (LABELS.astype("U1"), (7,), "sparse_categorical_crossentropy", "of type <U1"),
         (ONE_HOT, (7,), "sparse_categorical_crossentropy", "; categorical_crossentropy or"),
-        (SEVERAL, (3,), "categorical_crossentropy", "is 2 together; binary_crossentropy or"),
+        (SEVERAL, (3,), "categorical_crossentropy", "sums up to 2; binary_crossentropy or"),
         (NUMBERS, (3,), "binary_crossentropy", "there is -1.0 in the train part; mean_squared_er"),
         (NUMBERS, (3,), "hinge", "needs -1 and 1, or 0 and 1, as targets"),
         (NUMBERS[:, 0], (3,), "mean_squared_error", "shape (), its outputs (3,)"),
@@ -76,7 +76,7 @@ def test_a_loss_that_cannot_be_is_refused_with_one_that_can(
         *((LABELS, (7,), name, "accuracy or sparse_top_k_categorical_accuracy would do")
           for name in ("precision", "recall", "auc", "r2_score", "cosine_similarity", "f1_score",
                        "top_k_categorical_accuracy", "mean_absolute_error")),
-        (SEVERAL, (3,), "accuracy", "is 2 together; mean_squared_error"),
+        (SEVERAL, (3,), "accuracy", "sums up to 2; mean_squared_error"),
         (NUMBERS[:, 0], (1,), "accuracy", "needs 0 and 1 as targets"),
         (LABELS % 2, (1,), "f1_score", "needs targets of shape (samples, columns)"),
         (LABELS % 3, (3,), "sparse_top_k_categorical_accuracy", "there are only 3; accuracy would"),
@@ -97,7 +97,7 @@ def test_a_metric_that_cannot_be_is_refused_with_one_that_can(
     [
         (LABELS, {7: 1.0}, "no sample has class 7; the classes go from 0 to 6"),
         (LABELS, {-1: 1.0}, "no sample has class -1"),
-        (SEVERAL, {0: 1.0}, "do not say one class for each sample; they have type float64"),
+        (SEVERAL, {0: 1.0}, "do not say one class for each sample; they are y of type float64"),
         (NUMBERS[:, 0], {0: 1.0}, "do not say one class"),
         (LABELS.reshape(3, 7), {0: 1.0}, "do not say one class"),
         (LABELS, {0: 2.0, 6: 0.0}, None),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from repro.basics.digests import sha256
 from repro.recipe import reading
@@ -104,6 +105,57 @@ def test_folds_share_data_and_test_and_a_split_is_used_again() -> None:
     assert first["initial"]["weights"] != second["initial"]["weights"]
     again, _ = train(f"split.file={one['run']}")
     assert again["split"] == one["split"] != other["split"]
+
+
+# Runs a module as `python -P -m` does, and notes what it sends to the disk, moves and removes. A
+# file keeps its number when it takes its name.
+NOTING = """
+import json, os, runpy, shutil, sys
+
+def noted(name, does, what):
+    def run(*given, **named):
+        said = what(*given)
+        done = does(*given, **named)
+        with open(os.environ["NOTED"], "a") as file:
+            print(json.dumps([name, said, os.path.isdir(sys.argv[1] + "/checkpoints")]), file=file)
+        return done
+
+    return run
+
+os.fsync = noted("fsync", os.fsync, lambda file: os.fstat(file).st_ino)
+os.replace = noted("replace", os.replace, lambda old, new: os.path.basename(new))
+shutil.rmtree = noted("rmtree", shutil.rmtree, lambda path, *more: os.path.basename(path))
+del sys.argv[:3]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script of POSIX starts Python")
+def test_a_run_counts_as_finished_once_all_of_it_is_on_the_disk(tmp_path: Path) -> None:
+    """Wherever the power fails, there is a whole run or one that can go on."""
+    (tmp_path / "noting.py").write_text(NOTING, encoding="utf-8")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P "{tmp_path}/noting.py" "$@"\n')
+    python.chmod(0o755)
+    noted = tmp_path / "noted"
+    asked = ("training.epochs=1", "--checkpoint-seconds=0", "--fresh")
+    answer = repro("train", *asked, REPRO_PYTHON=str(python), NOTED=str(noted))
+    run = Path(answer["run_dir"])
+    entries = [tuple(json.loads(line)) for line in noted.read_text().splitlines()]
+    happened = [entry[:2] for entry in entries]
+    finished = max(place for place, each in enumerate(happened) if each[1] == "manifest.json")
+    content = json.loads((run / "manifest.json").read_text())
+    assert {"state.npz", "ending.json", "history.json", "ledger.jsonl"} < content["files"].keys()
+    for name in ("manifest.json", *content["files"]):
+        number = (run / name).stat().st_ino
+        assert ("fsync", number) in happened[:finished], name
+    # The folder follows, so that the new name is on the disk; and only then the checkpoints go.
+    assert happened[finished:] == [
+        ("replace", "manifest.json"),
+        ("fsync", run.stat().st_ino),
+        ("rmtree", "checkpoints"),
+    ]
+    assert [there for *_, there in entries[finished:]] == [True, True, False]
 
 
 def test_mnist_is_asked_for_in_one_line(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import examples
 import numpy as np
 
 from repro.data.dataset import Part, Parts
+from repro.data.feed import Chunk, Feed
 from repro.environment.determinism import Promise
 from repro.recipe import reading
 from repro.recipe.parameters import (
@@ -37,6 +38,7 @@ BACKEND = reading.parameters(PROJECT.source, PROJECT.root / "params.yaml").backe
 os.environ["KERAS_BACKEND"] = BACKEND
 
 from repro.run import process, state  # noqa: E402
+from repro.run.steps import PartSteps  # noqa: E402
 
 SEED = 1234
 # Seven samples of this seed, epoch by epoch; written down once, as they have to stay.
@@ -60,20 +62,22 @@ def part(samples: int) -> Part:
 PARTS = Parts(part(7), part(5), part(3))
 
 
-class Seen:
+class Seen(PartSteps):
     """Steps, and the indices that they were called with."""
 
-    def __init__(self, made: Any, drawn: np.random.Generator | None) -> None:
-        self.part, self.graph, self._made, self._drawn = made.part, made.graph, made, drawn
-        self.indices: list[list[list[int]]] = []
+    indices: list[list[list[int]]]
 
-    def __call__(self, indices: np.ndarray) -> None:
-        self.indices.append(indices.tolist())
-        self._made(indices)
-        if self._drawn is not None:  # What a project's own code may do in a step.
+    def __init__(self, made: PartSteps, drawn: np.random.Generator | None) -> None:
+        vars(self).update(vars(made), _drawn=drawn, indices=[])
+
+    def __call__(self, chunk: Chunk) -> None:
+        self.indices.append(chunk.indices.tolist())
+        super().__call__(chunk)
+        drawn = vars(self)["_drawn"]
+        if drawn is not None:  # What a project's own code may do in a step.
             random.random()
             np.random.random()
-            self._drawn.random()
+            drawn.random()
 
 
 class Bench:
@@ -251,11 +255,11 @@ class PlainSteps:
     graph = None
 
     def __init__(self, model: Plain, part: Part, learns: bool) -> None:
-        self.part, self._model, self._learns = part, model, learns
+        self._part, self._model, self._learns = part, model, learns
 
-    def __call__(self, indices: np.ndarray) -> None:
-        for rows in indices:
-            self._model.step(self.part.x[rows].astype(float), self.part.y[rows], self._learns)
+    def __call__(self, chunk: Chunk) -> None:
+        for rows in chunk.indices:
+            self._model.step(self._part.x[rows].astype(float), self._part.y[rows], self._learns)
 
 
 def plain(
@@ -264,7 +268,7 @@ def plain(
     """A training of a model in NumPy; `drawn` is the project's own generator."""
     model = Plain(**given)
     steps_of = {
-        name: Seen(PlainSteps(model, part, name == "train"), drawn)
+        name: Seen(PartSteps(name, Feed(part), PlainSteps(model, part, name == "train")), drawn)
         for name, part in PARTS.parts().items()
     }
     variables = [*model.variables, *model.optimizer.variables, model.outside, state_of_keras]

@@ -76,12 +76,12 @@ class Generated:
             text=True,
         )
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         """Starts `repro …` in a group of processes of its own, to be ended as one."""
         return subprocess.Popen(
             [str(self.python), "-m", "repro", *arguments],
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": str(self.root / "src")},
+            env={**os.environ, "PYTHONPATH": str(self.root / "src"), **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -157,6 +157,7 @@ def environment(backend: str = "tensorflow", device: str = "cpu") -> Path:
     requirements = TEMPLATE / "{{cookiecutter.project_slug}}" / "requirements"
     condition = f"{{% if cookiecutter.__backend == '{backend}' %}}"
     locks = [requirements / f"{condition}{name}.txt{{% endif %}}" for name in (device, "dev")]
+    locks.append(TEMPLATE / "requirements" / "machinery.txt")  # For tests/machinery.
     wheels = os.environ.get("TORCH_WHEELS", os.environ.get("PIP_FIND_LINKS", TORCH_WHEELS)).split()
     links = [f"--find-links={place}" for place in wheels if (backend, device) == ("torch", "cpu")]
     parts = [part for part in (backend, device) if part not in ("tensorflow", "cpu")]

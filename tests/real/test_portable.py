@@ -262,7 +262,7 @@ def test_an_interpreter_that_is_not_there_is_refused(project: Generated, tmp_pat
     done = project.run("repro", "train", REPRO_PYTHON=str(tmp_path / "python"))
     assert done.returncode == 2
     assert done.stderr == (
-        f"repro: REPRO_PYTHON: {tmp_path / 'python'} cannot be run; "
-        "name a Python, or a program that starts one\n"
+        "repro: REPRO_PYTHON: expected a Python, or a program that starts one; "
+        f"{tmp_path / 'python'} cannot be run\n"
     )
     assert sorted(project.root.glob("runs/*")) == before

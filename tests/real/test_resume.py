@@ -90,14 +90,14 @@ def test_a_changed_recipe_is_refused_by_name(models: Generated) -> None:
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     done = models.run("repro", "train", "--resume", run.name, "training.batch_size=16")
     assert done.returncode == 2
-    assert "training.batch_size: 8 when" in done.stderr and "16 now" in done.stderr
+    assert "training.batch_size: expected 8 as when" in done.stderr and "got 16;" in done.stderr
     path = models.root / "params.yaml"
     content = path.read_text()
     path.write_text(content.replace("learning_rate: 0.001\n", "learning_rate: 0.002\n"))
     done = models.run("repro", "train", "--resume", run.name)
     path.write_text(content)
     assert done.returncode == 2
-    assert "optimizer.learning_rate: 0.001 when" in done.stderr
+    assert "optimizer.learning_rate: expected 0.001 as when" in done.stderr
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     models.repro("train", "--resume", run.name)
     assert models.run("repro", "train", "--resume", run.name).returncode == 2

@@ -50,7 +50,7 @@ def test_the_machinerys_fault_has_its_own_status_and_the_projects_has_not(copy: 
     done = copy.run("repro", "train", *SHORT)
     assert done.returncode == 70, done.stderr
     assert "KeyError: 'planted'" in done.stderr
-    assert done.stderr.endswith(f"please report it with what stands above: {ISSUES}\n")
+    assert done.stderr.endswith(f"please report it with the lines above: {ISSUES}\n")
     splits = copy.root / "src" / "repro" / "data" / "splits.py"
     text = splits.read_text(encoding="utf-8")
     splits.write_text(text.replace("return {}['planted']", "return {}"), encoding="utf-8")
@@ -91,7 +91,9 @@ def test_an_interrupted_run_says_what_is_left_of_it(copy: Generated) -> None:
         path.write_bytes(path.read_bytes()[:-9])
     done = copy.run("repro", "train", *arguments, "--json")
     assert done.returncode == 0, done.stderr
-    assert "no checkpoint is whole, so this run begins again at its beginning" in done.stderr
+    said = [line for line in done.stderr.splitlines() if "checkpoint is whole" in line]
+    assert said == [f"{run.name}: no checkpoint is whole, so this run begins again"]
+    assert "goes on in epoch" not in done.stderr and "Traceback" not in done.stderr
     answer = json.loads(done.stdout)
     assert Path(answer["run_dir"]).name == run.name
     assert copy.repro("train", *SHORT, "--fresh")["digest"] == answer["digest"]

@@ -58,7 +58,7 @@ def odd(project: Generated, tmp_path_factory: pytest.TempPathFactory) -> Generat
     ("override", "told"),
     [
         ("data.name=beyond", "the model has 10 outputs, and there is 10 in the train part"),
-        ("model.name=done", "returned it compiled, with SGD; return it uncompiled"),
+        ("model.name=done", "expected a model that is not compiled"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(odd: Generated, override: str, told: str) -> None:
@@ -119,8 +119,8 @@ def test_each_loss_and_metric_is_computed_or_refused(backend: str, project: Gene
         "several": "needs one output, and the model has 2",
         "one softmax": "is 1 for every sample; linear would do for numbers, sigmoid for 0 and 1",
         "linear": "softmax would do for classes",
-        "compiled": "returned it compiled, with RMSprop; return it uncompiled",
-        "fixed": "takes batches of 16 samples alone",
+        "compiled": "got one with RMSprop",
+        "fixed": "takes only batches of 16 samples",
         "stateful": "stateful=False would do",
         "stateful within": "stateful=False would do",
     }.items():

@@ -176,20 +176,40 @@ def test_what_is_stored_is_what_was_written(mine: Generated, tmp_path: Path) -> 
             assert f"{name}: altered" in done.stderr
         shutil.rmtree(same)
         shutil.copytree(kept, same)
-    # Both cut alike, with manifests that say so, are not one run.
     assert mine.repro("diff", run.name, same.name)["verdict"] == "identical"
+    # Cut to the same two entries, both ledgers are equal and whole in themselves: no comparison of
+    # the two shows it, only what each run wrote of its own.
+    for each in (run, same):
+        cut(each, other)
+    done = mine.run("repro", "diff", run.name, same.name)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done
+    assert "ledger.jsonl: altered" in done.stderr and "IDENTICAL" not in done.stdout
 
 
 def test_a_torn_ledger_is_not_gone_on_with(mine: Generated) -> None:
     whole = end(Path(mine.repro("train", *LONG)["run_dir"]))
-    for lines in (2, 5):
-        run = kill_when(mine, LONG, len(whole["ledger"]) / 2)
-        path = run / "ledger.jsonl"
-        path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
+    run = kill_when(mine, LONG, len(whole["ledger"]) / 2)
+    path = run / "ledger.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    # The beginning of a run is looked at line by line; these lines are after it, and long before
+    # the checkpoint's.
+    middle = len(lines) // 2
+    assert 5 < middle < len(lines) - 5
+    epoch = json.loads(lines[middle])["epoch"]
+    other = lines[middle].replace(f'"epoch": {epoch},', f'"epoch": {epoch + 1},')
+    assert other != lines[middle]
+    damaged = [lines[:2], lines[:5]]
+    for line in (lines[middle][:-9] + "\n", other):
+        damaged.append([*lines[:middle], line, *lines[middle + 1 :]])
+    for content in damaged:
+        path.write_text("".join(content))
         done = mine.run("repro", "train", "--resume", run.name)
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
         assert "ledger" in done.stderr and "--fresh" in done.stderr
-        shutil.rmtree(run)
+        assert path.read_text() == "".join(content)
+    path.write_text("".join(lines))
+    assert Path(mine.repro("train", *LONG)["run_dir"]) == run
+    assert end(run) == whole
 
 
 def test_what_decides_a_result_beside_the_recipe_is_told(mine: Generated, dense: Path) -> None:
@@ -261,19 +281,90 @@ def test_a_rate_that_was_changed_is_the_rate(mine: Generated) -> None:
     assert len({*digests, first["digest"]}) == 4
 
 
-def test_what_took_long_is_kept_when_the_last_step_fails(mine: Generated, dense: Path) -> None:
-    text = "class Model(keras.Sequential):\n    def produce(self):\n"
+@pytest.mark.parametrize("step", ["produce(self)", "predict(self, *given, **named)"])
+def test_what_took_long_is_kept_when_the_last_step_fails(
+    step: str, mine: Generated, dense: Path
+) -> None:
+    text = f"class Model(keras.Sequential):\n    def {step}:\n"
     text += "        raise MemoryError('too large')\n\n\n"
     change(dense, "def build(", text + "def build(")
     change(dense, "return keras.Sequential(", "return Model(")
     before = set(mine.root.glob("runs/*"))
-    done = mine.run("repro", "train", *SHORT)
+    done = mine.run("repro", "train", *SHORT, "--fresh")
     assert done.returncode == 4, done.stderr
     (run,) = set(mine.root.glob("runs/*")) - before
     assert manifest(run)["status"] == "failed"
     with np.load(run / "state.npz") as state:
         assert "weights/dense/output/kernel" in state.files
     assert len(json.loads((run / "history.json").read_text())) == 2
+
+
+TWICE_AND_WORDS = '''
+def twice() -> Dataset:
+    """Each sample two times."""
+    from dataclasses import replace
+
+    once = digits()
+    return replace(once, x=np.concatenate([once.x, once.x]), y=np.concatenate([once.y, once.y]))
+
+
+def words() -> Dataset:
+    """Each label, written out."""
+    from dataclasses import replace
+
+    once = digits()
+    return replace(once, x=np.array([[f"number {label}"] for label in once.y]))
+
+
+'''
+READER = """
+import keras
+from keras import layers
+
+def build(shape, classes):
+    words = [f"number {label}" for label in range(classes)]
+    read = layers.StringLookup(vocabulary=words, num_oov_indices=0, output_mode="one_hot")
+    inputs = keras.Input(shape, dtype="string")
+    return keras.Model(inputs, layers.Dense(classes, activation="softmax")(read(inputs)))
+"""
+
+
+@pytest.fixture
+def odd(mine: Generated) -> Iterator[Generated]:
+    """The project with data in which samples are there twice, or words, and a model that reads."""
+    data, reader = mine.package / "data.py", mine.package / "models" / "reader.py"
+    content = data.read_text(encoding="utf-8")
+    mine.insert("data.py", "def diabetes(", TWICE_AND_WORDS)
+    reader.write_text(READER, encoding="utf-8")
+    yield mine
+    reader.unlink()
+    data.write_text(content, encoding="utf-8")
+
+
+def test_samples_that_are_also_learnt_from_are_told_on_the_terminal(odd: Generated) -> None:
+    before = set(odd.root.glob("runs/*"))
+    done = odd.run("repro", "train", "data.name=twice", "training.epochs=1", "--fresh")
+    assert done.returncode == 0, done.stderr
+    (run,) = set(odd.root.glob("runs/*")) - before
+    with np.load(run / "split.npz") as split:
+        parts = {name: split[name] for name in ("train", "validation", "test")}
+    once = sum(map(len, parts.values())) // 2
+    for name in ("validation", "test"):
+        twins = np.isin(parts[name] % once, parts["train"] % once).sum()
+        told = f"note       {twins} of the {len(parts[name])} samples of the {name} part occur in "
+        assert twins and f"{told}the training as well, so that its results are too" in done.stdout
+
+
+def test_words_are_trained_on_predicted_for_and_kept(odd: Generated) -> None:
+    answer = odd.repro("train", "data.name=words", "model.name=reader", *SHORT, "--fresh")
+    run = Path(answer["run_dir"])
+    assert manifest(run)["status"] == "finished"
+    with np.load(run / "predictions.npz") as kept:  # Without pickles.
+        shown = {int(word.removeprefix("number ")) for word in kept["x"].ravel().tolist()}
+        assert shown == {int(label) for label in kept["targets"][kept["shown"]]}
+    with np.load(run / "state.npz") as state:
+        assert any(name.startswith("weights/") for name in state.files)
+    odd.repro("report", run.name)
 
 
 def test_the_newest_commit_is_told_only_of_the_project_itself(
@@ -292,14 +383,17 @@ def test_the_newest_commit_is_told_only_of_the_project_itself(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are of POSIX")
-def test_a_signal_to_the_command_ends_the_training_as_well(mine: Generated) -> None:
+def test_a_signal_to_the_command_ends_the_training_as_well(mine: Generated, tmp_path: Path) -> None:
     for command in ("train", "verify"):
         before = set(mine.root.glob("runs/*"))
-        process = mine.start(command, "training.epochs=500")
+        process = mine.start(command, "training.epochs=500", TMPDIR=str(tmp_path))
         runs = wait_for(lambda b=before: pids(set(mine.root.glob("runs/*")) - b))  # type: ignore[misc]
+        assert any(tmp_path.glob("repro-*")) == (command == "verify")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 128 + signal.SIGTERM
         assert wait_for(lambda r=runs: not any(map(alive, r)))  # type: ignore[misc]
+        # The surroundings of a gate's runs are in temporary folders, which go with it.
+        assert [path.name for path in tmp_path.glob("repro-*")] == []
         # What was killed can go on, and nobody is at it.
         for run in set(mine.root.glob("runs/*")) - before:
             shutil.rmtree(run)

@@ -1,8 +1,8 @@
 """What your own code needs of the machinery: `data.py` and `models/` import it from here.
 
-Nothing in this folder is yours to change for an experiment; see `params.yaml`, `data.py` and
-`models/`. Importing it costs nothing: numerical libraries are imported only inside the process that
-trains, whose environment was fixed before it started.
+An experiment does not need a change in this folder; it changes `params.yaml`, `data.py` and
+`models/`. Importing this package is cheap: numerical libraries are imported only inside the process
+that trains, whose environment was fixed before it started.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The types of parameters: they need pydantic, and `repro image` works without any package."""
+    """Imports the types of parameters only when they are asked for.
+
+    They need pydantic, and `repro image` has to work without any installed package.
+    """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from repro.recipe import parameters

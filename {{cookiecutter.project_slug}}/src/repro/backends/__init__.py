@@ -1,19 +1,19 @@
-"""What differs between Keras's backends: a module each, with the same functions.
+"""What differs between Keras's backends: one module for each, with the same functions.
 
-    environment   variables that a run's process has to be started with
-    apply         what is set in the library once it has started
-    in_effect     what the library says of its settings, by name
-    expected      what it is to say where a guarantee holds
-    fuse          a faster update of the weights, where `optimizer.fused` may ask for it
-    gpus          names of the GPUs that the process may use
-    generators    the library's own random generators, by name, and `restore` for them
-    Steps         training or test steps on chunks of batches
-    one_step      one of Keras's training steps outside any graph, each layer's values at hand
+    environment   returns the variables that the process of a run has to start with
+    apply         sets what the library has to do, after it has started
+    in_effect     returns the settings that the library reports, by name
+    expected      returns what `in_effect` has to return if a guarantee holds
+    fuse          makes the update of the weights faster, if `optimizer.fused` asks for it
+    gpus          returns the names of the GPUs that the process may use
+    generators    returns the library's own random generators, by name; `restore` sets them
+    Steps         makes training or test steps on chunks of batches
+    one_step      makes one of Keras's training steps outside any graph, so that values can be seen
     uncompiled    a block in which a model's own step runs outside any graph as well
-    as_compiled   a batch of the types that it has in a compiled step
-    concrete      the content of a tensor in such a step
+    as_compiled   returns a batch with the types that it has in a compiled step
+    concrete      returns the content of a tensor in such a step
 
-Nothing of a library is imported before one of its functions is called.
+A library is imported only when a function of its module is called.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def of(name: str) -> Any:
-    """The module of a backend."""
+    """Returns the module of a backend."""
     return importlib.import_module(f"{__name__}.{name}")
 
 
 def current() -> Any:
-    """The module of the backend that Keras runs on in this process."""
+    """Returns the module of the backend that Keras runs on in this process."""
     import keras
 
     return of(keras.backend.backend())

@@ -1,4 +1,4 @@
-"""A faster convolution for images of one channel, where oneDNN is switched off (`portable`)."""
+"""A faster convolution for images of one channel, for `portable`, which switches off oneDNN."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from typing import Any
 
 
 def of_grey_images(original: Any) -> Any:
-    """TensorFlow's convolution, faster for images of one channel, with the same bits.
+    """Returns TensorFlow's convolution, made faster for images of one channel, with the same bits.
 
-    Without oneDNN, Eigen gathers the pixels of such images one by one. Cut out by whole rows and
-    laid side by side, they are multiplied by the kernel in a third of the time.
+    Without oneDNN, Eigen gathers the pixels of such images one by one. Here they are cut out in
+    whole rows and laid side by side. Then the product with the kernel takes a third of the time.
+
+    Args:
+        original: TensorFlow's convolution, which is called for all other images.
     """
     import tensorflow as tf
     from tensorflow.python.ops import gen_nn_ops
@@ -46,7 +49,7 @@ def of_grey_images(original: Any) -> Any:
 
 
 def _is_grey(images: Any, kernel: Any) -> bool:
-    """Whether images have one channel, and what is cut out of one takes a megabyte at most."""
+    """Whether images have one channel, and the pixels cut out of one take at most a megabyte."""
     if images.rank != 4 or None in images[1:] or kernel.rank != 4 or None in kernel:
         return False
     (height, width, channels), (rows, columns) = map(int, images[1:]), map(int, kernel[:2])
@@ -55,7 +58,10 @@ def _is_grey(images: Any, kernel: Any) -> bool:
 
 
 def _pixels(images: Any, kernel: Any, padding: str) -> tuple[Any, tuple[int, int]]:
-    """What each place of the kernel meets, (its places, the result's), and the result's size."""
+    """Returns the pixels that each place of the kernel meets, and the size of the result.
+
+    The pixels have the shape (places of the kernel, places of the result).
+    """
     import tensorflow as tf
 
     rows, columns, _, _ = kernel

@@ -1,4 +1,4 @@
-"""JAX: step after step, each compiled by XLA."""
+"""JAX: makes one step after the other, each compiled by XLA."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any, Literal
 import numpy as np
 
 from repro.data.dataset import Part
+from repro.data.feed import Chunk
 from repro.recipe.parameters import Parameters
 
 FLAGS = {
     "--xla_gpu_deterministic_ops": "true",
-    # A product of matrices is cut by the number of threads, and that is the number of cores.
+    # Else XLA cuts a matrix product by the number of its threads, which is the number of cores.
     "--xla_cpu_multi_thread_eigen": "false",
 }
 
 
 def environment(parameters: Parameters) -> dict[str, str]:
-    """XLA reads its flags, and the number of its threads, when it starts."""
+    """Returns XLA's flags and the number of its threads, which it reads when it starts."""
     values = {"JAX_ENABLE_X64": "1"} if parameters.training.dtype == "float64" else {}
     if parameters.guarantee == "none":
         return values
@@ -30,7 +31,7 @@ def environment(parameters: Parameters) -> dict[str, str]:
 
 
 def apply(parameters: Parameters) -> None:
-    """The way random numbers are drawn, which changed from one version to another."""
+    """Sets how random numbers are drawn, since JAX's default has changed between versions."""
     import jax
 
     if parameters.guarantee != "none":
@@ -39,7 +40,10 @@ def apply(parameters: Parameters) -> None:
 
 
 def in_effect() -> dict[str, Any]:
-    """What JAX says it does. XLA does not tell its flags: what it was started with stands here."""
+    """Returns the settings that JAX reports, with the keys of `expected`.
+
+    XLA does not report its flags. The variables that it was started with stand for them.
+    """
     import jax
 
     return {
@@ -51,7 +55,7 @@ def in_effect() -> dict[str, Any]:
 
 
 def expected(parameters: Parameters, guarantee: str) -> dict[str, Any]:
-    """What `in_effect` returns where the guarantee holds."""
+    """Returns what `in_effect` has to return if the guarantee holds."""
     started = environment(parameters)
     return {
         "xla_flags": started["XLA_FLAGS"],
@@ -62,58 +66,74 @@ def expected(parameters: Parameters, guarantee: str) -> dict[str, Any]:
 
 
 def gpus() -> list[str]:
-    """The names of the GPUs that JAX may use."""
+    """Returns the names of the GPUs that JAX may use."""
     import jax
 
     return [str(device.device_kind) for device in jax.devices() if device.platform == "gpu"]
 
 
 def generators() -> dict[str, np.ndarray]:
-    """None: JAX has no generator of its own, only keys that are handed on."""
+    """Returns nothing: JAX has no generator of its own, only keys that functions pass on."""
     return {}
 
 
 def restore(found: dict[str, np.ndarray]) -> None:
-    """See `generators`."""
+    """Does nothing; see `generators`."""
 
 
 class Steps:
-    """A function that makes a step on each batch of a chunk of indices, of shape (steps, batch)."""
+    """Makes a step on each batch of a chunk."""
 
     graph: Any = None
 
     def __init__(
         self, model: Any, kind: Literal["train", "test"], part: Part, jit_compile: bool
     ) -> None:
-        """`part` is what the indices are of; XLA compiles in any case."""
+        """Compiles the step.
+
+        Args:
+            part: the samples that the chunks are of.
+            jit_compile: has no effect here, since XLA compiles in any case.
+        """
         import jax
 
-        arrays = [jax.numpy.asarray(array) for array in part.arrays().values()]
+        held = part.arrays() if part.reader is None else {}
+        arrays = {name: jax.numpy.asarray(array) for name, array in held.items()}
         step = model.train_step if kind == "train" else model.test_step
-        self.part, self._model, self._kind = part, model, kind
+        self._model, self._kind = model, kind
 
-        # Not one compiled loop over the chunk: XLA's convolutions are many times slower in a loop.
-        def run(state: Any, arrays: Any, rows: Any) -> Any:
-            return step(state, tuple(array[rows] for array in arrays))[1]
+        # This compiles one step and not a loop over the chunk, since XLA's convolutions are many
+        # times slower in a loop.
+        def gathered(state: Any, arrays: Any, rows: Any) -> Any:
+            return step(state, part.packed({n: array[rows] for n, array in arrays.items()}))[1]
 
-        # A test leaves the weights as they are, and they may be shared: with `use_ema` they are, at
-        # the end, the very arrays of their averages.
+        def run(state: Any, batch: Any) -> Any:
+            return step(state, part.packed(batch))[1]
+
+        # A training step may overwrite the arrays of the old state. A test step may not: the
+        # weights stay in use, and with `use_ema` they are, at the end, the arrays of the averages.
         donated = 0 if kind == "train" else ()
-        self._arrays, self._run = arrays, jax.jit(run, donate_argnums=donated)
+        self._arrays = arrays
+        self._gathered, self._run = (jax.jit(f, donate_argnums=donated) for f in (gathered, run))
 
-    def __call__(self, indices: np.ndarray) -> None:
+    def __call__(self, chunk: Chunk) -> None:
         import jax
 
         variables = _variables(self._model, self._kind)
         state = tuple([variable.value for variable in group] for group in variables)
-        for rows in indices:
-            state = self._run(state, self._arrays, rows)
-        # Asked for is not made: the ledger would wait, and its time be that of the steps.
+        for number in range(chunk.steps):
+            if chunk.content is None:
+                state = self._gathered(state, self._arrays, chunk.indices[number])
+            else:
+                batch = {name: array[number] for name, array in chunk.content.items()}
+                state = self._run(state, batch)
+        # Waits until the steps are made. Else the ledger would wait, and the time of the steps
+        # would be counted as the ledger's.
         _assign(variables, jax.block_until_ready(state))
 
 
 def _variables(model: Any, kind: str) -> tuple[list[Any], ...]:
-    """The groups of variables of Keras's stateless steps on JAX (`JAXTrainer.train_step`)."""
+    """Returns the groups of variables that Keras's steps on JAX take (`JAXTrainer.train_step`)."""
     optimizer = (model.optimizer.variables,) if kind == "train" else ()
     return (
         model.trainable_variables,
@@ -129,14 +149,15 @@ def _assign(variables: tuple[list[Any], ...], state: Any) -> None:
             variable.assign(value)
 
 
-def one_step(model: Any, batch: tuple[np.ndarray, ...]) -> None:
+def one_step(model: Any, batch: tuple[Any, ...]) -> None:
     """Makes a training step on a batch without compiling it."""
     import jax
+    import keras
 
     with uncompiled():
         variables = _variables(model, "train")
         state = tuple([variable.value for variable in group] for group in variables)
-        _, state = model.train_step(state, tuple(jax.numpy.asarray(array) for array in batch))
+        _, state = model.train_step(state, keras.tree.map_structure(jax.numpy.asarray, batch))
         _assign(variables, state)
 
 
@@ -148,18 +169,21 @@ def uncompiled() -> contextlib.AbstractContextManager[None]:
     return block
 
 
-def as_compiled(batch: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
-    """A batch as the functions of a model's own `learn` get it: of JAX's types.
+def as_compiled(batch: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns a batch as the compiled functions of a model's own `learn` get it: with JAX's types.
 
-    A compiled function makes int32 of int64, say; one that is not compiled takes what it is given.
+    A compiled function turns int64 into int32, for example. A function that is not compiled takes
+    what it is given, so the types are changed here.
     """
     import jax
+    import keras
 
-    return tuple(jax.numpy.asarray(array) for array in batch)
+    made: tuple[Any, ...] = keras.tree.map_structure(jax.numpy.asarray, batch)
+    return made
 
 
 def concrete(tensor: Any) -> np.ndarray:
-    """The content of a tensor, also of one that a gradient is being taken with respect to."""
+    """Returns the content of a tensor, even while JAX takes a gradient with respect to it."""
     while hasattr(tensor, "primal"):
         tensor = tensor.primal
     return np.asarray(tensor)

@@ -1,14 +1,16 @@
 """The guarantee `portable`: the same bits on any x86-64 processor.
 
-Five things make a float32 result depend on the processor's model once the threads are fixed and
-the kernels that pick themselves by processor (oneDNN, contraction kernels, NumPy's, OpenBLAS's) are
-off. Each was found by running Keras's layers and functions on emulated processors:
+Some libraries choose their kernels by the processor: oneDNN, TensorFlow's contraction kernels,
+NumPy and OpenBLAS. Even with these switched off and the threads fixed, five things make a float32
+result depend on the processor's model. Each was found by running Keras's layers and functions on
+emulated processors:
 
 1. **Approximate reciprocals.** Eigen, in which TensorFlow's kernels are written, computes `rsqrt`,
-   `reciprocal` and the division in `softmax` from the instructions `rsqrtps` and `rcpps`, which
-   each vendor rounds its own way, and refines them (Eigen, `generic_rsqrt_newton_step` and
-   `generic_reciprocal_newton_step` in `GenericPacketMathFunctions.h`). `sqrt` and division are
-   exact by IEEE 754. `apply` puts these in their place.
+   `reciprocal` and the division in `softmax` from the instructions `rsqrtps` and `rcpps`, and
+   refines their results. Each vendor rounds these instructions in its own way (Eigen,
+   `generic_rsqrt_newton_step` and `generic_reciprocal_newton_step` in
+   `GenericPacketMathFunctions.h`). IEEE 754 fixes the results of `sqrt` and of division, so `apply`
+   uses these instead.
 2. **Graph rewrites.** TensorFlow's graph optimizer turns `x / sqrt(y)` into `x * rsqrt(y)`,
    `pow(x, -1)` into `reciprocal(x)` and a division by a constant into a product with a reciprocal
    (`arithmetic_optimizer.cc`, `constant_folding.cc`). `apply` switches them off.
@@ -18,18 +20,18 @@ off. Each was found by running Keras's layers and functions on emulated processo
    with them, and Python's `math` computes everything with them. `environment` makes glibc choose
    the versions without fused multiply-add everywhere, by a setting of its own
    (`glibc.cpu.hwcaps`).
-4. **The sizes of the caches.** Eigen cuts matrix products into blocks by the sizes of the caches
-   that it asks the processor for, and adds up each block by itself: other sizes, other sums
-   (`computeProductBlockingSizes` in `GeneralBlockPanelKernel.h`). `apply` has Eigen take one fixed
-   answer, as its own `Eigen::setCpuCacheSizes` does.
-5. **One kernel of oneDNN's that no setting of TensorFlow's switches off:** the gradient of a
-   convolution's input calls `dnnl_sgemm` (`conv_grad_input_ops.h`), which takes its code by
-   processor. `environment` holds it to AVX, without which TensorFlow does not start.
+4. **The sizes of the caches.** Eigen asks the processor for the sizes of its caches, and cuts
+   matrix products into blocks of a suitable size. It adds up each block by itself, so other sizes
+   give other sums (`computeProductBlockingSizes` in `GeneralBlockPanelKernel.h`). `apply` gives
+   Eigen fixed sizes, as its own `Eigen::setCpuCacheSizes` does.
+5. **One kernel of oneDNN that no setting of TensorFlow switches off.** The gradient of a
+   convolution's input calls `dnnl_sgemm` (`conv_grad_input_ops.h`), which chooses its code by the
+   processor. `environment` limits it to AVX, without which TensorFlow does not start.
 
-An operation that is not among those shown to agree (`PROVED`) is not promised: `unproved` names it,
-and the layer it is in, before the training starts, and the guarantee is then `machine`. What is
-computed outside the graphs of the training (in `judge`, in `produce`, for the predictions) is known
-only once it ran: `watching` notes it, and `watched` names it in the manifest.
+Only operations that were shown to agree (`PROVED`) are promised. If a training uses another one,
+`unproved` names it and its layer before the training starts, and the guarantee is then `machine`.
+What is computed outside the training's graphs (in `judge`, in `produce`, for the predictions) is
+known only after it has run: `watching` notes it, and `watched` names it for the manifest.
 """
 
 from __future__ import annotations
@@ -46,10 +48,10 @@ from typing import Any
 from repro.backends import convolutions
 
 CACHES = (32 * 1024, 512 * 1024, 8 * 1024 * 1024)
-"""Bytes of first, second and third level that Eigen is told, whatever the processor has."""
+"""The sizes in bytes of the first, second and third cache that Eigen is told on any processor."""
 
-_sizes: Any = None  # where Eigen keeps them, once found
-_seen: dict[str, set[tuple[str, str]]] | None = None  # by `watching`, once `apply` was called
+_sizes: Any = None  # The place in memory where Eigen keeps the sizes; None: not found.
+_seen: dict[str, set[tuple[str, str]]] | None = None  # By place; None: `apply` was not called.
 
 _FUNCTIONS = "exp log pow sin cos tan atan sinh cosh tanh erf expm1 log1p exp2 log2"
 _COMPUTED = {"45ea54768ae05895": "plain", "ccec133b5f8a2196": "fma"}  # glibc 2.36
@@ -100,15 +102,15 @@ _NUMBERLESS = """
     TensorDataset TensorSliceDataset VarHandleOp VarIsInitializedOp ZipDataset
 """
 NUMBERLESS = frozenset(_NUMBERLESS.split())
-"""What computes no numbers itself: it checks, hands data or variables over, or calls operations
-that are looked at as well."""
+"""Operations that compute no numbers themselves. They check something, hand over data or variables,
+or call operations that are looked at as well."""
 
 
 def environment() -> dict[str, str]:
-    """Variables that the process has to be started with.
+    """Returns the variables that the process has to start with.
 
-    glibc ignores names it does not know, so those of before and since version 2.33 stand together
-    (glibc manual, "Hardware Capability Tunables").
+    The names of features changed in glibc 2.33. glibc ignores names that it does not know, so the
+    old and the new ones are both given (glibc manual, "Hardware Capability Tunables").
     """
     return {
         "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-FMA,-FMA4,-FMA_Usable,-FMA4_Usable",
@@ -117,10 +119,10 @@ def environment() -> dict[str, str]:
 
 
 def mathematics() -> str:
-    """How the C library computes: `plain`, `fma` (with fused multiply-add), or other results.
+    """Says how the C library computes: `plain`, `fma` (with fused multiply-add), or otherwise.
 
-    Told by the bits that its functions give, whatever its version says: later ones than 2.40 round
-    some functions otherwise.
+    The answer follows from the bits that its functions give, and not from its version: versions
+    after 2.40 round some functions in another way.
     """
     try:
         library = ctypes.CDLL("libm.so.6")
@@ -139,16 +141,17 @@ def mathematics() -> str:
 
 
 def cache_sizes() -> list[int] | None:
-    """The sizes of the caches that Eigen was told to compute with; None: it asks the processor."""
+    """Returns the sizes of the caches that Eigen was told; None: it asks the processor."""
     return None if _sizes is None else list(_sizes)
 
 
 def _fix_cache_sizes() -> None:
-    """Does what `Eigen::setCpuCacheSizes` does, which TensorFlow does not export.
+    """Sets the sizes of the caches, as `Eigen::setCpuCacheSizes` does.
 
-    Eigen keeps the sizes in a static variable (`manage_caching_sizes`): three integers and the flag
-    of their initialisation. It is looked for in the library's own data, and taken only where there
-    is one such place and a product of matrices changes with what is written there.
+    TensorFlow does not export that function. Eigen keeps the sizes in a static variable
+    (`manage_caching_sizes`): three integers, and the flag that says they are set. So the library's
+    own data are searched for such a place. It is used only if it is the only one, and if a matrix
+    product changes with what is written there.
     """
     global _sizes
     import tensorflow as tf
@@ -158,7 +161,7 @@ def _fix_cache_sizes() -> None:
     def product() -> bytes:
         return bytes(tf.matmul(left, right).numpy().tobytes())
 
-    product()  # Eigen asks the processor at the first one.
+    product()  # At the first product Eigen asks the processor and fills the variable.
     places = [place for start, end in _library_data() for place in _triples(start, end)]
     if len(places) != 1:
         return
@@ -174,7 +177,7 @@ def _fix_cache_sizes() -> None:
 
 
 def _library_data() -> Iterator[tuple[int, int]]:
-    """Where the writable data of TensorFlow's kernels are in memory, on Linux."""
+    """Yields the spans of memory with the writable data of TensorFlow's kernels; on Linux only."""
     try:
         with open("/proc/self/maps", encoding="utf-8") as file:
             lines = file.read().splitlines()
@@ -184,7 +187,7 @@ def _library_data() -> Iterator[tuple[int, int]]:
     for line in lines:
         span, mode, _, _, _, *path = line.split(maxsplit=5)
         start, end = (int(number, 16) for number in span.split("-"))
-        # What is zero at the start has no file behind it, and follows on what has.
+        # Data that start as zero have no file behind them. They follow directly after data that do.
         name = path[0] if path else name if start == before else ""
         before = end
         if mode.startswith("rw") and "libtensorflow_cc" in name:
@@ -192,7 +195,7 @@ def _library_data() -> Iterator[tuple[int, int]]:
 
 
 def _triples(start: int, end: int) -> list[int]:
-    """Addresses of three sizes, smaller to larger, and a 1 after them."""
+    """Returns the addresses of what looks like three sizes of caches with a 1 after them."""
     import numpy as np
 
     data = memoryview((ctypes.c_char * (end - start)).from_address(start))
@@ -205,9 +208,9 @@ def _triples(start: int, end: int) -> list[int]:
 
 
 def apply() -> None:
-    """Replaces what differs by processor, once the threads are set and before a model is built.
+    """Replaces what depends on the processor. From then on `watching` takes notes.
 
-    From here on `watching` takes notes.
+    Call it after the threads are set, and before a model is built.
     """
     global _seen
     import tensorflow as tf
@@ -226,7 +229,7 @@ def apply() -> None:
 
     def softmax(logits: Any, name: str | None = None) -> Any:
         logits = tf.convert_to_tensor(logits)
-        # The largest value cancels out: it is there against overflow and needs no gradient.
+        # The largest value only prevents overflow. It cancels out, so it needs no gradient.
         largest = tf.stop_gradient(tf.reduce_max(logits, axis=-1, keepdims=True))
         powers = tf.exp(logits - largest)
         return tf.math.divide(powers, tf.reduce_sum(powers, axis=-1, keepdims=True), name=name)
@@ -234,14 +237,15 @@ def apply() -> None:
     def gelu(features: Any, approximate: bool = False, name: str | None = None) -> Any:
         if approximate:
             return original_gelu(features, True, name)
-        # TensorFlow takes `erfc`, in which Eigen takes an approximate reciprocal; `erf` agrees.
+        # TensorFlow uses `erfc`, for which Eigen uses an approximate reciprocal. `erf` agrees on
+        # every processor.
         features = tf.convert_to_tensor(features)
         half = tf.cast(0.5, features.dtype)
         inner = features * tf.cast(math.sqrt(0.5), features.dtype)
         return tf.multiply(half * features, 1 + tf.math.erf(inner), name=name)
 
-    # TensorFlow's own functions and gradients, and so Keras, call these by their module; that is
-    # where one replacement serves all. `tf.math.reciprocal` is a second name of the same.
+    # TensorFlow's own functions and gradients, and so Keras, look these up in their module. So one
+    # replacement there serves all. `tf.math.reciprocal` is a second name of the same function.
     gen_math_ops.rsqrt = rsqrt
     gen_math_ops.reciprocal = math_ops.reciprocal = tf.math.reciprocal = reciprocal
     gen_nn_ops.softmax = softmax
@@ -252,12 +256,13 @@ def apply() -> None:
 
 
 def unproved(graphs: Iterable[Any], layers: Iterable[str] = ()) -> list[str]:
-    """Names the operations in graphs that are not known to be portable: `layer: operation`.
+    """Returns the operations in graphs that are not known to be portable, as `layer: operation`.
 
     Args:
-        graphs: of concrete functions, such as the compiled training step's.
-        layers: names of the model's layers. An operation outside all of them is named by its scope.
-            A graph that is None stands for steps that a model makes on the host.
+        graphs: the graphs of concrete functions, such as the compiled training step. None stands
+            for steps that a model makes on the host.
+        layers: the names of the model's layers. An operation outside all of them is named with its
+            scope.
     """
     names, graphs = set(layers), list(graphs)
     found = {"learn: what it computes with"} if None in graphs else set()
@@ -273,12 +278,15 @@ def unproved(graphs: Iterable[Any], layers: Iterable[str] = ()) -> list[str]:
 
 @contextlib.contextmanager
 def watching(place: str) -> Iterator[None]:
-    """Notes what TensorFlow computes in a block outside the graphs that `unproved` looks through.
+    """Notes the operations that TensorFlow runs in the block.
 
-    Each operation that is run by itself is noted, and each one in the functions that are called;
-    `watched` names them with the `place`, such as `judge`. Nothing is done where `portable` was not
-    asked for. No result changes: TensorFlow calls `note` after each operation, in this thread alone
-    (`tensorflow.python.framework.op_callbacks`).
+    It is for what is computed outside the graphs that `unproved` looks through. It notes each
+    operation that runs by itself, and each one in the functions that are called. If `portable` was
+    not asked for, it does nothing. No result changes: TensorFlow calls `note` after each operation,
+    in this thread only (`tensorflow.python.framework.op_callbacks`).
+
+    Args:
+        place: what runs in the block, such as `judge`; `watched` names operations with it.
     """
     if _seen is None:
         yield
@@ -295,7 +303,7 @@ def watching(place: str) -> Iterator[None]:
         op_name: str | None = None,
         graph: Any = None,
     ) -> None:
-        if graph is None:  # Else it is only being put into a graph; it counts once that is run.
+        if graph is None:  # Else it is only put into a graph now, and counts when that runs.
             noted.update(_run(_text(operation), (*inputs, *outputs), attributes))
 
     op_callbacks.add_op_callback(note)
@@ -306,8 +314,10 @@ def watching(place: str) -> Iterator[None]:
 
 
 def watched(layers: Iterable[str] = ()) -> list[str]:
-    """Names the operations seen by `watching` that are not known to be portable, as `unproved`
-    does: `layer: operation`, or `place: operation` outside the layers."""
+    """Returns the operations noted by `watching` that are not known to be portable.
+
+    Each is `layer: operation`, or `place: operation` if it is outside the layers.
+    """
     names = set(layers)
     return sorted(
         {
@@ -324,12 +334,12 @@ def _agrees(kind: str) -> bool:
 
 
 def _run(operation: str, tensors: Iterable[Any], attributes: Sequence[Any]) -> set[tuple[str, str]]:
-    """Name and kind of an operation that was run, and of each one in the functions it calls.
+    """Returns name and kind of an operation that ran, and of each one in the functions it calls.
 
     Args:
-        operation: its type, or the name of a function.
-        tensors: what went in and what came out.
-        attributes: names and values, one after the other; functions are among the values.
+        operation: the type of the operation, or the name of a function.
+        tensors: its inputs and outputs.
+        attributes: its attributes: name, value, name, value and so on. Some values are functions.
     """
     from tensorflow.python.eager import context
 
@@ -345,7 +355,7 @@ def _run(operation: str, tensors: Iterable[Any], attributes: Sequence[Any]) -> s
 
 @functools.cache
 def _within(function: str) -> frozenset[tuple[str, str]]:
-    """Name and kind of each operation in a function that TensorFlow has, and in those it calls."""
+    """Returns name and kind of each operation in a TensorFlow function and in those it calls."""
     from tensorflow.python.eager import context
 
     found: set[tuple[str, str]] = set()
@@ -373,7 +383,7 @@ def _text(name: str | bytes) -> str:
 
 
 def kinds(graph: Any) -> set[str]:
-    """The kinds of operations in a graph and in the functions that it calls."""
+    """Returns the kinds of operations in a graph and in the functions that it calls."""
     return {_kind(node) for node in _nodes(graph)}
 
 
@@ -386,9 +396,9 @@ def _nodes(graph: Any) -> Iterator[Any]:
 
 
 def _kind(node: Any) -> str:
-    """The operation's type, and the floating-point types but float32 that it works on.
+    """Returns an operation's type, and the floating-point types beside float32 that it works on.
 
-    What holds for float32 has not been shown for another precision, which has other kernels.
+    Other precisions have other kernels: what was shown for float32 does not hold for them.
     """
     import tensorflow as tf
 
@@ -404,9 +414,10 @@ def _with_types(operation: str, types: Iterable[Any]) -> str:
 
 
 def _layer(name: str, layers: set[str], place: str | None = None) -> str:
-    """The layer that an operation belongs to, from the scopes in its name; else the place.
+    """Returns the layer of an operation, from the scopes in its name; if there is none, the place.
 
-    `gradient_tape/while/lenet5_1/c1_1/convolution/Conv2DBackpropFilter` is of layer `c1`.
+    For example `gradient_tape/while/lenet5_1/c1_1/convolution/Conv2DBackpropFilter` belongs to the
+    layer `c1`.
     """
     scopes = [part for part in name.split("/")[:-1] if part not in ("gradient_tape", "while")]
     for scope in scopes:

@@ -1,4 +1,4 @@
-"""TensorFlow: steps in a loop inside one graph."""
+"""TensorFlow: makes the steps of a chunk in a loop inside one graph."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import numpy as np
 
 from repro.backends import portable
 from repro.data.dataset import Part
+from repro.data.feed import Chunk
 from repro.recipe.parameters import Parameters
 
 
 def environment(parameters: Parameters) -> dict[str, str]:
-    """`portable` also switches off what picks its kernels by the processor's model, and GPUs."""
+    """Returns the variables that TensorFlow reads when it starts.
+
+    `portable` also switches off GPUs, and libraries that pick kernels by the processor's model.
+    """
     values = {"TF_CPP_MIN_LOG_LEVEL": "2"}
     if parameters.guarantee == "none":
         return values
@@ -35,7 +39,7 @@ def environment(parameters: Parameters) -> dict[str, str]:
 
 
 def apply(parameters: Parameters) -> None:
-    """Threads, deterministic kernels, no XLA but where it is asked for."""
+    """Sets threads and deterministic kernels; XLA is used only if a parameter asks for it."""
     import tensorflow as tf
 
     if parameters.guarantee != "none":
@@ -48,7 +52,7 @@ def apply(parameters: Parameters) -> None:
 
 
 def in_effect() -> dict[str, Any]:
-    """What TensorFlow says it does; the keys are those of `expected`."""
+    """Returns the settings that TensorFlow reports, with the keys of `expected`."""
     import tensorflow as tf
     from tensorflow.python.framework import config
     from tensorflow.python.util import _pywrap_util_port
@@ -65,7 +69,7 @@ def in_effect() -> dict[str, Any]:
 
 
 def expected(parameters: Parameters, guarantee: str) -> dict[str, Any]:
-    """What `in_effect` returns where a guarantee holds."""
+    """Returns what `in_effect` has to return if a guarantee holds."""
     wanted = {
         "intra_op_threads": parameters.threads,
         "inter_op_threads": parameters.threads,
@@ -82,7 +86,7 @@ def expected(parameters: Parameters, guarantee: str) -> dict[str, Any]:
 
 
 def gpus() -> list[str]:
-    """The names of the GPUs that TensorFlow may use."""
+    """Returns the names of the GPUs that TensorFlow may use."""
     import tensorflow as tf
 
     return [
@@ -92,20 +96,21 @@ def gpus() -> list[str]:
 
 
 def generators() -> dict[str, np.ndarray]:
-    """None: what Keras's layers draw from are variables, and there is nothing else to keep."""
+    """Returns nothing: Keras's layers draw from variables, which are kept with the state."""
     return {}
 
 
 def restore(found: dict[str, np.ndarray]) -> None:
-    """See `generators`."""
+    """Does nothing; see `generators`."""
 
 
 def fuse(optimizer: Any) -> None:
-    """Has Keras's Adam or AdamW update each weight by TensorFlow's own kernel.
+    """Makes Keras's Adam or AdamW update each weight by TensorFlow's own kernel.
 
-    Keras writes the update as eleven operations, each a pass over memory. The kernel makes one, of
-    the same formula in the same order (TensorFlow, `ApplyAdam` in `training_ops.cc`); but takes
-    1 - beta in float32, where Keras takes it in float64 and rounds, so that the last bits differ.
+    Keras writes the update as eleven operations, and each is a pass over memory. The kernel makes
+    one pass with the same formula in the same order (TensorFlow, `ApplyAdam` in `training_ops.cc`).
+    The last bits differ: the kernel computes 1 - beta in float32, and Keras computes it in float64
+    and rounds it.
     """
     import tensorflow as tf
 
@@ -124,7 +129,8 @@ def fuse(optimizer: Any) -> None:
             beta1=first,
             beta2=second,
             epsilon=tf.constant(optimizer.epsilon, dtype),
-            # The gradient of an embedding is of some rows alone; as everywhere, all rows move.
+            # The gradient of an embedding has only some rows. Adam moves all rows, so it is made
+            # whole.
             grad=tf.cast(tf.convert_to_tensor(gradient), dtype),
         )
 
@@ -132,56 +138,73 @@ def fuse(optimizer: Any) -> None:
 
 
 class Steps:
-    """A graph that makes a step on each batch of a chunk of indices, of shape (steps, batch)."""
+    """Makes a step on each batch of a chunk."""
 
     def __init__(
         self, model: Any, kind: Literal["train", "test"], part: Part, jit_compile: bool
     ) -> None:
-        """`part` is what the indices are of."""
+        """Traces the graph; the chunks are of the samples of `part`."""
         import tensorflow as tf
 
-        self.part = part
-        tensors = [tf.constant(array) for array in part.arrays().values()]
+        if part.reader is None:
+            tensors = {name: tf.constant(array) for name, array in part.arrays().items()}
+            given = {"rows": tf.TensorSpec((None, None), tf.int32)}
+        else:
+            given = {
+                name: tf.TensorSpec(
+                    (None, None, *field.shape),
+                    tf.string if field.dtype.kind in "SU" else field.dtype,
+                )
+                for name, field in part.fields().items()
+            }
         step = model.train_step if kind == "train" else model.test_step
 
         @tf.function(  # type: ignore[untyped-decorator]
-            input_signature=[tf.TensorSpec((None, None), tf.int32)],
+            input_signature=[given],
             autograph=False,
             jit_compile=jit_compile or None,
         )
-        def run(indices: Any) -> None:
+        def run(chunk: dict[str, Any]) -> None:
             def body(number: Any) -> list[Any]:
-                step(tuple(tf.gather(tensor, indices[number]) for tensor in tensors))
+                batch = {name: one[number] for name, one in chunk.items()}
+                if part.reader is None:
+                    rows = batch["rows"]
+                    batch = {name: tf.gather(one, rows) for name, one in tensors.items()}
+                step(part.packed(batch))
                 return [number + 1]
 
-            # One step after the other: the next reads what this one wrote.
+            # One step after the other, since each reads what the one before has written.
+            made = next(iter(chunk.values()))
             tf.while_loop(
-                lambda number: number < tf.shape(indices)[0], body, [0], parallel_iterations=1
+                lambda number: number < tf.shape(made)[0], body, [0], parallel_iterations=1
             )
 
         self._run = run
-        # Traced here, not in the middle of a run that goes on.
+        # The graph is traced now: a run that goes on must not trace it after its generators were
+        # restored.
         self.graph: Any = run.get_concrete_function().graph
 
-    def __call__(self, indices: np.ndarray) -> None:
+    def __call__(self, chunk: Chunk) -> None:
         import tensorflow as tf
 
-        self._run(tf.constant(indices))
+        given = {"rows": chunk.indices} if chunk.content is None else chunk.content
+        self._run({name: tf.constant(array) for name, array in given.items()})
 
 
-def one_step(model: Any, batch: tuple[np.ndarray, ...]) -> None:
+def one_step(model: Any, batch: tuple[Any, ...]) -> None:
     """Makes a training step on a batch without a graph."""
+    import keras
     import tensorflow as tf
 
-    model.train_step(tuple(tf.constant(array) for array in batch))
+    model.train_step(keras.tree.map_structure(tf.constant, batch))
 
 
 @contextlib.contextmanager
 def uncompiled() -> Iterator[None]:
     """A block in which TensorFlow's functions run operation by operation.
 
-    A compiled function makes of arrays what its `input_signature` says, int64 of int32, say. One
-    that is not compiled takes what it is given, so that is done here in its place.
+    A compiled function casts arrays to the types of its `input_signature`, for example from int32
+    to int64. A function that is not compiled does not, so the block does it instead.
     """
     import tensorflow as tf
 
@@ -206,13 +229,16 @@ def uncompiled() -> Iterator[None]:
         tf.config.run_functions_eagerly(False)
 
 
-def as_compiled(batch: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
-    """A batch as the functions of a model's own `learn` get it: `uncompiled` sees to the types."""
+def as_compiled(batch: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns a batch as a model's own `learn` gets it: unchanged; `uncompiled` casts the types."""
     return batch
 
 
 def concrete(tensor: Any) -> np.ndarray:
-    """The content of a tensor; of all rows where it has some, as an embedding's gradient has."""
+    """Returns the content of a tensor; the gradient of an embedding, with some rows, is made whole.
+
+    The rows that it does not have are 0.
+    """
     import tensorflow as tf
 
     if isinstance(tensor, tf.IndexedSlices):

@@ -1,4 +1,4 @@
-"""PyTorch: step after step, as it is written."""
+"""PyTorch: makes one step after the other, without compiling."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from typing import Any, Literal
 import numpy as np
 
 from repro.data.dataset import Part
+from repro.data.feed import Chunk
 from repro.recipe.parameters import Parameters
 
 
 def environment(parameters: Parameters) -> dict[str, str]:
-    """Nothing beside what all backends have: PyTorch is set up once it has started."""
+    """Returns no variables: `apply` sets up PyTorch after it has started."""
     return {}
 
 
 def apply(parameters: Parameters) -> None:
-    """Threads and deterministic kernels.
+    """Sets threads and deterministic kernels.
 
-    Numbers too small to be normal become 0, as on TensorFlow and JAX: momenta of weights that get
-    no gradient end there, and processors take many times longer over them.
+    With `use_deterministic_algorithms` an operation without a deterministic kernel raises. cuDNN
+    has two switches of its own: its search for the fastest kernel has to be off, and deterministic
+    convolutions on (PyTorch documentation, "Reproducibility").
 
-    `use_deterministic_algorithms` makes an operation that has none raise; cuDNN's search for the
-    fastest kernel has to be off beside it, and its convolutions told (PyTorch documentation,
-    "Reproducibility").
+    Numbers below the normal ones become 0, as on TensorFlow and JAX. Processors take many times
+    longer to compute with such numbers, and the momenta of weights without a gradient become so
+    small.
     """
     import torch
 
@@ -41,18 +43,18 @@ def apply(parameters: Parameters) -> None:
 
 
 def _seed_all() -> None:
-    """Has each layer draw from its own generator, as on the other backends.
+    """Makes each layer draw from its own generator, as on the other backends.
 
-    A dropout without a seed draws from PyTorch's global generator instead (Keras,
-    `backend/torch/random.py`), which is in no saved state: a training that starts from one would
-    draw other masks than the one that had not stopped.
+    A dropout without a seed draws from PyTorch's global generator, which is in no saved state
+    (Keras, `backend/torch/random.py`). A training that goes on from such a state would draw other
+    masks than one that was not stopped.
     """
     import keras
 
     original = keras.random.SeedGenerator.__init__
 
     def seeded(self: Any, seed: int | None = None, *arguments: Any, **keywords: Any) -> None:
-        # What Keras itself would draw.
+        # Keras itself would draw the same number.
         drawn = random.randint(1, 10**9) if seed is None else seed
         original(self, drawn, *arguments, **keywords)
 
@@ -60,7 +62,7 @@ def _seed_all() -> None:
 
 
 def in_effect() -> dict[str, Any]:
-    """What PyTorch says it does; the keys are those of `expected`."""
+    """Returns the settings that PyTorch reports, with the keys of `expected`."""
     import torch
 
     return {
@@ -76,7 +78,7 @@ def in_effect() -> dict[str, Any]:
 
 
 def expected(parameters: Parameters, guarantee: str) -> dict[str, Any]:
-    """What `in_effect` returns where the guarantee holds."""
+    """Returns what `in_effect` has to return if the guarantee holds."""
     return {
         "intra_op_threads": parameters.threads,
         "inter_op_threads": parameters.threads,
@@ -89,14 +91,14 @@ def expected(parameters: Parameters, guarantee: str) -> dict[str, Any]:
 
 
 def gpus() -> list[str]:
-    """The names of the GPUs that PyTorch may use."""
+    """Returns the names of the GPUs that PyTorch may use."""
     import torch
 
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def generators() -> dict[str, np.ndarray]:
-    """PyTorch's own generators, which a project's code may draw from; layers have their own."""
+    """Returns the state of PyTorch's own generators, which the project's code may draw from."""
     import torch
 
     found = {"torch": torch.get_rng_state().numpy()}
@@ -117,11 +119,11 @@ def restore(found: dict[str, np.ndarray]) -> None:
 
 
 def fuse(optimizer: Any) -> None:
-    """Has Keras's Adam or AdamW update all weights by PyTorch's fused kernel.
+    """Makes Keras's Adam or AdamW update all weights by PyTorch's fused kernel.
 
-    Keras makes ten passes over them. The kernel makes one, of the same formula but for where its
-    epsilon stands (PyTorch documentation, `torch.optim.Adam`): after the division by
-    sqrt(1 - beta_2^t), so that Keras's is divided by it here.
+    Keras makes ten passes over the weights, and the kernel makes one. The formulas are the same
+    except for the place of epsilon: the kernel adds it after the division by sqrt(1 - beta_2^t)
+    (PyTorch documentation, `torch.optim.Adam`). So Keras's epsilon is divided by this root here.
     """
     import keras
     import torch
@@ -137,14 +139,14 @@ def fuse(optimizer: Any) -> None:
             [optimizer._momentums[place].value for place in places],
             [optimizer._velocities[place].value for place in places],
             max_exp_avg_sqs=[],
-            # It counts the step itself, in each of them.
+            # The kernel adds 1 to each of them before it uses it.
             state_steps=list(torch.full((len(places),), float(made), device=device).unbind()),
             fused=True,
             amsgrad=False,
             beta1=optimizer.beta_1,
             beta2=optimizer.beta_2,
             lr=keras.ops.convert_to_tensor(learning_rate),
-            weight_decay=0.0,  # Keras has seen to it.
+            weight_decay=0.0,  # Keras has applied it already.
             eps=optimizer.epsilon / (1 - optimizer.beta_2 ** (made + 1)) ** 0.5,
             maximize=False,
         )
@@ -153,26 +155,31 @@ def fuse(optimizer: Any) -> None:
 
 
 class Steps:
-    """Makes a step on each batch of a chunk of indices, of shape (steps, batch)."""
+    """Makes a step on each batch of a chunk."""
 
     graph: Any = None
 
     def __init__(
         self, model: Any, kind: Literal["train", "test"], part: Part, jit_compile: bool
     ) -> None:
-        """`part` is what the indices are of."""
+        """Copies the part's samples to the device, as far as they are in memory."""
         import keras
 
-        self._tensors = [keras.ops.convert_to_tensor(array) for array in part.arrays().values()]
-        self.part, self._model, self._kind = part, model, kind
+        held = part.arrays() if part.reader is None else {}
+        self._tensors = {n: keras.ops.convert_to_tensor(array) for n, array in held.items()}
+        self._part, self._model, self._kind = part, model, kind
 
-    def __call__(self, indices: np.ndarray) -> None:
+    def __call__(self, chunk: Chunk) -> None:
         import keras
         import torch
 
-        chunk = keras.ops.convert_to_tensor(indices)
-        for rows in chunk:
-            batch = tuple(tensor[rows] for tensor in self._tensors)
+        given = {"rows": chunk.indices} if chunk.content is None else chunk.content
+        tensors = {name: keras.ops.convert_to_tensor(array) for name, array in given.items()}
+        for number in range(chunk.steps):
+            found = {name: one[number] for name, one in tensors.items()}
+            if chunk.content is None:
+                found = {name: one[found["rows"]] for name, one in self._tensors.items()}
+            batch = self._part.packed(found)
             if self._kind == "train":
                 self._model.train_step(batch)
             else:
@@ -180,25 +187,25 @@ class Steps:
                     self._model.test_step(batch)
 
 
-def one_step(model: Any, batch: tuple[np.ndarray, ...]) -> None:
+def one_step(model: Any, batch: tuple[Any, ...]) -> None:
     """Makes a training step on a batch."""
     import keras
 
-    model.train_step(tuple(keras.ops.convert_to_tensor(array) for array in batch))
+    model.train_step(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
 
 
 def uncompiled() -> contextlib.AbstractContextManager[None]:
-    """Nothing is compiled here in the first place."""
+    """Does nothing, since nothing is compiled here."""
     return contextlib.nullcontext()
 
 
-def as_compiled(batch: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
-    """A batch as the functions of a model's own `learn` get it."""
+def as_compiled(batch: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns a batch as the functions of a model's own `learn` get it: unchanged."""
     return batch
 
 
 def concrete(tensor: Any) -> np.ndarray:
-    """The content of a tensor."""
+    """Returns the content of a tensor."""
     import keras
 
     return np.asarray(keras.ops.convert_to_numpy(tensor))

@@ -1,17 +1,20 @@
-"""What a command can end with: exit statuses, and the exceptions that lead to them."""
+"""The exit statuses of a command, and the exceptions that lead to them."""
 
 from __future__ import annotations
 
 IDENTICAL, DIFFERS, BAD_INPUT, NOT_COMPARABLE, FAILED = range(5)
 """Exit statuses of `repro`. FAILED: the training itself raised; its traceback is in the log."""
 INTERNAL = 70
-"""The machinery is at fault, neither an input nor the project (`EX_SOFTWARE` of sysexits.h)."""
+"""The exit status if the machinery itself is at fault (`EX_SOFTWARE` of sysexits.h)."""
 ISSUES = "https://github.com/org/repro-dl/issues"
-"""Where such a fault is to be reported."""
+"""Where people report a fault of the machinery."""
 
 
 class BadInput(Exception):
-    """A value somebody gave is wrong. The message is one line: what is wrong, what would do."""
+    """A value that somebody gave is wrong.
+
+    The message is one line. It says what is wrong and what would be right.
+    """
 
 
 class RunFailed(Exception):
@@ -19,14 +22,14 @@ class RunFailed(Exception):
 
 
 class MachineryFailed(RunFailed):
-    """The machinery itself raised in the process that trains, not the project's code."""
+    """In the process that trains, the machinery raised, and not the project's code."""
 
 
 class RunEnded(RunFailed):
-    """The process of a training was ended by a signal, which says nothing of the training itself.
+    """A signal ended the process of a training. The training itself may be without fault.
 
-    The message has three parts: `what` happened, what is to be done `then`, and the end of the
-    log. The middle one differs by command.
+    The message has three parts: `what` happened, what to do `then`, and the end of the `log`. What
+    to do depends on the command.
     """
 
     def __init__(self, what: str, then: str, log: str) -> None:
@@ -34,9 +37,9 @@ class RunEnded(RunFailed):
         self.what, self.log = what, log
 
     def advised(self, then: str) -> RunEnded:
-        """The same failure, with something else to be done."""
+        """Returns the same failure with other advice."""
         return RunEnded(self.what, then, self.log)
 
 
 class Probed(Exception):
-    """A run made only to look at one place has written what it found there, and is over."""
+    """A run that was made only to look at one place has written what it found, and ends."""

@@ -1,16 +1,13 @@
-"""Files: whole or not there; their digests; JSON; arrays; in which fields two contents differ."""
+"""Files: whole or not there; JSON; arrays; in which fields two contents differ."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import math
 import os
-import re
 import secrets
-import tokenize
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,12 +49,10 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
             os.close(folder)
 
 
-def sha256(path: Path, settle: bool = False) -> str:
-    """The SHA-256 of a file; with `settle` its content is on the disk when this returns."""
+def settle(path: Path) -> None:
+    """Waits until the content of a file is on the disk."""
     with path.open("rb") as file:
-        if settle:
-            os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
 
 
 def is_file(path: Path) -> bool:
@@ -66,74 +61,6 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
-
-
-def code_digest(code: Path | bytes) -> str:
-    """The SHA-256 of a Python file as it runs: without comments, blank lines and trailing spaces.
-
-    Docstrings count, and so does each space inside a line. The digest is the same on every
-    version of Python. A file that cannot be read as Python is taken as it is, except for the ends
-    of its lines.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    content = code if isinstance(code, bytes) else code.read_bytes()
-    content = content.replace(b"\r\n", b"\n")
-    try:
-        encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
-        text = _bare(content.decode(encoding))
-    except (SyntaxError, ValueError):
-        return hashlib.sha256(content).hexdigest()
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-# The module tokenize is not used for this: its tokens and their places differ between versions of
-# Python, for f-strings and for strings with letters outside ASCII.
-_COMMENT_OR_STRING = re.compile(
-    r"""(?P<comment>\#[^\n]*)
-    | (?:(?<!\w)(?P<formatted>r?[ft]r?))?  # Of the prefixes of strings only these matter.
-      (?P<string> \"{3} (?:[^"\\]|\\.|"(?!""))* \"{3} | '{3} (?:[^'\\]|\\.|'(?!''))* '{3}
-                | " (?:[^"\\\n]|\\.)* "              | ' (?:[^'\\\n]|\\.)* ')
-    | (?P<open>["'])""",
-    re.DOTALL | re.IGNORECASE | re.VERBOSE,
-)
-
-
-def _bare(text: str) -> str:
-    """Python without comments, blank lines and trailing spaces; strings keep all of theirs.
-
-    Raises:
-        ValueError: a string does not end, or is one that only Python 3.12 and later can read: an
-            f-string that holds its own quotes or new lines.
-    """
-    strings: list[str] = []
-
-    def stand_in(found: re.Match[str]) -> str:
-        if found["comment"]:
-            return ""
-        if found["open"] or (found["formatted"] and not _closed(found["string"])):
-            raise ValueError("no string that every version of Python reads alike")
-        strings.append(found[0])
-        return "\0"
-
-    if "\0" in text:
-        raise ValueError("no text of Python's")
-    lines: list[str] = []
-    for line in _COMMENT_OR_STRING.sub(stand_in, text.replace("\r", "\n")).split("\n"):
-        line = line.rstrip(" \t\f")
-        # An empty line that ends a continued one keeps the next line apart from it.
-        if line or (lines and lines[-1].endswith("\\")):
-            lines.append(line)
-    kept = iter(strings)
-    return re.sub("\0", lambda _: next(kept), "\n".join(lines))
-
-
-def _closed(string: str) -> bool:
-    """Whether each brace of an f-string is closed in it; two of a kind can be one for itself."""
-    while (shorter := re.sub(r"\{[^{}]*\}", "", string)) != string:
-        string = shorter
-    return re.search("[{}]", re.sub(r"\{\{|\}\}", "", string)) is None
 
 
 ARRAYS_MOST = 1 << 30

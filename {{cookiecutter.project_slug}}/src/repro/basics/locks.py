@@ -1,16 +1,18 @@
-"""Locks on files, which say that a process is at a run, a study or a core.
+"""Locks on files, which show that a process is at work on a run, on a study or on a core.
 
-A lock ends with the process that has it, however that ends. Three kinds, the best that there is:
+A lock ends with the process that holds it, whatever ends that process. There are three kinds, and
+the best one that the system has is used:
 
-1. `flock`, which belongs to the open file: the process that trains inherits it from the one that
-   started it, and keeps it where it outlives that one.
-2. `lockf`, where a file system has no `flock` (some of Lustre and NFS). It belongs to one process.
-   So within a process this module remembers what is locked; and a file that tells the number of a
-   process, as that of a run does, is taken for locked while that process lives on this machine.
-3. On Windows `msvcrt.locking`, which belongs to one open file.
+1. `flock` belongs to the open file. The process that trains inherits it from the process that
+   started it, and keeps it even if it lives longer.
+2. `lockf` is used on file systems that have no `flock` (some of Lustre and NFS). It belongs to one
+   process, and is not inherited. So this module remembers what its own process has locked. A file
+   can also hold the number of a process, as that of a run does; such a file counts as locked while
+   that process lives on this machine.
+3. On Windows, `msvcrt.locking` belongs to one open file.
 
-Where a file system has none of these it is said, and what a number in the file tells is all that is
-known: another machine may be at the same run.
+If a file system has none of these, one line on stderr says so. Then only the number in the file
+counts, and a process on another machine may be at work on the same run.
 """
 
 from __future__ import annotations
@@ -27,23 +29,25 @@ from typing import Any, TextIO
 
 _TAKEN = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
 _UNKNOWN = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
-"""What a file system that has no such locks answers."""
+"""The errors of a file system that does not have this kind of lock."""
 _FAR = 1 << 30
-"""The byte that Windows locks: others may read what stands in the file."""
+"""The byte that is locked on Windows: far behind the content, so that others can read the file."""
 
 _held: dict[tuple[int, int], weakref.ref[TextIO]] = {}
-"""What this process has locked by `lockf`: device and number of each file."""
+"""The files that this process has locked by `lockf`, by their device and inode."""
 _told: set[int] = set()
-"""The devices without locks that were told of."""
+"""The devices without locks for which the line was printed already."""
 
 
 def lock(file: TextIO, patience: float = 0) -> bool:
     """Locks a file until the last process that has it open ends.
 
-    Returns False where another has it, and still has it after `patience` seconds.
+    Returns:
+        Whether this process has the lock now. It is False if another process still has it after
+        `patience` seconds.
 
     Raises:
-        OSError: the file cannot be locked for a reason of another kind.
+        OSError: the file cannot be locked for another reason.
     """
     last = time.monotonic() + patience
     while not _try(file):
@@ -66,7 +70,7 @@ def _try(file: TextIO) -> bool:
     holder = _held.get(place, lambda: None)()
     if holder is not None and holder is not file and not holder.closed:
         return False
-    # In this order: to read the file and close it would give up this process's lock on it.
+    # The number is read before `lockf`, since closing the file would give up this process's lock.
     if _lives(Path(file.name)):
         return False
     taken = _answer(lambda: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB))
@@ -75,8 +79,8 @@ def _try(file: TextIO) -> bool:
     if taken is None and place[0] not in _told:
         _told.add(place[0])
         print(
-            f"repro: {Path(file.name).parent}: this file system has no locks, so nobody can tell "
-            "whether a process of another machine is at the same; see to it that none is",
+            f"repro: {Path(file.name).parent}: this file system has no locks, so repro cannot see "
+            "whether another machine is at work here; make sure that none is",
             file=sys.stderr,
         )
     _held[place] = weakref.ref(file)
@@ -84,7 +88,7 @@ def _try(file: TextIO) -> bool:
 
 
 def _answer(attempt: Callable[[], None]) -> bool | None:
-    """Whether a lock was had; None where there are no such locks."""
+    """Whether the attempt got the lock; None if the file system does not have such locks."""
     try:
         attempt()
     except OSError as error:
@@ -97,7 +101,7 @@ def _answer(attempt: Callable[[], None]) -> bool | None:
 
 
 def _lives(path: Path) -> bool:
-    """Whether a file tells the number of a process of this project that lives, and not this one."""
+    """Whether the file holds the number of another process of `repro` that is alive."""
     try:
         with path.open("rb") as file:
             number = int(file.readline(32))
@@ -106,7 +110,7 @@ def _lives(path: Path) -> bool:
         return False
     if number == os.getpid():
         return False
-    try:  # The number may be another program's by now.
+    try:  # The system may have given the number to another program since.
         return b"repro" in Path(f"/proc/{number}/cmdline").read_bytes()
     except OSError:
         return True
@@ -117,6 +121,6 @@ def _on_windows(file: TextIO) -> bool:
     os.lseek(file.fileno(), _FAR, os.SEEK_SET)
     try:
         windows.locking(file.fileno(), windows.LK_NBLCK, 1)
-    except OSError:  # It says EACCES, or EDEADLOCK; both are that another has it.
+    except OSError:  # EACCES or EDEADLOCK; both mean that another process has it.
         return False
     return True

@@ -1,23 +1,26 @@
-"""Text that comes from files and runs, made fit for where it is shown: a terminal, Markdown."""
+"""Makes text that comes from files, people and runs fit for where it is shown."""
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-"""Unicode's categories of what moves, hides or reorders text rather than being seen itself."""
+"""Unicode's categories of characters that are not seen, but move, hide or reorder other text."""
 
 
 def printable(text: object, lines: bool = False) -> str:
-    """Returns text as it can be shown on a terminal, which it cannot command.
+    """Returns text that a terminal shows and never takes for a command.
 
-    Control characters, among them those that begin an escape sequence, and characters that change
-    the direction of text are written as Python writes them in a string: `\\x1b`, `\\u202e`.
+    Two kinds of characters are written as Python writes them in a string, such as `\\x1b` and
+    `\\u202e`: control characters, which can begin an escape sequence, and characters that change
+    the direction of text.
 
     Args:
-        lines: whether ends of lines and tabs may stay, as in text of several lines. A name has
-            none: with them it could look like a line of its own.
+        lines: whether ends of lines and tabs stay, as in a text of several lines. In a name they
+            do not stay, since the name could then look like two lines.
     """
     kept = "\n\t" if lines else ""
     return "".join(
@@ -31,24 +34,24 @@ def _escaped(character: str) -> str:
 
 
 def markdown(text: object) -> str:
-    """Returns text that Markdown shows as it is, where it could be a link, HTML, code or a table.
+    """Returns text that Markdown shows as it is, and not as a link, HTML, code or a table.
 
-    Ends of lines become spaces. What stands between the letters of a word stays, such as the
-    underscore in `val_loss`: Markdown does not read it as a mark there.
+    Ends of lines become spaces. A mark between the letters of a word stays, such as the underscore
+    in `val_loss`: Markdown does not read it as a mark there.
     """
     shown = printable(" ".join(str(text).split("\n")))
     shown = re.sub(r"[\\`*<>\[\]|~$]|(?<![^\W_])_|_(?![^\W_])|!(?=\[)", r"\\\g<0>", shown)
     shown = re.sub(r"&(?=#?\w+;)", "&amp;", shown)
-    # What at the beginning of a line would make a heading, a rule or a list.
+    # These begin a heading, a rule or a list, if they stand at the beginning of a line.
     shown = re.sub(r"^(\s*)([#=]|[+-](?=[\s-]|$))", r"\1\\\2", shown)
     return re.sub(r"^(\s*\d+)([.)])(?=\s|$)", r"\1\\\2", shown)
 
 
 def file_name(text: str, taken: set[str]) -> str:
-    """Returns a name for a file that was not taken, made of a name that may hold anything.
+    """Returns a name for a file, made of `text`, that is not in `taken`; adds it to `taken`.
 
-    It is added to those that are taken. Two names that differ in capital letters alone are one
-    file on some systems, and so are not both given.
+    On some systems two names that differ only in capital letters are one file. So only one of two
+    such names is given.
     """
     plain = re.sub(r"[^\w=+.-]", "-", text).strip(".")[:100] or "picture"
     name, number = plain, 1
@@ -60,5 +63,14 @@ def file_name(text: str, taken: set[str]) -> str:
 
 
 def result(value: float | None) -> str:
-    """A number that a training resulted in, as people see it."""
+    """Returns a result of a training as people see it: with four digits, or a dash for None."""
     return "–" if value is None else f"{value:.4f}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What a refusal adds about a name that is close to a known one, or nothing."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1)
+    if not close:  # A right name in the wrong group is near as well.
+        close = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]]
+    return f"; nearest valid name: {close[0]}" if close else ""

@@ -1,1 +1,1 @@
-"""This room is the command `repro`: what it accepts, what it prints, and its exit status."""
+"""This room is the command `repro`: its arguments, what it prints, and its exit status."""

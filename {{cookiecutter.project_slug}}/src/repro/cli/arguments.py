@@ -17,7 +17,7 @@ OVERRIDES: dict[str, Any] = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """Returns the parser. The name of the chosen command is in `command` of what it finds."""
+    """Returns the parser of the command line; its result has the chosen command in `command`."""
     made = argparse.ArgumentParser(
         prog="repro",
         description="Train reproducibly, and prove it.",
@@ -68,7 +68,7 @@ class _Version(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
-        from repro.environment import provenance  # Needs packages, which `repro image` does not.
+        from repro.environment import provenance  # It needs packages; `repro image` works without.
 
         root = MACHINERY.parents[1]
         print(f"repro {provenance.origin(root, provenance.code(root)).told()}")
@@ -156,7 +156,7 @@ def _diff(made: argparse.ArgumentParser) -> None:
 
 
 def _study(made: argparse.ArgumentParser, folds: int | None) -> None:
-    """What both kinds of studies have; `folds` is the default of how many there are."""
+    """Adds the options of both kinds of studies; `folds` is the default number of folds."""
     made.add_argument(
         "--folds",
         type=int,
@@ -208,7 +208,7 @@ def _study(made: argparse.ArgumentParser, folds: int | None) -> None:
 
 
 def _trainers(made: argparse.ArgumentParser) -> None:
-    """Where the trials of a study are trained."""
+    """Adds the options that say where the trials of a study are trained."""
     made.add_argument(
         "--workers",
         type=int,

@@ -1,6 +1,9 @@
-"""The command `repro`. Exit status: 0 identical or done, 1 the runs differ or the guarantee does
-not hold, 2 bad input, 3 not comparable, 4 the training itself failed, 70 a fault of the machinery;
-see `guard`."""
+"""The command `repro`.
+
+The exit status is 0 if all is identical or done, 1 if the runs differ or the guarantee does not
+hold, 2 for bad input, 3 if the runs are not comparable, 4 if the training itself failed, and 70 for
+a fault of the machinery; see `guard`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +25,7 @@ from repro.recipe.project import Project, own_machinery
 
 if TYPE_CHECKING:
     from repro.compare.comparison import Verdict
-    from repro.compare.gate import GateVerdict, Why
+    from repro.compare.gate_verdict import GateVerdict, Why
     from repro.study.planning import Design
     from repro.study.table import Answer
 
@@ -37,9 +40,9 @@ def main(command_line: Sequence[str] | None = None) -> int:
 def _main(command_line: Sequence[str] | None) -> int:
     parser = arguments.parser()
     given = list(sys.argv[1:] if command_line is None else command_line)
-    # What stands behind `--` is for the program that the command calls.
+    # Arguments behind `--` are for the program that the command calls.
     mark = given.index("--") if "--" in given else len(given)
-    # Options may stand among the overrides: `repro train --json a=1` and `repro train a=1 --json`.
+    # Options may stand before or after overrides: `train --json a=1` and `train a=1 --json`.
     options, rest = parser.parse_known_args(given[:mark])
     if given[mark + 1 :] and not hasattr(options, "passed"):
         parser.error("-- is for `repro image` alone")
@@ -54,12 +57,12 @@ def _main(command_line: Sequence[str] | None) -> int:
 
 
 def _end_in_order() -> None:
-    """Has a signal that ends this process end what it started first, as Ctrl-C does."""
+    """Makes SIGTERM and SIGHUP end this process like Ctrl-C: what it has started is ended first."""
     if threading.current_thread() is not threading.main_thread():
         return
 
     def end(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # Once is enough: ending takes a moment.
+        signal.signal(number, signal.SIG_IGN)  # Ending takes a moment; a second signal is ignored.
         raise SystemExit(128 + number)
 
     for name in ("SIGTERM", "SIGHUP"):
@@ -68,11 +71,11 @@ def _end_in_order() -> None:
 
 
 def _other_machinery(command: str) -> str | None:
-    """Where the machinery of the project around lies, if another one is running.
+    """Returns the folder of the machinery of this project, if another one is running.
 
-    None where there is no project around, which the command itself will say.
+    It is None if the current folder is in no project; the command itself reports that.
     """
-    if command == "image":  # Needs no project around, and builds the one that it lies in.
+    if command == "image":  # It builds the project that its own machinery belongs to.
         return None
 
     try:
@@ -83,13 +86,13 @@ def _other_machinery(command: str) -> str | None:
 
 
 def _run_with(source: str) -> int:
-    """Runs this command by the machinery at `source`, and returns its exit status.
+    """Runs this command with the machinery at `source`, and returns its exit status.
 
-    A recipe that another project's code were trained by would be recorded as this project's.
+    Otherwise a run of this project would be made by the code of another project.
     """
     if os.environ.get("PYTHONPATH") == source:
         raise BadInput(
-            f"{source}: this project's machinery does not start; {__file__} does instead"
+            f"{source}: this project's machinery does not start; {__file__} starts instead"
         )
     command = (sys.executable, "-P", "-m", "repro", *sys.argv[1:])
     environment = {**os.environ, "PYTHONPATH": source}
@@ -160,11 +163,12 @@ def _verify(options: argparse.Namespace) -> int:
     with console.Reporter() as reporter:
         asked = gate.Gate(project, wanted, options.runs, options.vary)
         answer = gate.verify(asked, reporter)
-    # The verdict is told before anything explains it.
+    # The verdict is printed before the search for an explanation, which takes longer.
     if not options.json:
         console.print_gate(answer, f"{options.runs} runs")
     try:
-        answer = replace(answer, why=_explain(project, answer, options))
+        for why in _explain(project, answer, options):
+            answer = replace(answer, why=why)
     finally:
         if options.json:
             print(files.dumps(answer.as_json()))
@@ -172,13 +176,14 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _fallen(broken: Sequence[str]) -> int:
-    """The status where runs agree and the guarantee that was asked for may not hold."""
+    """Returns the exit status for runs that are identical: is the guarantee broken?"""
     return DIFFERS if broken else IDENTICAL
 
 
 def _verify_recorded(options: argparse.Namespace, project: Project) -> int:
-    """The gate for the recipes in `results.lock`, or for the one that is given."""
-    from repro.compare import gate, results_lock, review
+    """Runs the gate for the recipes in `results.lock`, or for the one that is given."""
+    from repro.compare import results_lock, review
+    from repro.compare.gate_verdict import GateVerdict
 
     path = options.against or project.root / results_lock.FILE
     if options.against and not path.is_file():
@@ -194,7 +199,7 @@ def _verify_recorded(options: argparse.Namespace, project: Project) -> int:
         asked = review.Review(project, names, expected, options.runs, options.vary, base, path.name)
         outcomes = review.verify(asked, reporter, reporter.line)
     found = {o.name: o.now for o in outcomes if o.now and o.answer.verdict == "identical"}
-    # What was found is told, and written, before anything explains it.
+    # The results are printed and written before the search for explanations, which takes longer.
     if options.summary:
         from repro.report import pages
 
@@ -207,14 +212,12 @@ def _verify_recorded(options: argparse.Namespace, project: Project) -> int:
         console.print_outcomes(outcomes, options.runs, options.update)
     try:
         for number, outcome in enumerate(outcomes):
-            if not isinstance(outcome.answer, gate.GateVerdict):
+            if not isinstance(outcome.answer, GateVerdict):
                 continue
-            why = _explain(project, outcome.answer, options, of=outcome.name)
-            if why is None:
-                continue
-            outcomes[number] = replace(outcome, answer=replace(outcome.answer, why=why))
-            if options.summary:
-                pages.write_gate(options.summary, outcomes)
+            for why in _explain(project, outcome.answer, options, of=outcome.name):
+                outcomes[number] = replace(outcome, answer=replace(outcome.answer, why=why))
+                if options.summary:
+                    pages.write_gate(options.summary, outcomes)
     finally:
         if options.json:
             recipes_told = [outcome.as_json() for outcome in outcomes]
@@ -234,8 +237,8 @@ def _diff(options: argparse.Namespace) -> int:
         console.print_verdict(found, "2 runs")
     try:
         if options.explain:
-            why = _explain(project, found, options)
-            answer |= why.as_json() if why else {}
+            for why in _explain(project, found, options):
+                answer |= why.as_json()
         elif found.verdict == "diverged" and not options.json:
             print("  to the tensor: repro diff --explain, which runs the steps again")
     finally:
@@ -262,7 +265,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace, design: Design) -> int:
-    """What both kinds of studies do."""
+    """Plans and runs a study of either kind, and prints its answer."""
     from repro.study import keys, planning, study
     from repro.study.search import Repetitions
 
@@ -286,7 +289,8 @@ def _study(options: argparse.Namespace, design: Design) -> int:
     why = None
     try:
         if answer.compared is not None:
-            why = _explain(project, answer.compared, options)
+            for found in _explain(project, answer.compared, options):
+                why = found
     finally:
         if options.json:
             print(files.dumps(answer.as_json(why)))
@@ -294,7 +298,7 @@ def _study(options: argparse.Namespace, design: Design) -> int:
 
 
 def _status_of_study(answer: Answer) -> int:
-    """The exit status for a study: that of its trials, then of the one that was trained again."""
+    """Returns the exit status for a study, from its trials and the one that was trained again."""
     if answer.table.failed or answer.not_verified:
         return FAILED
     again = STATUS[answer.compared.verdict] if answer.compared else IDENTICAL
@@ -332,7 +336,7 @@ def _report(options: argparse.Namespace) -> int:
 
 def _image(options: argparse.Namespace) -> int:
     from repro.environment import (
-        image,  # Needs the standard library alone: `make image` works without .venv.
+        image,  # It needs only the standard library: `make image` works without .venv.
     )
 
     if options.device not in image.DEVICES:
@@ -369,7 +373,7 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _status(found: GateVerdict) -> int:
-    """The exit status for what a gate said of one recipe."""
+    """Returns the exit status for the verdict of a gate on one recipe."""
     if found.verdict == "failed":
         return BAD_INPUT if found.refused else FAILED
     return STATUS[found.verdict]
@@ -377,26 +381,34 @@ def _status(found: GateVerdict) -> int:
 
 def _explain(
     project: Project, found: Verdict | GateVerdict, options: argparse.Namespace, of: str = ""
-) -> Why | None:
-    """Looks for why runs differ, and prints it; None where there was nothing to look for.
+) -> Iterator[Why]:
+    """Searches for the reason why runs differ; yields all that is known after each search.
 
-    The verdict stands: what fails here is one line in `unexplained`.
+    What is known at last is printed, also where the search was interrupted. If there is nothing to
+    explain, nothing is yielded.
+
+    A failure of the search does not change the verdict: it becomes one line in `unexplained`.
 
     Args:
-        found: the verdict of a gate, whose variations are looked at too; or that on two runs.
-        of: the recipe that is explained, where there are several.
+        found: the verdict of a gate, or the verdict on two runs. For a gate, the search also tries
+            its variations.
+        of: the name of the recipe, if there are several.
     """
-    from repro.compare import gate
+    from repro.compare.gate_verdict import GateVerdict
+    from repro.compare.why import explain
 
     tensor = found.verdict == "diverged" and not getattr(options, "no_explain", False)
-    variation = isinstance(found, gate.GateVerdict) and found.index is not None
+    variation = isinstance(found, GateVerdict) and found.index is not None
     if not (tensor or variation):
-        return None
-    with console.Reporter() as reporter:
-        why = gate.explain(project, found, reporter, reporter.line, tensor)
-    if not options.json:
-        console.show("\n".join([f"why        {of}"] * bool(of) + why.lines()))
-    return why
+        return
+    known = None
+    try:
+        with console.Reporter() as reporter:
+            for known in explain(project, found, reporter, reporter.line, tensor):
+                yield known
+    finally:
+        if known is not None and not options.json:
+            console.show("\n".join([f"why        {of}"] * bool(of) + known.lines()))
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

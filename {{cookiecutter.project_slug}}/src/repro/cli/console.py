@@ -1,4 +1,4 @@
-"""What `repro` shows a person: how far runs are, verdicts, tables."""
+"""Shows a person what `repro` finds: the progress of runs, verdicts, tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from repro.compare.comparison import Verdict
-    from repro.compare.gate import Failure, GateVerdict
+    from repro.compare.gate_verdict import Failure, GateVerdict
     from repro.compare.review import Outcome
     from repro.environment.determinism import Promise
     from repro.run.events import Progress as Event
@@ -28,17 +28,19 @@ FALLEN = "this is red: mend what is named, or ask for the guarantee that holds"
 
 
 def show(text: str) -> None:
-    """Prints text of one or several lines, in which nothing commands the terminal."""
+    """Prints text of one or several lines; the terminal takes nothing in it for a command."""
     print(printable(text, lines=True))
 
 
 def print_verdict(found: Verdict | Failure, what: str) -> None:
+    """Prints a verdict on two runs; `what` says in words what was compared."""
     show(f"{found.verdict.upper()}  {printable(what)}")
     for line in found.lines():
         show(line)
 
 
 def print_gate(found: GateVerdict, what: str) -> None:
+    """Prints the verdict of a gate; `what` says in words what was compared."""
     print_verdict(found.between, what)
     show("\n".join(found.lines()))
     held = printable(guarantee(found.guarantee))
@@ -50,8 +52,8 @@ def print_gate(found: GateVerdict, what: str) -> None:
 
 
 def print_outcomes(outcomes: Sequence[Outcome], runs: int, updated: bool) -> None:
-    """What became of recipes that are, or should be, in `results.lock`."""
-    from repro.compare.gate import GateVerdict
+    """Prints the gate's outcomes for recipes that are, or should be, in `results.lock`."""
+    from repro.compare.gate_verdict import GateVerdict
 
     for outcome in outcomes:
         answer = outcome.answer
@@ -72,24 +74,27 @@ def print_outcomes(outcomes: Sequence[Outcome], runs: int, updated: bool) -> Non
 
 
 def guarantee(found: Promise) -> str:
-    """What became of the guarantee that was asked for, in a line."""
+    """Returns in one line which guarantee holds, and why not the one that was asked for."""
     if not found.broken:
         return found.holds
     return f"{found.holds}; {found.asked} does NOT hold: " + "; ".join(found.broken)
 
 
 def _unmarked(name: str) -> str:
-    """A name as rich shows it, to which `[red]` would be a mark."""
+    """Returns a name for the library rich, which would take `[red]` in it for a mark."""
     from rich.markup import escape
 
     return escape(printable(name))
 
 
 class Reporter:
-    """How far each run is: bars on a terminal, a line for each epoch in a log; on stderr.
+    """Shows on stderr how far each run is: bars on a terminal, in a log a line for each epoch.
 
-    A `launcher.Listener` for any number of runs at once, used in a `with` block. Of a study, with
-    `trials` of them, one more bar, and in a log a line for each trial.
+    It is a `launcher.Listener` for any number of runs at once, for a `with` block. A study has one
+    more bar on a terminal; in a log it has a line for each trial instead of each epoch.
+
+    Args:
+        trials: the number of a study's trials; 0: there is no study.
     """
 
     def __init__(self, trials: int = 0) -> None:
@@ -168,14 +173,14 @@ class Reporter:
         self._count()
 
     def begin(self, done: int) -> None:
-        """A study begins, or goes on, with so many trials done."""
+        """Is told that a study begins or goes on, and how many of its trials are done."""
         self._before = self._done = done
         self._count()
         if done:
             self.line(f"goes on: {done} of {self._trials} trials are done")
 
     def trial(self, run: str, text: str, done: int) -> None:
-        """One more trial is over, of which `done` have a result."""
+        """Is told that one more trial is over, and that now `done` trials have a result."""
         with self._lock:
             passed, made = time.monotonic() - self._begun, done - self._before
             left = passed / made * (self._trials - done) if made else 0
@@ -188,7 +193,7 @@ class Reporter:
             self.line(f"{done}/{self._trials}  {text}{when}")
 
     def line(self, text: str) -> None:
-        """A line of its own, above the bars."""
+        """Prints a line above the bars."""
         text = printable(text, lines=True)
         if self._bars:
             self._bars.console.print(text, markup=False, highlight=False)
@@ -196,7 +201,7 @@ class Reporter:
             print(text, file=sys.stderr, flush=True)
 
     def _count(self) -> None:
-        """The bar of a study, which stands above those of its runs."""
+        """Updates the bar of a study, which stands above those of its runs."""
         if self._trials:
             text = f"done, {len(self._running)} running"
             self._bar("", "trials", text, self._done, self._trials)
@@ -216,9 +221,9 @@ class Reporter:
 
 
 class Bytes:
-    """How far files are read or downloaded: a bar on a terminal, nothing in a log.
+    """Shows how far a file is read or downloaded: by a bar on a terminal, not at all in a log.
 
-    A `datalock.Tell`, used in a `with` block.
+    It is a `datalock.Tell` for a `with` block.
     """
 
     def __init__(self) -> None:
@@ -248,10 +253,11 @@ class Bytes:
 
 
 NOTES = 3
-"""Of the notes on the trials of a study, so many are shown."""
+"""How many notes on the trials of a study are shown at most."""
 
 
 def print_study(answer: Answer) -> None:
+    """Prints the table of a study and what a person has to know about it."""
     from repro.study import table
     from repro.study.results import NotVerified
 

@@ -1,4 +1,4 @@
-"""A command ends with an exit status and a line or two, whatever it raises or cannot write."""
+"""Makes each command end with an exit status and a line or two, whatever it raises."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from repro.basics.text import printable
 from repro.run.faults import outside
 
 INTERRUPTED, UNHEARD = 130, 141
-"""What a shell says of a program that SIGINT or SIGPIPE ended."""
+"""The exit statuses that a shell gives to a program that SIGINT or SIGPIPE ended."""
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Runs a command and returns its exit status, whatever it raises or cannot write."""
+    """Runs a command and returns its exit status, even if it raises or cannot write its output."""
     _open_streams()
     try:
         try:
@@ -37,11 +37,11 @@ def guarded(command: Callable[[], int]) -> int:
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
     except OSError as error:
-        # What was written has not arrived: nobody reads it any more, or there is no room for it.
+        # The output cannot be written: nobody reads it any more, or the disk is full.
         _drop_output()
         if error.errno == errno.EPIPE:
             return UNHEARD
-        _say(f"repro: what was to be printed cannot be written: {error.strerror}")
+        _say(f"repro: the output cannot be written: {error.strerror}")
         return BAD_INPUT
 
 
@@ -61,7 +61,7 @@ def _run(command: Callable[[], int]) -> int:
         _say("repro: interrupted")
         return INTERRUPTED
     except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # So it is when rich meets one.
+        if isinstance(error.__context__, BrokenPipeError):  # The library rich exits like this.
             return UNHEARD
         raise
     except Exception as error:
@@ -78,15 +78,15 @@ def _run(command: Callable[[], int]) -> int:
 def _report() -> str:
     return (
         "repro: this is a fault of the machinery, not of your project; "
-        f"please report it with what stands above: {ISSUES}"
+        f"please report it with the lines above: {ISSUES}"
     )
 
 
 def _open_streams() -> None:
-    """Makes standard input, output and error what a program may rely on.
+    """Makes sure that standard input, output and error are open and can take every character.
 
-    One that whoever called has closed is one that nobody reads: else the next file that is opened
-    would take its place. What the terminal cannot show is written as an escape.
+    If the caller has closed one of them, the null device takes its place; otherwise the next file
+    that is opened would. A character that the terminal cannot show is written as an escape.
     """
     with contextlib.suppress(OSError):
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -104,7 +104,7 @@ def _unheard() -> bool:
     """Whether standard output or error is a pipe that nobody reads any more."""
     try:
         poll = select.poll()
-    except AttributeError:  # Windows has none.
+    except AttributeError:  # Windows does not have it.
         return True
     for descriptor in (1, 2):
         poll.register(descriptor, 0)
@@ -112,7 +112,7 @@ def _unheard() -> bool:
 
 
 def _drop_output() -> None:
-    """What is left to be written goes nowhere, or Python would complain of it as it ends."""
+    """Sends the rest of the output to the null device, or Python would report it when it ends."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -124,5 +124,5 @@ def _drop_output() -> None:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # The status tells it all the same.
+    with contextlib.suppress(OSError):  # The exit status says it too.
         print(text, file=sys.stderr)

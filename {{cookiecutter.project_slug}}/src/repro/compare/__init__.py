@@ -1,1 +1,1 @@
-"""This room reads finished runs beside each other: verdict, explanation, gate, `results.lock`."""
+"""This room compares finished runs: verdict, explanation, gate, `results.lock`."""

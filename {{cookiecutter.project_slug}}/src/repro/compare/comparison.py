@@ -1,4 +1,4 @@
-"""Two run directories: the same, different from some point on, or not comparable."""
+"""Compares two run directories: they are identical, diverged at some place, or not comparable."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from repro.basics import files
 from repro.basics.text import printable
+from repro.data import feed
 from repro.run import ledger, manifest
 from repro.run.ledger import Divergence
 from repro.run.manifest import Finished
@@ -20,6 +21,8 @@ EXPLAINED = {
     "arrays": "what the preprocessing made of the data was not the same",
     "sources": "what the data were read from was not the same",
     "order": "the samples came in another order",
+    "content": "the samples had another content: they were changed, or read in another way",
+    "vocabulary": "a layer that looks words up was adapted to other words",
     "generators": "a random generator was in another state",
     "weights": "the weights were not the same",
     "optimizer": "the optimizer's state was not the same",
@@ -32,9 +35,9 @@ EXPLAINED = {
     "length": "one run is longer than the other",
     "place": "the two runs did not do the same things in the same order",
 }
-"""What a first difference means, by the ledger's field in which it stands."""
+"""What a first difference means, by the field of the ledger's entry in which it stands."""
 
-# At the start, before a step was made, weights and generators have simpler causes.
+# Before the first step the weights have a simpler cause.
 AT_START = {
     "weights": "the initial weights were not the same: a layer draws them from a generator of its "
     "own, or the model was built in another way",
@@ -44,23 +47,23 @@ AT_END = {"arrays": "the predictions were not the same"}
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of two runs."""
+    """The result of comparing two runs."""
 
     runs: tuple[Path, Path]
     digests: tuple[str, str]
     verdict: Literal["identical", "diverged", "not comparable"]
     first_divergence: Divergence | None = None
-    """Where they part, if they have diverged."""
+    """The first place where they differ, if they have diverged."""
     not_comparable: dict[str, list[Any]] | None = None
-    """The fields of their recipes that differ, each with both values, if there are such."""
+    """The fields in which their recipes differ, each with both values; None: there is none."""
 
     @property
     def compared(self) -> tuple[Path, ...]:
-        """The runs that this is about."""
+        """The runs that were compared."""
         return self.runs
 
     def as_json(self) -> dict[str, Any]:
-        """As answers and studies have it; what does not apply is left out."""
+        """Returns the verdict as answers and studies have it, without fields that are None."""
         content: dict[str, Any] = {
             "runs": [str(run) for run in self.runs],
             "digests": [*self.digests],
@@ -73,7 +76,7 @@ class Verdict:
         return content
 
     def lines(self) -> list[str]:
-        """What there is to say beside the verdict itself, for a person."""
+        """Returns what a person has to know beside the verdict itself, one line or more."""
         if self.first_divergence is not None:
             return [describe(self.first_divergence)]
         if self.not_comparable is not None:
@@ -87,11 +90,12 @@ class Verdict:
 def compare(a: Path, b: Path, one_recipe: bool = False) -> Verdict:
     """Returns the verdict on two finished runs.
 
-    With `one_recipe` the two were started from the same recipe: should they have read other
-    sources of data, they have diverged.
+    Args:
+        one_recipe: whether both were started from the same recipe. If they have read data from
+            different sources, they have then diverged, and are not merely not comparable.
 
     Raises:
-        BadInput: a directory is no run, the run has not finished, or a ledger is damaged.
+        BadInput: a directory is not a run, the run has not finished, or a ledger is damaged.
     """
     one, other = manifest.finished(a), manifest.finished(b)
     runs, digests = (a, b), (one.digest, other.digest)
@@ -105,28 +109,41 @@ def compare(a: Path, b: Path, one_recipe: bool = False) -> Verdict:
     if fields:
         return Verdict(runs, digests, "not comparable", not_comparable=fields)
     found = ledger.first_difference(a / "ledger.jsonl", b / "ledger.jsonl")
-    if found is None:  # In one run of a gate a process may have seen another beginning.
+    if found is None:  # After a kill in a gate, the second process may have found a difference.
         found = one.parted or other.parted
     if found is None and one.digest == other.digest:
         return Verdict(runs, digests, "identical")
-    if found is None:  # Their ledgers are equal: they part in their final states alone.
+    if found is None:  # The ledgers are equal, and only the final states differ.
         found = Divergence("final", 0, 0, "weights", "state", *digests, ["state"])
-    text = means_of(found) + _processors(one, other) + _made_of(one, other)
+    if found.what == "content":
+        found = _of_samples(found, feed.changed(a, b))
+    text = (found.means or means_of(found)) + _processors(one, other) + _made_of(one, other)
     return Verdict(runs, digests, "diverged", replace(found, means=text))
 
 
 def means_of(found: Divergence) -> str:
-    """What a divergence means, by the place where it shows."""
+    """Returns what a divergence means, by the stage and the field in which it stands."""
     special = {"initial": AT_START, "final": AT_END}.get(found.stage, {})
     return special.get(found.what, EXPLAINED[found.what])
 
 
+def _of_samples(found: Divergence, keys: list[str]) -> Divergence:
+    """Names the samples that two runs have read with another content.
+
+    If there is none, the samples were read alike, and what was made of them was not.
+    """
+    if keys:
+        return replace(found, name=f"sample {keys[0]}", names=[f"sample {key}" for key in keys])
+    means = "each sample was read with the same content; `augment` made other samples of them, so "
+    return replace(found, means=means + "it draws from something else than its generator")
+
+
 MOST = 6
-"""Things of which two runs were not made alike that are named."""
+"""How many differences in what two runs are made of are named at most."""
 
 
 def _made_of(one: Finished, other: Finished) -> str:
-    """Says what the runs were made of that was not the same, and what their code read."""
+    """Says how the runs differ in what they are made of and in what their code read."""
     found = []
     known = one.made_of is not None and other.made_of is not None
     first, second = (asdict(run.made_of) if run.made_of and known else {} for run in (one, other))
@@ -145,7 +162,7 @@ def _made_of(one: Finished, other: Finished) -> str:
 
 
 def _processors(one: Finished, other: Finished) -> str:
-    """Says so where the runs were made on two models of processor and need not agree."""
+    """Says that the runs were made on different processors, if they then need not agree."""
     left, right = one.machine.cpu, other.machine.cpu
     if left == right or one.guarantee.holds == other.guarantee.holds == "portable":
         return ""
@@ -156,7 +173,7 @@ def _processors(one: Finished, other: Finished) -> str:
 
 
 def describe(found: Divergence) -> str:
-    """A first divergence in a few lines for a person."""
+    """Describes a first divergence in a few lines for a person."""
     place = {
         "environment": "before the training, in the settings in effect",
         "data": "before the training, in the data",

@@ -1,11 +1,11 @@
-"""Why two runs parted: the steps between are run again, down to the first tensor that differs."""
+"""Finds out why two runs differ: runs steps again, and names the first tensor that differs."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,31 @@ from repro.run.launcher import Launch, Listener
 from repro.run.ledger import Divergence
 from repro.run.manifest import Probe
 
-UNSEEN = ("settings", "sources", "place", "length", "results")
-"""Fields whose difference no step shows that is run again."""
+UNSEEN = ("settings", "sources", "vocabulary", "place", "length", "results")
+"""Fields of the ledger whose difference cannot be found by running steps again."""
 AGAIN = (
     "the same steps, run again, did not part: the difference comes from a race, or from "
     "something that changes from one start to the next"
 )
 
 
+KEYS = "batch keys/0"
+"""Where a record has the keys of a batch's samples, if they are read one by one."""
+
+
 @dataclass(frozen=True)
 class Element:
-    """The first element of a tensor that differs, and how many others do."""
+    """The first element that differs in two tensors, and how many differ."""
 
     index: list[int]
     bits: list[str]
-    """Of both, the most significant first."""
+    """Its bits in the first and in the second run, in hexadecimal, the most significant first."""
     ulps: int | None
-    """The units in the last place that lie between them; None where that has no meaning."""
+    """The units in the last place between the two values; None: see `_ulps`."""
     elements: int
-    """How many differ."""
+    """How many elements differ."""
     of: int
+    """How many elements there are."""
 
 
 @dataclass(frozen=True)
@@ -46,34 +51,39 @@ class Tensor:
     """One of `CAUSES`."""
     name: str
     a: bool | int | float | str | None
-    """The first element that differs, of the first run; else the shape or the type that does. None
-    where one of the runs has no such tensor."""
+    """In the first run: the first element that differs; or shape or type, if these differ. It is
+    None if one of the runs does not have the tensor."""
     b: bool | int | float | str | None
-    """The same of the second run."""
+    """The same in the second run."""
     element: Element | None = None
-    """None where the tensors differ as a whole."""
+    """None if shape or type differ, or if one of the runs does not have the tensor."""
+    sample: str | None = None
+    """The key of the sample that the element is of, if samples are read one by one."""
 
     @property
     def cause(self) -> str:
-        """What is likely where the first tensor to differ is of this kind."""
+        """The likely cause if the first tensor that differs is of this kind."""
         return CAUSES[self.kind]
 
     def as_json(self) -> dict[str, Any]:
-        """As answers have it."""
+        """Returns the tensor as answers have it."""
         one = asdict(self.element) if self.element else {"index": None}
         told = {"kind": self.kind, "tensor": self.name, "index": one.pop("index")}
+        if self.sample is not None:
+            told["sample"] = self.sample
         return told | {"a": self.a, "b": self.b} | one
 
     def lines(self) -> list[str]:
-        """The tensor and where it differs, for a person."""
-        first = f"{self.kind} {printable(self.name)}"
+        """Returns the tensor and where it differs as lines for a person."""
+        of = f" of sample {printable(self.sample)}" if self.sample is not None else ""
+        first = f"{self.kind} {printable(self.name)}{of}"
         if self.element is None:
             if self.a is None:
                 return [first]
             return [f"{first}, which is of {self.a} in the first and of {self.b} in the second"]
         one = self.element
         both = [str(self.a), str(self.b)]
-        if both[0] == both[1]:  # As two NaNs do: their bits tell them apart.
+        if both[0] == both[1]:  # Two NaNs look alike and may have different bits.
             both = [f"{text} (0x{bits})" for text, bits in zip(both, one.bits, strict=True)]
         apart = "" if one.ulps is None else f", {one.ulps} units in the last place apart"
         told = f"{' and '.join(both)}{apart}; {one.elements} of {one.of} elements differ"
@@ -82,16 +92,16 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What steps that were run again have shown."""
+    """What was found by running the steps again."""
 
     epoch: int | None = None
-    """None where the runs did not part again, and so no step was looked at."""
+    """None if the repeated runs did not differ, so that no step was recorded."""
     step: int | None = None
     tensor: Tensor | None = None
-    """None where the runs did not part again."""
+    """None if the repeated runs did not differ."""
 
     def as_json(self) -> dict[str, Any]:
-        """As answers have it; what is not known is left out."""
+        """Returns the explanation as answers have it, without what is not known."""
         content: dict[str, Any] = {"again": self.tensor is not None}
         if self.epoch is not None:
             content |= {"epoch": self.epoch, "step": self.step}
@@ -100,7 +110,7 @@ class Explanation:
         return content
 
     def __str__(self) -> str:
-        """The same in a few lines for a person."""
+        """Returns the same as a few lines for a person."""
         if self.tensor is None:
             return AGAIN
         place = f"epoch {self.epoch}, step {self.step}" if self.epoch else "the beginning"
@@ -110,33 +120,37 @@ class Explanation:
 
 
 def possible(found: Divergence) -> bool:
-    """Whether steps that are run again may show why runs parted there."""
+    """Whether the cause of this divergence may be found by running the steps again."""
     return found.what not in UNSEEN and found.stage != "final"
 
 
 def explain(
     project: Project, runs: Sequence[Path], found: Divergence, listener: Listener
 ) -> Explanation | None:
-    """Runs the steps again between which two runs parted, and looks for the first tensor.
+    """Runs again the steps in which two runs began to differ, and finds the first tensor.
 
-    The first pass makes a ledger entry for each of those steps, the second takes all tensors of
-    the step found; both for each of the two recipes, in the surroundings that it had.
+    There are two passes, and each repeats both runs in their own surroundings. The first pass makes
+    a ledger entry for each step of the epoch, which shows the step. The second pass records all
+    tensors of this step.
 
     Args:
-        found: where the two runs part.
+        found: the first place where the two runs differ.
 
     Returns:
-        None where there is nothing to run again: settings or sources differ, or results alone.
+        The explanation; None if no step can show it, since settings, sources or only results
+        differ.
 
     Raises:
-        RunFailed, BadInput: a step cannot be made again, say because a layer works in a graph only.
+        RunFailed, BadInput: a step cannot be made again, for example because a layer works only in
+            a graph.
     """
     if not possible(found):
         return None
     epoch, step = found.epoch, found.step
     probe = Probe(stage=found.stage, epoch=epoch, after=0, record=None)
     if found.stage in ("step", "epoch"):
-        # From the epoch's beginning: its entries until here were equal, but hold no weights.
+        # From the beginning of the epoch: its entries up to the place found were equal, but they
+        # have no weights, which may have differed before.
         with _probes(project, runs, probe, listener) as again:
             finer = ledger.first_difference(*(run / "ledger.jsonl" for run in again))
         if finer is None:
@@ -151,7 +165,7 @@ def explain(
 def _probes(
     project: Project, runs: Sequence[Path], probe: Probe, listener: Listener
 ) -> Iterator[list[Path]]:
-    """Runs made only to look; they are gone when that is done."""
+    """Repeats the runs with a probe, yields their directories, and removes them after the block."""
     made: list[Path] = []
     with launcher.made_to_look() as on_start:
         for run in runs:
@@ -162,7 +176,10 @@ def _probes(
 
 
 def first_tensor(a: Path, b: Path) -> Tensor | None:
-    """The first tensor of two records whose bits differ, and the first element of it that does."""
+    """Returns the first tensor whose bits differ in two records, with its first such element.
+
+    Returns None if all bits are equal. `a` and `b` are files that `probing` has written.
+    """
     import numpy as np
 
     with np.load(a, allow_pickle=False) as one, np.load(b, allow_pickle=False) as other:
@@ -171,12 +188,14 @@ def first_tensor(a: Path, b: Path) -> Tensor | None:
             if key not in one.files or key not in other.files:
                 return Tensor(kind, name, None, None)
             if found := _difference(kind, name, one[key], other[key]):
+                if kind == "batch content" and KEYS in one.files and found.element:
+                    found = replace(found, sample=str(one[KEYS][found.element.index[0]]))
                 return found
     return None
 
 
 def _difference(kind: str, name: str, left: Any, right: Any) -> Tensor | None:
-    """How two arrays of one name differ, if they do."""
+    """Says how two arrays of one name differ; None if they do not."""
     import numpy as np
 
     for what in ("shape", "dtype"):
@@ -198,8 +217,10 @@ def _difference(kind: str, name: str, left: Any, right: Any) -> Tensor | None:
 
 
 def _bits(array: Any) -> Any:
-    """The bytes of each element, of shape (elements, bytes): -0.0 and 0.0 are not the same there,
-    and a NaN equals itself."""
+    """Returns the bytes of each element, of shape (elements, bytes).
+
+    As bytes, -0.0 and 0.0 are not equal, and a NaN is equal to itself.
+    """
     import numpy as np
 
     flat = np.ascontiguousarray(array).reshape(-1)
@@ -207,8 +228,8 @@ def _bits(array: Any) -> Any:
 
 
 def _value(x: Any) -> bool | int | float | str:
-    """An element as JSON has it; what JSON has no number for, as text."""
-    if x.dtype.kind == "V":  # A type that NumPy does not know, such as bfloat16.
+    """Returns an element as a value of JSON; it is text if JSON has no such number."""
+    if x.dtype.kind == "V":  # A type that is not NumPy's own, such as bfloat16.
         return f"0x{_hexadecimal(x)}"
     value = x.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -217,15 +238,15 @@ def _value(x: Any) -> bool | int | float | str:
 
 
 def _hexadecimal(x: Any) -> str:
-    """The bits of an element, the most significant first."""
+    """Returns the bits of an element in hexadecimal, the most significant first."""
     content: bytes = x.tobytes()
     return (content if x.dtype.byteorder == ">" else content[::-1]).hex()
 
 
 def _ulps(x: Any, y: Any) -> int | None:
-    """How many numbers of their type lie between two floating-point numbers.
+    """Returns the units in the last place between two floating-point numbers.
 
-    None for others, where one is no number, and for -0.0 beside 0.0, between which there is none.
+    It is None if they are of another type, if one of them is NaN, or if they are -0.0 and 0.0.
     """
     import numpy as np
 
@@ -235,7 +256,8 @@ def _ulps(x: Any, y: Any) -> int | None:
     lowest = int(np.iinfo(integer).min)
 
     def rank(value: Any) -> int:
-        # The bits of positive numbers are in their order; those of negative ones in the reverse.
+        # Read as integers, the bits of positive numbers are in the order of the numbers, and those
+        # of negative numbers are in the reverse order.
         bits = int(np.asarray(value).view(integer)[()])
         return bits if bits >= 0 else lowest - bits
 
@@ -246,7 +268,9 @@ CAUSES = {
     "data": "the content of the data: something draws, lists or reads them in another way each "
     "time; seed what draws, sort what is listed",
     "batch indices": "the order of the data: it must follow from seed and epoch alone",
-    "batch content": "the content of the data: samples change while the training reads them",
+    "batch keys": "the order of the data: it must follow from seed and epoch alone",
+    "batch content": "the content of the data: samples change while the training reads them, or "
+    "`augment` draws from something else than its generator",
     "generator state": "a random generator: seed it, or leave its seed to `keras.utils."
     "set_random_seed`, which the machinery calls",
     "initial weight": "the initialisation: this tensor is drawn from a generator of its own; give "
@@ -258,4 +282,4 @@ CAUSES = {
     "optimizer slot": "the optimizer: its arithmetic or its learning rate",
     "weight after": "this weight is changed by something beside the optimizer",
 }
-"""What is likely where the first tensor to differ is of this kind."""
+"""The likely cause, by the kind of the first tensor that differs."""

@@ -19,7 +19,7 @@ import pydantic
 
 from repro.basics import files
 from repro.basics.errors import BadInput
-from repro.recipe import reading
+from repro.recipe import signatures
 from repro.recipe.project import Project
 from repro.run import ledger, manifest
 from repro.run.manifest import Finished
@@ -44,6 +44,8 @@ class Entry(pydantic.BaseModel):
     recipe: dict[str, Any]
     code: dict[str, Digest]
     """Of the files that the recipe uses; the machinery is one of them."""
+    template: str | None = None
+    """Version of the template that the machinery is from; None: nobody wrote it down."""
     versions: dict[str, str]
     cpu: str
 
@@ -140,6 +142,7 @@ def of_run(project: Project, run: Path) -> Entry:
         stages=_stages(run, content.digest),
         recipe=content.recipe.as_json(),
         code=_code(project, content),
+        template=content.machinery.version if content.machinery else None,
         versions=content.versions,
         cpu=content.machine.cpu,
     )
@@ -205,7 +208,7 @@ def _code(project: Project, content: Finished) -> dict[str, str]:
     parameters = content.recipe.parameters
     used = {
         f"models/{parameters.model.name}.py",
-        reading.data_module(project.source, parameters.data.name).replace(".", "/") + ".py",
+        signatures.data_module(project.source, parameters.data.name).replace(".", "/") + ".py",
     }
     found, machinery = {}, {}
     code = content.made_of.code if content.made_of else {}

@@ -1,4 +1,4 @@
-"""What became of recipes at the gate, beside what `results.lock` has recorded of them."""
+"""Compares what the gate finds for recipes with what `results.lock` has recorded of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from repro.basics import files
 from repro.basics.errors import DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadInput, RunFailed
 from repro.basics.text import printable, result
 from repro.compare import gate
-from repro.compare.gate import Gate, GateVerdict
+from repro.compare.gate import Gate
+from repro.compare.gate_verdict import GateVerdict
 from repro.compare.results_lock import FILE, Base, Entry, of_run, overrides
 from repro.recipe.project import Project
 from repro.recipe.recipe import Recipe
@@ -30,37 +31,43 @@ UNNAMED = (
 
 @dataclass(frozen=True)
 class NoVerdict:
-    """A recipe that the gate says nothing of: its first run failed, or it could not be made."""
+    """The answer for a recipe without a verdict: its first run failed, or it could not be made."""
 
     verdict: Literal["failed", "not made"]
     message: str
 
     def as_json(self) -> dict[str, Any]:
-        """As answers have it."""
+        """Returns the same as answers have it."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one recipe: `answer` is the gate's, `recorded` what the file says of it."""
+    """What the gate has found for one recipe, and what was recorded of the recipe."""
 
     name: str
     answer: GateVerdict | NoVerdict
     before: Entry | None = None
+    """The entry that was recorded."""
     now: Entry | None = None
+    """The entry for the run that the gate has made."""
     dropped: str | None = None
-    """Where the recipe was recorded, such as `HEAD`, when the file no longer has it."""
+    """The commit, such as `HEAD`, that has recorded the recipe, if the file no longer has it."""
     file: str = FILE
-    """The name of the file that the recipe was looked for in."""
+    """The name of the file with the recorded results."""
 
     @property
     def recorded(self) -> str:
-        """`as recorded`, `changed`, `not recorded`, `dropped`, `elsewhere`, `not comparable`, or
-        `unknown`.
+        """How the result compares with the recorded one, in a word or two.
 
-        `elsewhere`: recorded on another processor, from the same recipe and code, and nothing was
-        promised across processors; `not comparable`: likewise, from another recipe or other code.
-        `dropped`: recorded before and no longer, and not found to have changed.
+        - `as recorded`: they are equal.
+        - `changed`: they differ, although they have to be equal.
+        - `not recorded`: there is no recorded result.
+        - `dropped`: it was recorded before and is not any more, and no change was found.
+        - `elsewhere`: they differ, and the recorded one is from another processor; recipe and code
+          are the same, and the guarantee does not hold across processors.
+        - `not comparable`: the same, but recipe or code is another one.
+        - `unknown`: the gate has made no run.
         """
         if self.now is None:
             return "dropped" if self.dropped else "unknown"
@@ -71,11 +78,11 @@ class Outcome:
 
     @property
     def broken(self) -> list[str]:
-        """Why the guarantee that was asked for does not hold; nothing where it does."""
+        """Why the guarantee that was asked for does not hold; empty if it does."""
         return self.answer.guarantee.broken if isinstance(self.answer, GateVerdict) else []
 
     def lines(self) -> list[str]:
-        """What the file and the runs say of each other, for a person."""
+        """Returns the comparison with the recorded result as lines for a person."""
         before, now = self.before, self.now
         gone = [
             f"recorded in {FILE} at {self.dropped}, and dropped since: put the entry back from "
@@ -113,22 +120,24 @@ class Outcome:
         if stage:
             text.append(f"first difference: {stage}")
         if recorded == "not comparable":
-            text.append(f"recorded on {before.cpu}, and this is {now.cpu}: it may be that alone")
+            text.append(
+                f"recorded on {before.cpu}, and this is {now.cpu}: this alone may be the cause"
+            )
         return [*text, f"if this is meant: {self.update}"]
 
     @property
     def update(self) -> str:
-        """The command that records what was found."""
+        """The command that records the new result."""
         return shlex.join(["repro", "verify", "--update", *overrides(self.name)])
 
     def as_json(self) -> dict[str, Any]:
-        """As answers have it."""
+        """Returns the outcome as answers have it."""
         told = {"recipe": self.name, "recorded": self.recorded, "lines": self.lines()}
         return told | self.answer.as_json()
 
     @property
     def can_be_recorded(self) -> bool:
-        """Whether the runs agree and keep the guarantee that their recipe asks for."""
+        """Whether the runs are identical and the guarantee that was asked for holds."""
         good = self.answer.verdict == "identical" and not self.broken
         return self.now is not None and good
 
@@ -139,23 +148,23 @@ class Review:
 
     project: Project
     names: Iterable[str]
-    """Of the recipes."""
+    """The names of the recipes."""
     expected: Mapping[str, Entry]
-    """What the file says of each recipe."""
+    """By recipe: the recorded result."""
     runs: int = 2
     vary: str | None = None
-    """What `surroundings.choose` takes."""
+    """Which variations to make; see `surroundings.choose`."""
     base: Base | None = None
-    """What was recorded before. A recipe that is not expected any more and stands there is compared
-    with it, and told as dropped."""
+    """The results that an earlier commit had recorded. A recipe that is only there counts as
+    dropped, and is compared with it."""
     file: str = FILE
-    """What the file is called that has what is expected."""
+    """The name of the file with the recorded results."""
 
     def begun(self, name: str) -> _Begun:
-        """A recipe as it is before its runs.
+        """Returns a recipe that is ready to be verified.
 
         Raises:
-            BadInput: it cannot be made, and was not dropped.
+            BadInput: the recipe cannot be made, and is not one that was dropped.
         """
         gone = None
         if self.base is not None and name not in self.expected:
@@ -177,7 +186,7 @@ class _Begun:
 
     name: str
     recipe: Recipe | str
-    """Why it cannot be made, where that is so."""
+    """The recipe, or in words why it cannot be made."""
     before: Entry | None
     dropped: str | None
     file: str
@@ -189,11 +198,14 @@ class _Begun:
 def verify(
     asked: Review, listener: Listener, tell: Callable[[str], None] = lambda line: None
 ) -> list[Outcome]:
-    """Verifies each recipe (see `gate.verify`) and puts what was expected of it beside.
+    """Verifies each recipe (see `gate.verify`) and compares it with the recorded result.
+
+    Args:
+        tell: called with a line for each recipe before it is verified.
 
     Raises:
-        BadInput: a recipe cannot be made; none has been trained then. One that was dropped may be
-            one that cannot be made any more.
+        BadInput: a recipe cannot be made; then none has been trained. A dropped recipe that cannot
+            be made any more is not an error.
     """
     begun = [asked.begun(name) for name in asked.names]
     return [_verified(asked, one, listener, tell) for one in begun]
@@ -213,9 +225,12 @@ def _verified(
 
 
 def status(outcomes: Sequence[Outcome], updated: bool = False) -> int:
-    """The exit status for outcomes; what was recorded does not count once it is `updated`.
+    """Returns the exit status for these outcomes.
 
-    A guarantee that was asked for and does not hold is a difference too.
+    A guarantee that was asked for and does not hold counts as a difference.
+
+    Args:
+        updated: whether the new results were recorded, so that the old ones do not count.
     """
     verdicts = {outcome.answer.verdict for outcome in outcomes}
     recorded = set() if updated else {outcome.recorded for outcome in outcomes}
@@ -227,7 +242,7 @@ def status(outcomes: Sequence[Outcome], updated: bool = False) -> int:
 
 
 def headline(outcomes: Sequence[Outcome]) -> str:
-    """What a reviewer reads first. It says no more of the recipes than was compared."""
+    """Returns the line that a reviewer reads first. It promises no more than was compared."""
     recorded = {outcome.recorded for outcome in outcomes}
     if status(outcomes) not in (IDENTICAL, NOT_COMPARABLE):
         return "Training is NOT as it should be"
@@ -242,7 +257,7 @@ def headline(outcomes: Sequence[Outcome]) -> str:
 
 
 def causes(before: Entry, now: Entry) -> list[str]:
-    """All that a recipe's result follows from and that is not what it was, each in a few words."""
+    """Returns all that has changed and that the result depends on, each in a few words."""
     found = []
     fields = files.changed(before.recipe, now.recipe)
     for field, (one, other) in fields.items():
@@ -254,7 +269,7 @@ def causes(before: Entry, now: Entry) -> list[str]:
             found.append(f"{field.replace('.', ': ')} {one} → {other}")
     for file in sorted({**before.code, **now.code}):
         if before.code.get(file) != now.code.get(file):
-            found.append(file)
+            found.append(file + (_of_template(before, now) if file == "src/repro" else ""))
     versions = files.changed(before.versions, now.versions)
     found += [f"{library} {one} → {other}" for library, (one, other) in versions.items()]
     if before.recipe["lock"]["sha256"] != now.recipe["lock"]["sha256"] and not versions:
@@ -265,8 +280,15 @@ def causes(before: Entry, now: Entry) -> list[str]:
     return found
 
 
+def _of_template(before: Entry, now: Entry) -> str:
+    """What an update of the project from its template changed, which a changed machinery may be."""
+    if before.template == now.template:
+        return ""
+    return f" (template {before.template or 'unknown'} → {now.template or 'unknown'})"
+
+
 def first_stage(before: Entry, now: Entry) -> str | None:
-    """The first of the digests along the run that differs."""
+    """Returns the name of the first digest along the run that differs; None if none does."""
     both = {**before.stages, **now.stages}
     return next((s for s in both if before.stages.get(s) != now.stages.get(s)), None)
 
@@ -282,7 +304,7 @@ def _compared(before: Entry, now: Entry) -> str:
 
 
 RESULTS = ("predictions", "what the model produced")
-"""The stages that are results: they count beside the metrics and the final state."""
+"""The stages that count as results, together with the metrics and the final state."""
 
 
 def _same(before: Entry, now: Entry) -> bool:

@@ -1,3 +1,3 @@
 """This room holds what a data function returns, the lock of its files, and the splits. It knows
-nothing of runs.
+nothing about runs.
 """

@@ -1,4 +1,4 @@
-"""Data files: downloaded, added to `data.lock`, compared with it; large ones kept from git."""
+"""Downloads data files, adds them to `data.lock`, compares them with it, and keeps git small."""
 
 from __future__ import annotations
 
@@ -21,37 +21,43 @@ from repro.data import datalock
 from repro.data.datalock import LOCK, Entry, Tell, silent
 
 LIMIT = 1_000_000
-"""Bytes of a file in git itself, at most."""
+"""The most bytes of a file in git itself."""
 LARGEST = 10 * 10**9
-"""Bytes of a download of which neither lock nor caller says how many it has, at most."""
+"""The most bytes of a download if neither the lock nor the caller says its size."""
 PATIENCE = 30.0
-"""Seconds without a single byte, or for a connection, after which a source is given up."""
+"""A source is given up after so many seconds without a connection or without a single byte."""
 HEADERS = 60.0
-"""Seconds until a source has begun to answer, redirections included."""
+"""A source is given up if it does not begin to answer in so many seconds; redirections count."""
 WINDOW, SLOWEST = 60.0, 10_000
-"""A source that sends less than so many bytes a second, over so many seconds, is given up."""
+"""A source is given up if it sends, for `WINDOW` seconds, less than `SLOWEST` bytes per second."""
 
 handed_out: dict[str, str] = {}
-"""What `repro.fetch` gave out in this process: each file's SHA-256, by its path in the data."""
+"""The SHA-256 of each file that `repro.fetch` has given out in this process, by its data path."""
 
 
 def fetch(
     name: str, url: str | None = None, sha256: str | None = None, *, size: int | None = None
 ) -> Path:
-    """Returns the file `name` of the folder that `REPRO_DATA` names, or else of `data/`.
+    """Returns the path of a data file; downloads it into `data/` if it is missing.
 
-    `data.lock` says what it must be and where it can be had, once `repro data add` has put it
-    there: the file is checked, and downloaded into `data/` when it is missing.
+    The file is looked for in the folder that `REPRO_DATA` names, and then in `data/`. If
+    `data.lock` has an entry for it (see `repro data add`), the file is checked, and is downloaded
+    from the sources of the entry. A source is given up if it does not answer within a minute, or
+    sends less than 10 kB per second.
 
-    What has been published somewhere needs no entry in the lock, when its address and SHA-256 are
-    given here: it is downloaded when it is missing. A file that is there already is then the
-    caller's to check, since archives of the same arrays differ in their bytes. `size` is how many
-    bytes it may have at most, 10 GB where it is not given. A source that does not answer within a
-    minute, or sends less than 10 kB a second, is given up.
+    A published file needs no entry in the lock if you give its address and SHA-256 here. They are
+    used for the download only: a file that is there already is not checked, since archives of the
+    same arrays may differ in their bytes.
+
+    Args:
+        name: the path of the file in the data folder.
+        url: the address to download the file from.
+        sha256: the SHA-256 that the downloaded file must have.
+        size: the most bytes that the download may have; None: 10 GB.
 
     Raises:
-        BadInput: no such file, and no source that has it; or not the one of the lock; or neither
-            in the lock nor given a SHA-256; or a pointer of Git LFS in its place.
+        BadInput: the file is missing and no source has it; or it is not the file of the lock; or it
+            is not in the lock and no SHA-256 is given; or it is a pointer of Git LFS.
     """
     from repro.data import datafiles
 
@@ -61,9 +67,9 @@ def fetch(
 def provide(
     root: Path, path: str, url: str | None, sha256: str | None, size: int | None = None
 ) -> Path:
-    """Returns where a data file lies, downloaded if need be, and notes it in `handed_out`.
+    """Does what `fetch` does for the project at `root`, and notes the file in `handed_out`.
 
-    See `repro.fetch`. A file's digest is taken once, and then known as long as it stays as it is.
+    A file is digested once. Its digest is then known as long as the file does not change.
     """
     if datalock.leads_out(path):
         raise BadInput(f"data: expected a path inside the data folder; got {path!r}")
@@ -74,7 +80,7 @@ def provide(
         if entry is not None:
             datalock.check(root, [path])
         elif sha256 is None:
-            raise BadInput(f"{file.path}: not in {LOCK}; repro data add {file.path}")
+            raise BadInput(f"{file.path}: not in {LOCK}; add it: repro data add {file.path}")
         with datalock.remembered(root):
             handed_out[path] = datalock.digest(file)
         return file.path
@@ -83,7 +89,7 @@ def provide(
         _download(root, path, (*entry.sources, *given), entry.sha256, entry.size)
         handed_out[path] = entry.sha256
     elif sha256 is None:
-        raise BadInput(f"{shown}: no such file; put it there, then: repro data add {shown}")
+        raise BadInput(f"{shown}: no such file; put it there, then run: repro data add {shown}")
     else:
         _download(root, path, given, sha256, most=LARGEST if size is None else size)
         handed_out[path] = sha256
@@ -91,7 +97,7 @@ def provide(
 
 
 class _Sink:
-    """Takes what is downloaded: counts, digests, writes it, and ends what is too long or slow."""
+    """Counts, digests and writes what is downloaded; ends a download that is too long or slow."""
 
     def __init__(self, file: BinaryIO, path: Path, most: int, tell: Tell) -> None:
         self.file, self.path, self.most, self.tell = file, path, most, tell
@@ -105,7 +111,7 @@ class _Sink:
         self.digest.update(chunk)
         try:
             self.file.write(chunk)
-        except OSError as error:  # Another source would not help.
+        except OSError as error:  # It is not the fault of this source, so no other is tried.
             raise BadInput(f"{self.path}: cannot be written: {error.strerror}") from None
         now = time.monotonic()
         if now - self._since > WINDOW:
@@ -123,13 +129,16 @@ def _download(
     tell: Tell = silent,
     most: int = LARGEST,
 ) -> str:
-    """Downloads a file into `data/` from the first source that has it, which is returned.
+    """Downloads a file into `data/` from the first source that has it, and returns this source.
 
-    It takes its name when size and SHA-256 are right; of what is not, nothing is left. `most` is
-    the number of bytes at most where `size` does not say how many there are.
+    The file gets its name only if its size and SHA-256 are right; otherwise nothing is left.
+
+    Args:
+        size: the exact number of bytes; None: it is not known.
+        most: the most bytes that the file may have if its size is not known.
 
     Raises:
-        BadInput: no source has it.
+        BadInput: no source has the file.
     """
     target = root / "data" / path
     datalock.inside(root / "data", target)
@@ -149,19 +158,19 @@ def _download(
                 if (found := sink.digest.hexdigest()) != sha256:
                     raise ValueError(f"SHA-256 {found}, expected {sha256}")
             return source
-        except (OSError, ValueError) as error:  # Those of `requests` are kinds of OSError.
+        except (OSError, ValueError) as error:  # The errors of `requests` are kinds of OSError.
             failed.append(f"{source}: {_reason(error, sink)}")
     why = "; ".join(failed) or f"{LOCK} names no source"
     raise BadInput(f"{target}: no such file; put it there, or name its folder in REPRO_DATA; {why}")
 
 
 def _get(source: str, sink: _Sink) -> None:
-    """Hands on what a source sends, as it comes, so that one that drips is seen to.
+    """Writes to the sink what a source sends, piece by piece, so that a slow source is noticed.
 
-    Redirections to other schemes than http and https are not followed (`requests` knows no other).
+    Redirections are followed only to http and https, since `requests` knows no other scheme.
 
     Raises:
-        OSError, ValueError: the source has not got it, broke off, or was too long or too slow.
+        OSError, ValueError: the source does not have the file, broke off, or was too long or slow.
     """
     from urllib3.exceptions import HTTPError
 
@@ -172,7 +181,7 @@ def _get(source: str, sink: _Sink) -> None:
         if plain and int(length) > sink.most:
             raise ValueError(f"{int(length):,} bytes, more than {sink.most:,} bytes")
         try:
-            # Not `iter_content`, which waits until it has a whole piece together.
+            # `iter_content` would wait until it has a whole piece.
             while chunk := response.raw.read1(1 << 16, decode_content=True):
                 sink.write(chunk)
         except HTTPError as error:
@@ -180,10 +189,10 @@ def _get(source: str, sink: _Sink) -> None:
 
 
 def _answer(source: str) -> Any:
-    """The response of a source, once its headers are there.
+    """Returns the response of a source as soon as its headers are there.
 
-    They are waited for beside, since a server may send these byte by byte as well, and each byte
-    is in time.
+    A thread asks, so that the time for all headers can be limited: a server may send them byte by
+    byte, and then the time limit of `requests`, which is for one byte, never ends the wait.
     """
     import requests
 
@@ -192,7 +201,7 @@ def _answer(source: str) -> Any:
     def ask() -> None:
         try:
             came.put(requests.get(source, stream=True, timeout=PATIENCE))
-        except Exception as error:  # Told where it is waited for.
+        except Exception as error:  # It is raised by the thread that waits.
             came.put(error)
 
     threading.Thread(target=ask, daemon=True).start()
@@ -217,12 +226,14 @@ def _reason(error: Exception, sink: _Sink | None) -> str:
 def add(
     root: Path, given: Path, sources: Sequence[str] = (), tell: Tell = silent
 ) -> dict[str, Any]:
-    """Puts a file, or each file of a folder, into the lock as it is now; returns the entries.
+    """Adds a file, or each file of a folder, to the lock as it is now; returns the entries.
 
-    A source of a folder ends with a slash. Without any, a file keeps those that it has.
+    Args:
+        sources: addresses to download from; for a folder they end with a slash. If there are none,
+            each file keeps the sources that the lock has for it.
 
     Raises:
-        BadInput: no such file, or not in the data folder; or a source is no address.
+        BadInput: the file is missing or not in the data folder, or a source is not an address.
     """
     if not given.exists():
         raise BadInput(f"{given}: no such file")
@@ -259,10 +270,10 @@ def add(
 
 
 def verify(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -> dict[str, Any]:
-    """Reads each file of the lock, or of these paths, and returns which are not as it says.
+    """Reads each file of the lock, or of these paths, and returns how they differ from the lock.
 
-    `extra` are files in `data/` that the lock does not name. A folder that `REPRO_DATA` names is
-    not looked through: it may be others' as well.
+    `extra` are files in `data/` that the lock does not name. In the folder of `REPRO_DATA` nobody
+    looks for such files, since other projects may use that folder too.
     """
     entries = datalock.read(root)
     chosen, extra = _chosen(root, entries, given)
@@ -289,10 +300,11 @@ def verify(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -> dict[
 
 
 def fetch_missing(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -> dict[str, Any]:
-    """Downloads what is missing of the lock, or of these paths.
+    """Downloads the missing files of the lock, or of these paths.
 
     Raises:
-        BadInput: no source has some of it, or another file is in its place. The rest is there.
+        BadInput: a file is missing and no source has it, or it is not the file of the lock. The
+            other files are downloaded all the same.
     """
     there, fetched, failed = [], {}, []
     for entry in _chosen(root, datalock.read(root), given)[0]:
@@ -315,7 +327,10 @@ def fetch_missing(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """The files below a folder, sorted, but hidden ones: those of systems and of downloads."""
+    """Returns the files below a folder by their paths, sorted, without hidden ones.
+
+    Systems and unfinished downloads leave hidden files.
+    """
     found = {}
     for file in folder.rglob("*"):
         below = file.relative_to(folder)
@@ -327,13 +342,13 @@ def _files(folder: Path) -> dict[str, Path]:
 def _chosen(
     root: Path, entries: dict[str, Entry], given: Sequence[Path]
 ) -> tuple[list[Entry], list[str]]:
-    """What a person means: entries of the lock, and files in `data/` that are not in it.
+    """Returns the entries of the lock that the given paths mean, and files that the lock misses.
 
     Raises:
-        BadInput: a path is neither, or leads out.
+        BadInput: a path means neither.
     """
     extra = [path for path in _files(root / "data") if path not in entries]
-    # As a file's path, or as the lock has it.
+    # A person may give the path of a file, or the path that the lock has.
     named = [(one, {_place(root, one)[1], one.as_posix()}) for one in given]
 
     def meant(path: str, names: set[str | None]) -> bool:
@@ -350,7 +365,7 @@ def _chosen(
 
 
 def _place(root: Path, file: Path) -> tuple[Path | None, str | None]:
-    """The data folder that a file lies in, and its path there; or neither."""
+    """Returns the data folder that a file lies in, and its path there; None twice if it is none."""
     file = Path(os.path.abspath(file))
     for folder in datalock.folders(root):
         for base in (Path(os.path.abspath(folder)), folder.resolve()):
@@ -364,10 +379,11 @@ def _places(root: Path) -> str:
 
 
 def check_size(files: Sequence[str]) -> dict[str, Any]:
-    """Returns files of which git is to keep, or keeps, more than `LIMIT` bytes, with their sizes.
+    """Returns the files of which git keeps more than `LIMIT` bytes, with their sizes.
 
-    What counts is what git has, not what lies there: of a file under Git LFS that is a pointer,
-    and where LFS is not installed, in spite of .gitattributes, the file.
+    What git has is counted, and not the file in the folder. For a file under Git LFS, git has only
+    a small pointer. If Git LFS is not installed, git has the whole file, whatever `.gitattributes`
+    says.
     """
 
     def git(*words: str, given: str = "") -> str:
@@ -378,7 +394,7 @@ def check_size(files: Sequence[str]) -> dict[str, Any]:
                 input=given,
                 capture_output=True,
                 encoding="utf-8",
-                errors="surrogateescape",  # Names of files can be any bytes.
+                errors="surrogateescape",  # A file's name can have any bytes.
             )
         except FileNotFoundError:
             raise BadInput("git is not installed") from None
@@ -386,7 +402,7 @@ def check_size(files: Sequence[str]) -> dict[str, Any]:
             raise BadInput(f"git: {' '.join(done.stderr.split())}")
         return done.stdout
 
-    # `mode blob stage TAB name`, and a NUL, which is in no name; 160000 is another repository.
+    # git prints `mode blob stage TAB name NUL` for each file. The mode 160000 is a submodule.
     lines = [line.split("\t", 1) for line in git("ls-files", "-sz", "--", *files).split("\0")[:-1]]
     blobs = {name: about.split()[1] for about, name in lines if not about.startswith("160000")}
     asked = "".join(f"{blob}\n" for blob in blobs.values())
@@ -400,7 +416,7 @@ def check_size(files: Sequence[str]) -> dict[str, Any]:
 
 
 def lines(answer: dict[str, Any]) -> list[str]:
-    """What one of these functions returned, for a person."""
+    """Returns the answer of one of these functions as lines for a person."""
     text = [
         f"{'locked   ' if entry['changed'] else 'unchanged'}  {entry['path']}  {entry['sha256']}"
         for entry in answer.get("added", ())

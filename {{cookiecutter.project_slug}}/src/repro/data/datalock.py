@@ -1,8 +1,8 @@
-"""`data.lock`: what each data file is and where it can be had; and whether those here are the same.
+"""`data.lock`: says what each data file is and where to get it; compares the files here with it.
 
 A file of the lock lies in the folder that `REPRO_DATA` names, or else in `data/`. Before a training
-starts, those that are there are checked. So that many gigabytes are not read each time, the digest
-that a file had is kept, outside git, with its size, times and inode.
+starts, the files that are there are checked. To avoid reading many gigabytes each time, the digest
+of each file is kept outside git with the file's size, times and inode.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ HEADER = """\
 """
 CACHE = Path(".repro_cache", "data.json")
 POINTER = b"version https://git-lfs.github.com/spec/"
-"""How the file begins that Git LFS leaves where it has not brought the content."""
+"""The beginning of a pointer: a small file that Git LFS puts in the place of a file's content."""
 POINTER_SIZE = 1024
-"""Bytes that such a file has at most (Git LFS specification)."""
+"""The most bytes that a pointer has (Git LFS specification)."""
 NOT_PULLED = "Git LFS has not brought its content yet: git lfs pull"
 SETTLED = 2 * 10**9
-"""Nanoseconds after which a change gives a file another time, on any file system."""
+"""After so many nanoseconds, another change gives a file another time on every file system."""
 LONG = 10**9
-"""Bytes that take a while to read, so that it is told."""
+"""If there are more bytes to read, a line says so, since it takes a while."""
 
 Tell = Callable[[str, int, int], None]
-"""Called with a file's path, the bytes that were read of it, and how many it has."""
+"""Called with a file's path, the bytes of it that were read, and how many it has."""
 
-_known: dict[str, Any] = {}  # By a file's path: its stamp, and the SHA-256 it had then.
-_checking = threading.Lock()  # Runs side by side do not read the same files twice.
+_known: dict[str, Any] = {}  # By a file's path: its stamp, and the SHA-256 that it had then.
+_checking = threading.Lock()  # So that runs side by side do not read the same files twice.
 
 
 def silent(path: str, done: int, of: int) -> None:
-    """A `Tell` for where nobody looks on."""
+    """A `Tell` that shows no progress."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ FIELDS = [field.name for field in fields(Entry)]
 
 
 def read(root: Path) -> dict[str, Entry]:
-    """Returns the entries of a project's lock by their paths; none where there is no lock.
+    """Returns the entries of a project's lock by their paths; empty if there is no lock.
 
     Raises:
-        BadInput: it is no lock, an entry is wrong, or leads out of the data folder.
+        BadInput: the file cannot be read, or an entry is wrong or leads out of the data folder.
     """
     try:
         lines = (root / LOCK).read_text(encoding="utf-8").splitlines()
@@ -89,7 +89,7 @@ def read(root: Path) -> dict[str, Entry]:
             raise BadInput(f"{LOCK}, line {number}: {wrong}")
         entry = Entry(**item | {"sources": tuple(item["sources"])})
         if entry.path in found:
-            raise BadInput(f"{LOCK}: {entry.path} is there twice; take one of the two lines out")
+            raise BadInput(f"{LOCK}: {entry.path} is there twice; delete one of the two lines")
         found[entry.path] = entry
     return found
 
@@ -104,7 +104,7 @@ def write(root: Path, entries: Iterable[Entry]) -> None:
 
 
 def _wrong(item: Any) -> str:
-    """What is wrong with an entry, or nothing."""
+    """Says what is wrong with an entry; empty if nothing is."""
     if not isinstance(item, dict) or item.keys() != {*FIELDS}:
         return f"expected {', '.join(FIELDS)}; got {item!r:.99}"
     path, size, digest, sources = (item[name] for name in FIELDS)
@@ -120,14 +120,14 @@ def _wrong(item: Any) -> str:
 
 
 def leads_out(path: str) -> bool:
-    """Whether a path is not, on every system, the plain one of a file below a folder."""
-    steps = path.split("/")  # Of an absolute path the first is empty.
+    """Whether a path could lead out of a folder on some system, or is not a plain path."""
+    steps = path.split("/")  # The first step of an absolute path is empty.
     odd = any(step in ("", ".", "..") for step in steps) or "\\" in path or path[1:2] == ":"
     return odd or not path.isprintable()
 
 
 def no_source(source: Any) -> str:
-    """Why something is not an address that may stand in the lock, or nothing."""
+    """Says why something is not a good source for the lock; empty if it is one."""
     told = f"source: expected an address such as https://example.org/a.csv; got {source!r}"
     if not isinstance(source, str) or not source.isprintable() or " " in source:
         return told
@@ -137,13 +137,13 @@ def no_source(source: Any) -> str:
         return told
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return told
-    if parts.username or parts.password:  # Not repeated here: it would reach a log.
+    if parts.username or parts.password:  # The message does not repeat them: logs would have them.
         return f"source: a user or password for {parts.hostname} would be committed; leave it out"
     return ""
 
 
 def folders(root: Path) -> list[Path]:
-    """Where data files may lie: the folder that `REPRO_DATA` names, and `data/`."""
+    """Returns the folders of data files: the one that `REPRO_DATA` names, if any, and `data/`."""
     named = os.environ.get("REPRO_DATA")
     return [*([root / named] if named else []), root / "data"]
 
@@ -154,18 +154,19 @@ class Found:
 
     path: Path
     real: str
-    """Its path without links, by which it is known again."""
+    """Its path without links; its digest is kept under this path."""
     stamp: list[int]
-    """What changes when the file does, without a look into it: size, times, inode."""
+    """Size, times and inode: at least one of them changes when the file changes."""
 
 
 def find(root: Path, path: str, resolved: dict[Path, str] | None = None) -> Found | None:
-    """Returns the data file of this path, or None where there is none.
+    """Returns the data file of this path, or None.
 
-    `resolved` keeps what folders are without links, from one of many calls to the next.
+    Args:
+        resolved: keeps the paths of folders without links. Give the same one to many calls.
 
     Raises:
-        BadInput: it leads out of its folder.
+        BadInput: the path leads out of its folder.
     """
     for folder in folders(root):
         with contextlib.suppress(OSError):
@@ -175,12 +176,20 @@ def find(root: Path, path: str, resolved: dict[Path, str] | None = None) -> Foun
 
 
 def at(folder: Path, path: Path, resolved: dict[Path, str] | None = None) -> Found:
-    """Returns a file of a data folder. Raises `BadInput` where it leads out."""
+    """Returns a file of a data folder.
+
+    Raises:
+        BadInput: the path leads out of the folder.
+    """
     return Found(path, inside(folder, path, resolved), _stamp(path))
 
 
 def inside(folder: Path, path: Path, resolved: dict[Path, str] | None = None) -> str:
-    """Returns a path without links, if it does not lead out of the folder."""
+    """Returns a path without links.
+
+    Raises:
+        BadInput: the path leads out of the folder.
+    """
     resolved = {} if resolved is None else resolved
     for one in (folder, path.parent):
         if one not in resolved:
@@ -199,10 +208,13 @@ def _stamp(path: Path) -> list[int]:
 
 
 def check(root: Path, paths: Sequence[str] | None = None) -> None:
-    """Refuses data files that are there and are not what the lock says; all, or of these paths.
+    """Checks that the data files that are there are those of the lock.
+
+    Args:
+        paths: the files to check; None: all files of the lock.
 
     Raises:
-        BadInput: the first that is not.
+        BadInput: a file is not the one of the lock; the message names the first one.
     """
     entries = read(root)
     resolved: dict[Path, str] = {}
@@ -213,21 +225,21 @@ def check(root: Path, paths: Sequence[str] | None = None) -> None:
     if not there:
         return
     with _checking, remembered(root):
-        for entry, file in there:  # What costs nothing comes first.
+        for entry, file in there:  # The sizes are compared first, since that costs nothing.
             if wrong := other_size(entry, file):
                 raise BadInput(f"{file.path}: {wrong}; {_mend(root, file.path)}")
         new = sum(entry.size for entry, file in there if _digest_known(file) is None)
         if new > LONG:
             print(f"reading {new / 10**9:.1f} GB of new or changed data", file=sys.stderr)
         for entry, file in there:
-            if _digest_known(file) is None:  # Else it was looked at when its digest was taken.
+            if _digest_known(file) is None:  # Else this was checked when the digest was taken.
                 no_pointer(file.path)
             if wrong := other_content(entry, file):
                 raise BadInput(f"{file.path}: {wrong}; {_mend(root, file.path)}")
 
 
 def is_pointer(path: Path) -> bool:
-    """Whether a file is what Git LFS leaves in place of the content; a look at its beginning."""
+    """Whether a file is a pointer of Git LFS, by its beginning; see `POINTER`."""
     with contextlib.suppress(OSError):
         if path.stat().st_size <= POINTER_SIZE:
             with path.open("rb") as content:
@@ -236,7 +248,11 @@ def is_pointer(path: Path) -> bool:
 
 
 def no_pointer(path: Path) -> None:
-    """Refuses a pointer of Git LFS with `BadInput`, before it is read or locked as data."""
+    """Checks that a file is not a pointer of Git LFS, before it is read or locked as data.
+
+    Raises:
+        BadInput: it is a pointer.
+    """
     if is_pointer(path):
         raise BadInput(f"{path}: {NOT_PULLED}")
 
@@ -245,17 +261,17 @@ def _mend(root: Path, file: Path) -> str:
     if is_pointer(file):
         return NOT_PULLED
     shown = os.path.relpath(file, root) if file.is_relative_to(root / "data") else file
-    return f"put the other one back, or take this one: repro data add {shown}"
+    return f"put the locked file back, or lock this one: repro data add {shown}"
 
 
 def other_size(entry: Entry, file: Found) -> str:
-    """How a file's size is not the lock's, or nothing."""
+    """Says how a file's size differs from the lock's; empty if it does not."""
     size = file.stamp[0]
     return "" if size == entry.size else f"it has {size:,} bytes, {LOCK} says {entry.size:,}"
 
 
 def other_content(entry: Entry, file: Found, tell: Tell = silent, again: bool = False) -> str:
-    """How a file's content is not the lock's, or nothing."""
+    """Says how a file's content differs from the lock's; empty if it does not."""
     found = digest(file, tell, again)
     if found == entry.sha256:
         return ""
@@ -268,7 +284,7 @@ def _digest_known(file: Found) -> str | None:
 
 
 def digest(file: Found, tell: Tell = silent, again: bool = False) -> str:
-    """The SHA-256 of a file, which is read only where it is not known, or `again`."""
+    """Returns the SHA-256 of a file; reads the file only if it is not known, or if `again`."""
     if not again and (known := _digest_known(file)):
         return known
     found, done = hashlib.sha256(), 0
@@ -280,7 +296,7 @@ def digest(file: Found, tell: Tell = silent, again: bool = False) -> str:
                 tell(str(file.path), done, file.stamp[0])
     except OSError as error:
         raise BadInput(f"{file.path}: cannot be read: {error.strerror}") from None
-    # Changed a moment ago, it could be changed once more and have the same times.
+    # A file that has just changed may change again and keep its times. So its digest is not kept.
     settled = all(abs(time.time_ns() - moment) > SETTLED for moment in file.stamp[1:3])
     if settled and _stamp(file.path) == file.stamp:
         _known[file.real] = [file.stamp, found.hexdigest()]
@@ -289,9 +305,9 @@ def digest(file: Found, tell: Tell = silent, again: bool = False) -> str:
 
 @contextlib.contextmanager
 def remembered(root: Path) -> Iterator[None]:
-    """What was known of files before is known inside, and what is new is kept."""
+    """Reads the kept digests of files before the block, and keeps new ones after it."""
     kept: dict[str, Any] = {}
-    # A cache that is not there, or torn, or cannot be written costs time and nothing else.
+    # If the cache is missing or damaged, or cannot be written, this costs only time.
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         content = json.loads((root / CACHE).read_text(encoding="utf-8"))
         kept = {path: [stamp, known] for path, (stamp, known) in content.items()}

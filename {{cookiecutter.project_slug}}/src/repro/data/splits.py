@@ -1,34 +1,35 @@
-"""Which samples are learnt from (train), chosen by (validation) and judged by (test).
+"""Splits the samples into three parts: training (train), validation and test.
 
-The test is split off first and nothing else sees it: not validation, folds, sweeps, early stopping
-or what is fitted to the data before the network. The splitters are scikit-learn's. They see the
-samples in the order of their content's digests, so that a split does not depend on the order of the
-rows (except in time, where the order is what is split by).
+A model learns from the training part. The validation part is there to choose between models, and
+the test part to judge the chosen one. The test part is split off first, and nothing else sees it:
+not validation, folds, sweeps, early stopping or preprocessing. The splitters are scikit-learn's.
+They see the samples in the order of their keys, or else of their content's digests, so that a split
+does not depend on the order of the rows. Only `time_series` splits by the order of the rows.
 
-    strategy            keeps
+    strategy            what each split keeps
     random              nothing
     stratified          the proportions of the classes
-    grouped             all samples of a group (a patient, say) in one part
-    stratified_grouped  both, as far as they go together
-    time_series         what is later than the training in validation, and later still in the test
+    grouped             all samples of a group (a patient, for example) in one part
+    stratified_grouped  both of these, as far as possible
+    time_series         the order: validation comes after the training part, the test part last
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn import model_selection
-from sklearn.base import clone
 
 from repro.basics import files, seeds
 from repro.basics.digests import sha256
 from repro.basics.errors import BadInput
-from repro.data.dataset import Dataset, Part, Parts
+from repro.data import preprocessing
+from repro.data.dataset import Dataset, Parts
 from repro.recipe import parameters
 
 NAMES = ("train", "validation", "test")
@@ -36,14 +37,17 @@ NAMES = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Rows:
-    """What splitters look at: positions in the data set, and a label and a group for each."""
+    """What a splitter sees: positions in the data set, and a label and a group for each.
+
+    All arrays have the shape (rows,).
+    """
 
     places: np.ndarray
     labels: np.ndarray | None = None
     groups: np.ndarray | None = None
 
     def at(self, chosen: np.ndarray) -> Rows:
-        """The rows at these positions among these rows."""
+        """Returns those of these rows that `chosen` names; it counts among these rows."""
         labels, groups = self.labels, self.groups
         return Rows(
             self.places[chosen],
@@ -54,17 +58,21 @@ class Rows:
 
 @dataclass(frozen=True)
 class Split:
-    """Positions of the samples of each part, int64, ascending; no position twice."""
+    """The positions of the samples in each part: int64 of shape (samples,), ascending.
+
+    No position is in two parts.
+    """
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
 
     def parts(self) -> dict[str, np.ndarray]:
+        """Returns the positions in each part, by the name of the part."""
         return {name: getattr(self, name) for name in NAMES}
 
     def digest(self) -> str:
-        """SHA-256 of the positions in each part."""
+        """Returns the SHA-256 of the positions in all parts."""
         lines = [f"{name} {sha256(places)}\n" for name, places in self.parts().items()]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -73,12 +81,12 @@ def make(dataset: Dataset, asked: parameters.Split) -> Split:
     """Splits a data set as the group `split` of the parameters says.
 
     Raises:
-        BadInput: the numbers or the data do not allow it; the message names the number.
+        BadInput: the numbers or the data do not allow such a split; the message says why.
     """
     strategy, folds, outer = asked.strategy, asked.folds, asked.outer_folds
     rows = _rows(dataset, strategy)
-    kept = len(dataset.x) - dataset.held_out
-    apart = rows.at(rows.places >= kept)  # What the publisher of the data set aside.
+    kept = len(dataset) - dataset.held_out
+    apart = rows.at(rows.places >= kept)  # The samples that the data's publisher set aside.
     test, validation = asked.test, asked.validation
 
     def seed_of(*purpose: str | int) -> int:
@@ -126,10 +134,12 @@ def make(dataset: Dataset, asked: parameters.Split) -> Split:
 
 
 def hold_out(rows: Rows, strategy: str, share: float, seed: int) -> tuple[Rows, Rows]:
-    """Cuts rows in two; the second has about `share` of them, exactly so where no group binds.
+    """Cuts rows in two parts, the second of which has the given share of them.
+
+    With groups the share is only approximate.
 
     Raises:
-        BadInput: a half would be empty, or a class is too small to be in both.
+        BadInput: a part would be empty, or a class is too small to be in both parts.
     """
     size = len(rows.places)
     part = int(np.ceil(share * size))
@@ -140,7 +150,7 @@ def hold_out(rows: Rows, strategy: str, share: float, seed: int) -> tuple[Rows, 
     if strategy == "time_series":
         return rows.at(first[: size - part]), rows.at(first[size - part :])
     if strategy == "stratified_grouped":
-        # scikit-learn has it for folds alone; one of so many is about the share.
+        # scikit-learn has this only for folds. So one fold is taken of as many as give the share.
         return _cut(model_selection.StratifiedGroupKFold, rows, max(2, round(1 / share)), 0, seed)
     kinds = {
         "random": model_selection.ShuffleSplit,
@@ -156,16 +166,19 @@ def hold_out(rows: Rows, strategy: str, share: float, seed: int) -> tuple[Rows, 
 
 
 def few(rows: Rows, strategy: str, size: int, seed: int) -> Rows:
-    """Returns so many of the rows: the last ones in time, else drawn, with the classes'
-    proportions where the strategy keeps them.
+    """Returns `size` of the rows.
+
+    With `time_series` these are the last ones. With other strategies they are drawn, and keep the
+    proportions of the classes if the strategy does.
 
     Raises:
-        BadInput: there are not more rows, or fewer are asked for than there are classes.
+        BadInput: `size` is not smaller than the number of rows, or is smaller than the number of
+            classes.
     """
     if size >= len(rows.places):
         raise BadInput(
-            f"split.train_size: expected less than the {len(rows.places)} samples of the training, "
-            f"got {size}"
+            f"split.train_size: expected less than the {len(rows.places)} samples of the training "
+            f"part, got {size}"
         )
     if strategy == "time_series":
         return rows.at(np.arange(len(rows.places) - size, len(rows.places)))
@@ -180,10 +193,13 @@ def few(rows: Rows, strategy: str, size: int, seed: int) -> Rows:
 
 
 def k_fold(rows: Rows, strategy: str, folds: int, fold: int, seed: int) -> tuple[Rows, Rows]:
-    """Returns the rows of all folds but one, and of that one, counted from 0.
+    """Cuts rows into folds; returns the rows of all folds but one, and the rows of that one.
 
-    In time, training on what comes before a fold: the first of `folds + 1` blocks is in no fold,
-    and what comes after a fold is in neither part.
+    With `time_series` the rows are cut into `folds + 1` blocks. The first block is in no fold. Only
+    the rows before a fold are trained on, and those after it are in neither part.
+
+    Args:
+        fold: the number of that one fold, counted from 0.
 
     Raises:
         BadInput: there are more folds than samples, groups or members of a class.
@@ -216,7 +232,11 @@ def _cut(kind: Any, rows: Rows, folds: int, fold: int, seed: int) -> tuple[Rows,
 
 
 def _enough(rows: Rows, needed: int, where: str) -> None:
-    """Refuses classes and groups that cannot be in every part."""
+    """Checks that each class, and enough groups, can be in every part.
+
+    Raises:
+        BadInput: there are too few samples of a class, or too few groups.
+    """
     if rows.labels is not None:
         classes, counts = np.unique(rows.labels, return_counts=True)
         least = int(np.argmin(counts))
@@ -232,14 +252,14 @@ def _enough(rows: Rows, needed: int, where: str) -> None:
 
 
 def _rows(dataset: Dataset, strategy: str) -> Rows:
-    """All samples, in the order of their content's digests, or, in time, as they are."""
+    """Returns all samples in the order of `Dataset.in_order`; `time_series` keeps their own."""
     labels = groups = None
     if "stratified" in strategy:
-        labels = class_labels(dataset.y)
+        labels = dataset.class_labels()
         if labels is None:
             raise BadInput(
-                f"split.strategy: {strategy} needs classes, and the targets are numbers of type "
-                f"{dataset.y.dtype}; random would do"
+                f"split.strategy: {strategy} needs classes, and the targets do not say one for "
+                "each sample; random would do, or a Dataset with `labels`"
             )
     if "grouped" in strategy:
         groups = dataset.groups
@@ -247,36 +267,32 @@ def _rows(dataset: Dataset, strategy: str) -> Rows:
             raise BadInput(
                 f"split.strategy: {strategy} needs a group for each sample, and the data have none"
             )
-    places = np.arange(len(dataset.x))
+    places = np.arange(len(dataset))
     rows = Rows(places, labels, groups)
     if strategy == "time_series":
         return rows
-    return rows.at(np.array(sorted(places, key=dataset.row_digests.__getitem__)))
-
-
-def class_labels(y: np.ndarray) -> np.ndarray | None:
-    """The class of each sample, from integers or from one column a class; None: no classes."""
-    if y.ndim == 2 and y.shape[1] > 1:
-        return y.argmax(axis=1) if np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all() else None
-    return y.reshape(-1) if y.dtype.kind in "biu" and y.size == len(y) else None
+    return rows.at(dataset.in_order())
 
 
 def check(split: Split, dataset: Dataset, strategy: str, whole: bool = True) -> None:
-    """Makes sure that a split is one.
+    """Makes sure that a split is correct.
+
+    Args:
+        whole: whether each sample has to be in a part.
 
     Raises:
-        AssertionError: a sample is in two parts, or, where `whole`, in none; a group is in two
-            parts; a part is not later than the one before, in time.
+        AssertionError: a sample is in two parts, or in no part although `whole`; or a group is in
+            two parts; or with `time_series` a part does not come after the one before.
     """
     parts = split.parts()
     together = np.concatenate(list(parts.values()))
-    unknown = (together < 0) | (together >= len(dataset.x))
+    unknown = (together < 0) | (together >= len(dataset))
     if unknown.any():
-        raise AssertionError(f"a split names sample {together[unknown][0]} of {len(dataset.x)}")
+        raise AssertionError(f"a split names sample {together[unknown][0]} of {len(dataset)}")
     if len(np.unique(together)) != len(together):
         raise AssertionError("a sample is in two parts of a split")
-    if whole and len(together) != len(dataset.x):
-        raise AssertionError(f"{len(dataset.x) - len(together)} samples are in no part of a split")
+    if whole and len(together) != len(dataset):
+        raise AssertionError(f"{len(dataset) - len(together)} samples are in no part of a split")
     if "grouped" in strategy and dataset.groups is not None:
         groups = [set(dataset.groups[places].tolist()) for places in parts.values()]
         if sum(map(len, groups)) != len(set().union(*groups)):
@@ -288,28 +304,36 @@ def check(split: Split, dataset: Dataset, strategy: str, whole: bool = True) -> 
 
 
 def describe(split: Split, dataset: Dataset) -> dict[str, Any]:
-    """What the manifest says: sizes, samples of each class, and samples that occur in two parts.
+    """Returns what the manifest says about a split.
 
-    The last are rows of equal content. The splitters do not see that they are: a group for each
-    content would keep them together. `repeated` counts contents, `twins` the samples of them.
+    This is its digest, the sizes of the parts, the number of samples of each class, and how many
+    samples of validation and test have a sample with equal content in the training part. `repeated`
+    counts such contents, and `twins` counts the samples with such a content. The splitters do not
+    know that these samples are equal. A group for each content would keep them together.
     """
-    labels, digests = class_labels(dataset.y), dataset.row_digests
-    contents = {n: {digests[place] for place in places} for n, places in split.parts().items()}
+    labels, digests = dataset.class_labels(), dataset.row_digests
     told: dict[str, Any] = {
         "digest": split.digest(),
         "sizes": {name: len(places) for name, places in split.parts().items()},
-        "repeated": {
-            name: len(contents[name] & contents["train"]) for name in ("validation", "test")
-        },
-        "twins": {
-            name: sum(digests[place] in contents["train"] for place in split.parts()[name])
-            for name in ("validation", "test")
-        },
+        "repeated": {},
+        "twins": {},
     }
+    train = {digests[place] for place in split.train} if digests else set()
+    for name in ("validation", "test") if digests else ():
+        found = [digests[place] for place in split.parts()[name]]
+        told["repeated"][name] = len(train.intersection(found))
+        told["twins"][name] = sum(one in train for one in found)
+    if dataset.class_names:
+        told["class_names"] = list(dataset.class_names)
+
+    def called(label: Any) -> str:
+        named = np.issubdtype(type(label), np.integer) and 0 <= label < len(dataset.class_names)
+        return str(dataset.class_names[label] if named else label)
+
     if labels is not None and len(np.unique(labels)) <= 1000:
         told["classes"] = {
             name: {
-                str(label): int(count)
+                called(label): int(count)
                 for label, count in zip(*np.unique(labels[places], return_counts=True), strict=True)
             }
             for name, places in split.parts().items()
@@ -318,10 +342,13 @@ def describe(split: Split, dataset: Dataset) -> dict[str, Any]:
 
 
 def notes(described: dict[str, Any]) -> list[str]:
-    """What a person should know of a split, in whole sentences; `described` is `describe`'s answer.
+    """Returns what a person should know about a split, one line each.
 
-    Samples that are also learnt from make a result look better than it is, and so do classes that
-    the training or the test has none of.
+    A result looks better than it is if it was measured on samples that the model has learnt from,
+    or if a part has no sample of some class.
+
+    Args:
+        described: what `describe` returned.
     """
     sizes, told = described["sizes"], []
     for part, twins in described["twins"].items():
@@ -344,53 +371,33 @@ def notes(described: dict[str, Any]) -> list[str]:
     return told
 
 
-def parts(dataset: Dataset, split: Split, dtype: str = "float32") -> Parts:
-    """The samples of each part. What is fitted to data is fitted to those of the training alone.
+def parts(dataset: Dataset, split: Split, dtype: str = "float32", seed: int = 0) -> Parts:
+    """Returns the samples of each part; preprocessing is fitted to the training part alone.
 
-    Floating-point samples keep their type when they are transformed. What a transformer makes of
-    others is what it returns, and where that is floating point, it has the type in which the
-    training computes: its `dtype`.
+    Args:
+        dtype: `training.dtype`.
+        seed: what the generators of the data set's `augment` are keyed by.
 
     Raises:
-        BadInput: the transformer fails, or does not return as many columns as it was given.
+        BadInput: see `preprocessing.preprocessed`.
     """
-    x = {name: dataset.x[places] for name, places in split.parts().items()}
+    made = {name: dataset.whole.at(places) for name, places in split.parts().items()}
+    if dataset.preprocessing is not None and dataset.source is not None:
+        raise BadInput(
+            "data: preprocessing: expected None for samples that are read one by one; what is "
+            "fitted to the training can be a layer that `build(…, train)` adapts"
+        )
     if dataset.preprocessing is not None:
-        x = _preprocessed(dataset.preprocessing, x, "float64" if dtype == "float64" else "float32")
-    weight = dataset.weight
-    made = {
-        name: Part(x[name], dataset.y[places], None if weight is None else weight[places])
-        for name, places in split.parts().items()
-    }
+        x = preprocessing.preprocessed(
+            dataset.preprocessing,
+            {name: part.x for name, part in made.items()},
+            "float64" if dtype == "float64" else "float32",
+            dataset.padding,
+        )
+        made = {name: replace(part, x=x[name]) for name, part in made.items()}
+    if dataset.augment is not None:
+        made["train"] = made["train"].augmented(dataset.names[split.train], dataset.augment, seed)
     return Parts(**made)
-
-
-def _preprocessed(transformer: Any, x: dict[str, np.ndarray], floating: str) -> dict[str, Any]:
-    """The samples of each part, as the transformer makes them once fitted to the training."""
-    name = type(transformer).__name__
-    flat = {part: array.reshape(len(array), -1) for part, array in x.items()}
-    made: dict[str, Any] = {}
-    try:
-        fitted = clone(transformer).fit(flat["train"])
-        for part, array in flat.items():
-            made[part] = fitted.transform(array)
-    except (TypeError, ValueError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadInput(f"data: preprocessing: {name} cannot be used: {said[0]}") from None
-    for part, array in flat.items():
-        if (found := getattr(made[part], "shape", None)) != array.shape:
-            raise BadInput(
-                f"data: preprocessing: {name} makes {found} of the {part} part's {array.shape}; "
-                "it has to keep the number of columns; what does not can be done in the data "
-                "function, before the samples are returned"
-            )
-        kept = np.asarray(made[part].toarray() if hasattr(made[part], "toarray") else made[part])
-        if array.dtype.kind == "f":
-            kept = kept.astype(array.dtype)
-        elif kept.dtype.kind == "f":
-            kept = kept.astype(floating)
-        made[part] = kept.reshape(x[part].shape)
-    return made
 
 
 def save(path: Path, split: Split, dataset: Dataset) -> None:
@@ -403,7 +410,7 @@ def load(path: Path) -> tuple[Split, dict[str, str]]:
     """Returns a split from a file, and the digests of the data that it is for.
 
     Raises:
-        BadInput: it is no split, or was altered.
+        BadInput: the file is not a split, or was altered.
     """
     try:
         read = files.arrays(path, "a readable split")
@@ -413,26 +420,30 @@ def load(path: Path) -> tuple[Split, dict[str, str]]:
         split = Split(**found)
         placed = all(a.ndim == 1 and a.size and a.dtype.kind == "i" for a in found.values())
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise BadInput(f"{path}: not a readable split: it does not say what it is of") from None
+        raise BadInput(
+            f"{path}: not a readable split: a part or the description is missing"
+        ) from None
     if not placed:
-        raise BadInput(f"{path}: not a readable split: its parts are no lists of positions")
+        raise BadInput(f"{path}: not a readable split: its parts are not lists of positions")
     if split.digest() != digest:
         raise BadInput(f"{path}: altered since it was written")
     return split, data
 
 
 def reuse(path: Path, dataset: Dataset, strategy: str, digest: str | None = None) -> Split:
-    """A split from a file, for these data; the one of this digest, where one is given.
+    """Returns a split from a file, and checks that it is for these data.
+
+    Args:
+        digest: the digest that the split must have; None: any.
 
     Raises:
-        BadInput: it is no split, was altered, is another than the digest names, or is for other
-            data.
+        BadInput: the file is not a split, was altered, has another digest, or is for other data.
     """
     split, data = load(path)
     if digest is not None and split.digest() != digest:
         raise BadInput(
-            f"split.file: {path} holds the split {split.digest()[:16]}…, the recipe names "
-            f"{digest[:16]}…; put the file of that one back (git has it, if it was committed)"
+            f"split.file: expected the split {digest[:16]}… in {path}, got "
+            f"{split.digest()[:16]}…; put the file back (git has it, if it was committed)"
         )
     if data != dataset.digests:
         raise BadInput(f"split.file: {path} was made for other data")

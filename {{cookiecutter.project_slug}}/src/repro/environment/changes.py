@@ -1,7 +1,7 @@
-"""What variations change: inside a process, and among the variables that it is started with.
+"""The changes that variations make: inside a process, and to the variables that it starts with.
 
-What is changed inside, before anything of the project is imported, is what Python says of the
-system. Libraries in C that ask the system itself do not see it.
+A change inside a process is made before anything of the project is imported. It changes what Python
+says about the system. A library in C that asks the system itself does not see it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from repro.environment.variables import CLEARED
 KEPT = re.compile(
     "|".join(
         (
-            # Set by the machinery itself: what decides results is fixed there (`determinism`).
+            # The machinery itself sets these, since they decide results (`determinism`).
             *(re.escape(prefix) + ".*" for prefix in CLEARED),
             "REPRO_.*",
-            # Changed, or left as they are, by the variations `user`, `host`, `home`, `time-zone`,
-            # `locale`, `temporary-folder` and `caches`.
+            # Other variations decide on these: `user`, `host`, `home`, `time-zone`, `locale`,
+            # `temporary-folder` and `caches`.
             "HOME|USERPROFILE|USER|LOGNAME|USERNAME|LNAME|HOSTNAME|TZ|XDG_.*",
             "LANG|LANGUAGE|LC_.*|LOCPATH|LOCALE_ARCHIVE.*|TMP.*|TEMP",
-            # Where programs, libraries, packages and devices are.
+            # These say where programs, libraries, packages and devices are.
             "PATH|.*_(PATH|DIR|DIRS|HOME|ROOT|PREFIX|CACHE|FOLDER)",
             "LD_.*|DYLD_.*|VIRTUAL_ENV.*|CONDA_.*|MAMBA_.*|PYENV_.*|NIX_.*|GUIX_.*",
             "CUDA_.*|NVIDIA_.*|HIP_.*|ROCM_.*|ROCR_.*|HSA_.*|ONEAPI_.*",
-            # Where data are, how they are reached, and the right to do so.
+            # These say where data are, how to reach them, and give access to them.
             ".*_PROXY|SSL_CERT.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|NETRC|KRB5.*|SSH_AUTH_SOCK",
             "AWS_.*|AZURE_.*|GOOGLE_.*|HF_.*|KAGGLE_.*|DASK_.*",
             # Without these Windows starts nothing, and macOS decodes no name of a file.
@@ -45,21 +45,21 @@ KEPT = re.compile(
     ),
     re.IGNORECASE,
 )
-"""Names of variables that the variation `environment` leaves where they are.
+"""Names of variables that the variation `environment` keeps.
 
-A variable of the user's own that a result depends on is in no recipe, and so in no comparison: the
-varied run does without it. What locates software and data stays, for without these the run would
-be another program.
+It takes away the user's own variables. A result must not depend on them, since they are in no
+recipe and so in no comparison. Variables that locate software and data stay, because without them
+the run would be another program.
 """
 
 
 def dropped(name: str) -> bool:
-    """Whether a varied run is to do without this variable."""
+    """Whether a varied run does not get the variable of this name."""
     return KEPT.fullmatch(name) is None
 
 
 def noise(index: int) -> dict[str, str]:
-    """What shells, terminals and continuous integration leave in the environment."""
+    """Returns variables like those that shells, terminals and continuous integration set."""
     unknown = {f"REPRO_NOISE_{number}": "x" * 97 * number for number in range(index, index + 20)}
     known = {"COLUMNS": str(60 + index), "LINES": "7", "EDITOR": "noise", "PAGER": "noise"}
     known |= {"TERM": "dumb", "SHLVL": str(20 + index), "NO_COLOR": "1", "CI": "noise"}
@@ -68,9 +68,10 @@ def noise(index: int) -> dict[str, str]:
 
 
 class _Builtin:
-    """A function that, like one written in C, is no method where a class holds it.
+    """A function that does not become a method if it is an attribute of a class.
 
-    `logging.Formatter` holds `time.localtime`.
+    Functions written in C behave like this. `logging.Formatter` relies on it: it has
+    `time.localtime` as an attribute.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -81,17 +82,20 @@ class _Builtin:
 
 
 def clock_shift(index: int) -> int:
-    """The seconds by which the clock of a gate's run is moved; no two of 500 million are alike."""
+    """Returns by how many seconds to move the clock of a gate's run: another number for each run.
+
+    500 million runs have no number twice.
+    """
     year_and_35_days, span = 34_567_891, 560_000_003
     return year_and_35_days + (index - 1) * year_and_35_days % span
 
 
 def shift_clock(index: int) -> None:
-    """Moves what Python says of the date; the system's clock and `time.monotonic` stay.
+    """Moves the date that Python tells; the system's clock and `time.monotonic` stay as they are.
 
-    By a year and 35 days in the first run, neither whole weeks nor whole days: every field of the
-    date changes. Further runs have other dates, but none more than twenty years on, since archives
-    hold no date after 2107.
+    In the first run the clock moves by a year and 35 days, and not by whole weeks or whole days, so
+    that every field of the date changes. Further runs have other dates. They are at most twenty
+    years ahead, since zip archives cannot hold a date after 2107.
     """
     seconds = clock_shift(index)
 
@@ -122,9 +126,9 @@ def shift_clock(index: int) -> None:
     changed("asctime", told, time.localtime)
     changed("strftime", told, time.localtime, 1)
 
-    # `datetime.today` and `date.today` ask `time.time`; these two ask the system. A subclass in
-    # their place would not be the type that C code makes and checks for, so the type itself is
-    # changed, through the dictionary behind its read-only view.
+    # `datetime.today` and `date.today` ask `time.time`, but `now` and `utcnow` ask the system. A
+    # subclass of `datetime` would not do, since C code makes and checks for the type itself. So the
+    # type is changed, through the dictionary behind its read-only view.
     (methods,) = gc.get_referents(datetime.datetime.__dict__)
     methods["now"] = classmethod(lambda cls, tz=None: cls.fromtimestamp(time.time(), tz))
     methods["utcnow"] = classmethod(lambda cls: cls.utcfromtimestamp(time.time()))
@@ -132,11 +136,13 @@ def shift_clock(index: int) -> None:
 
 
 def change_umask(index: int) -> None:
+    """Gives the new files of this process other permissions."""
     now = os.umask(0o077)
     os.umask(next(mask for mask in (now | 0o027, 0o077, 0o027) if mask != now))
 
 
 def reverse_directories(index: int) -> None:
+    """Makes Python list the entries of each folder in the reverse order."""
     listdir, scandir = os.listdir, os.scandir
 
     class Reversed:
@@ -166,10 +172,11 @@ def reverse_directories(index: int) -> None:
 
 
 def one_core(index: int) -> None:
+    """Lets this process use one core, and makes Python say that there is only one."""
     if sys.platform == "linux":
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[index % len(cores)]})
-    # Affinity changes none of these; another machine would.
+    # On a machine with one core these would say 1 too, and affinity does not change them.
     os.cpu_count = _Builtin(lambda: 1)
     if hasattr(os, "process_cpu_count"):
         os.process_cpu_count = _Builtin(lambda: 1)
@@ -177,13 +184,14 @@ def one_core(index: int) -> None:
 
 
 def less_memory(index: int) -> None:
+    """Makes Python say that the machine has half of its memory."""
     _change_sysconf(
         ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"), lambda pages: max(1, pages // 2 - index % 1000)
     )
 
 
 def _change_sysconf(names: Sequence[str], change: Callable[[int], int]) -> None:
-    """Changes what Python says of the system's limits; libraries in C ask the system itself."""
+    """Changes what Python says about the system's limits; libraries in C do not see the change."""
     original = os.sysconf
     changed = {*names, *(os.sysconf_names[name] for name in names if name in os.sysconf_names)}
 
@@ -195,12 +203,12 @@ def _change_sysconf(names: Sequence[str], change: Callable[[int], int]) -> None:
 
 
 def rename_host(index: int) -> None:
-    """Gives this process, alone, another host name."""
+    """Gives this process another host name; no other process sees it."""
     libc = ctypes.CDLL(None, use_errno=True)
     new_user, new_names = 0x10000000, 0x04000000  # CLONE_NEWUSER, CLONE_NEWUTS
     user, group = os.getuid(), os.getgid()
     if libc.unshare(new_names) != 0:
-        # Without privileges: in a user namespace of its own, with the same user in it.
+        # Without privileges this needs a user namespace of its own, with the same user in it.
         if libc.unshare(new_user | new_names) != 0:
             raise OSError(ctypes.get_errno(), "unshare")
         Path("/proc/self/setgroups").write_text("deny")
@@ -209,5 +217,5 @@ def rename_host(index: int) -> None:
     name = f"varied-{index}".encode()
     if libc.sethostname(name, len(name)) != 0:
         raise OSError(ctypes.get_errno(), "sethostname")
-    # `platform` keeps its first answer, and a library may have asked before: `uuid` does.
+    # `platform` keeps its first answer, and a library may have asked already: `uuid` does.
     platform._uname_cache = None  # type: ignore[attr-defined]

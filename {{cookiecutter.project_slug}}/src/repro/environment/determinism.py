@@ -1,11 +1,10 @@
-"""What has to be fixed for a training to repeat, and the proof that it is fixed.
+"""Fixes what a training needs in order to repeat, and reads back that it is fixed.
 
-Three steps, each in its own place:
+There are three steps, each in its own place:
 
-1. `environment` (in the launcher): variables that libraries read once, when they start.
-2. `apply` (in the fresh process, before data and model): threads, deterministic kernels, seeds.
-3. `in_effect` (in the fresh process): what the libraries themselves say afterwards.
-
+1. `environment`, in the launcher: sets variables, which libraries read once, when they start.
+2. `apply`, in the fresh process before data and model: sets threads, deterministic kernels, seeds.
+3. `in_effect`, in the fresh process: asks the libraries what is in effect afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from repro import backends
 from repro.backends import portable
@@ -25,17 +24,14 @@ from repro.basics import seeds
 from repro.environment.variables import CLEARED
 from repro.recipe.parameters import Guarantee, Parameters
 
-if TYPE_CHECKING:
-    pass
-
 
 class TooLate(RuntimeError):
-    """A setting was asked for after the library that reads it had started."""
+    """A setting came too late: the library that reads it had started already."""
 
 
 @dataclass(frozen=True)
 class Promise:
-    """The guarantee that was asked for, the one that holds, and why the former does not."""
+    """The guarantee that was asked for, the one that holds, and why they differ if they do."""
 
     asked: Guarantee
     holds: Guarantee
@@ -43,10 +39,10 @@ class Promise:
 
 
 def environment(parameters: Parameters) -> dict[str, str]:
-    """Returns the variables a run's process has to be started with.
+    """Returns the variables that the process of a run has to start with.
 
-    `portable` also switches off what picks its kernels by the processor's model in NumPy, OpenBLAS,
-    the C library and the backend.
+    NumPy, OpenBLAS, the C library and the backend pick some kernels by the processor's model. With
+    `portable` the variables also switch this off.
     """
     values: dict[str, str] = {"KERAS_BACKEND": parameters.backend}
     values |= backends.of(parameters.backend).environment(parameters)
@@ -70,10 +66,14 @@ def environment(parameters: Parameters) -> dict[str, str]:
 
 
 def of_process(root: Path, parameters: Parameters, gpu: str | None = None) -> dict[str, str]:
-    """The whole environment of a run's process: the caller's, with what decides results fixed.
+    """Returns all variables of a run's process: the caller's, and fixed ones that decide results.
 
-    `portable` hides all GPUs, also the given one. Machinery and package are those of the project at
-    `root`, also where neither is installed.
+    The process imports the machinery and the package of the project at `root`, even if they are not
+    installed.
+
+    Args:
+        gpu: the GPU that the process may use, as `CUDA_VISIBLE_DEVICES` names it; None: as the
+            caller's variables say. `portable` hides all GPUs, the given one too.
     """
     inherited = {
         name: value for name, value in os.environ.items() if not name.upper().startswith(CLEARED)
@@ -84,11 +84,11 @@ def of_process(root: Path, parameters: Parameters, gpu: str | None = None) -> di
 
 
 def apply(parameters: Parameters, recipe_seed: int) -> None:
-    """Fixes threads, kernels, Keras's settings and every seed, in a process just started.
+    """Fixes threads, kernels, Keras's settings and every seed in a fresh process.
 
     Raises:
-        TooLate: a library has started already, or a variable of `environment` is not set; it
-            would look fixed and not be.
+        TooLate: a library has started already, or a variable of `environment` is not set. A
+            setting would then look fixed without being in effect.
     """
     if started := {"keras", *backends.BACKENDS} & sys.modules.keys():
         raise TooLate(
@@ -96,22 +96,22 @@ def apply(parameters: Parameters, recipe_seed: int) -> None:
             "start the training with `repro train`"
         )
     for name, value in environment(parameters).items():
-        # The value of PYTHONHASHSEED may be any; `verify` varies it, for results must not depend
-        # on it. That it was fixed before the interpreter started is what matters.
+        # PYTHONHASHSEED may have any value, since `verify` varies it: results must not depend on
+        # it. It only has to be set before the interpreter starts.
         if os.environ.get(name) != value and (name != "PYTHONHASHSEED" or name not in os.environ):
             raise TooLate(
                 f"{name} has to be {value!r} before the interpreter starts, and is "
                 f"{os.environ.get(name)!r}: start the training with `repro train`"
             )
-    # The libraries' objects all stay. To look for garbage among them, while they are imported and
-    # once more when Python ends, takes a second.
+    # The libraries' objects all stay. It takes a second to look for garbage among them, during the
+    # import and once more when Python ends.
     gc.disable()
     import keras
 
     gc.freeze()
     gc.enable()
 
-    # ~/.keras/keras.json changes these without a trace.
+    # The file ~/.keras/keras.json may have set these to something else.
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
@@ -128,7 +128,10 @@ def reseed(recipe_seed: int, *purpose: str | int) -> None:
 
 
 def in_effect(parameters: Parameters) -> dict[str, Any]:
-    """What the libraries of this process say they do; the keys are those of `expected`."""
+    """Returns the settings that the libraries of this process report, with the keys of `expected`.
+
+    It may have further keys, for settings that are only reported.
+    """
     import keras
     import threadpoolctl
 
@@ -148,7 +151,11 @@ def in_effect(parameters: Parameters) -> dict[str, Any]:
 
 
 def expected(parameters: Parameters, guarantee: str | None = None) -> dict[str, Any]:
-    """What `in_effect` returns where the guarantee holds (default: the one asked for)."""
+    """Returns what `in_effect` has to return if a guarantee holds.
+
+    Args:
+        guarantee: the guarantee; None: the one that the parameters ask for.
+    """
     guarantee = guarantee or parameters.guarantee
     if guarantee == "none":
         return {}
@@ -171,12 +178,12 @@ def guarantee(
     departures: Mapping[str, str],
     unproved: Sequence[str] = (),
 ) -> Promise:
-    """Returns what became of the guarantee that was asked for.
+    """Says which guarantee holds, and why it is not the one that was asked for.
 
     Args:
         found: what `in_effect` returned.
-        departures: packages missing, or installed in another version than the locked one.
-        unproved: what `portable.unproved` named in the graphs of the training.
+        departures: by package: how what is installed differs from the lock.
+        unproved: the operations that `portable.unproved` named in the training's graphs.
     """
     asked = parameters.guarantee
     if asked == "none":

@@ -1,4 +1,4 @@
-"""What this machine, its libraries, threads and settings are, read back as in effect."""
+"""Reads back what is in effect on this machine: libraries, threads and settings."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class ThreadPool:
     library: str
     threads: int
     kernels: str
-    """Which kernels it has chosen, if it says so."""
+    """The kernels that the library has chosen; empty if it does not tell."""
 
 
 @dataclass(frozen=True)
 class ReadBack:
-    """What the libraries say of themselves in a process that was started as a run's would be."""
+    """What the libraries report in a process that was started as the process of a run is."""
 
     in_effect: dict[str, Any]
     environment: dict[str, str]
@@ -48,7 +48,7 @@ class ReadBack:
 
 @dataclass(frozen=True)
 class Findings:
-    """What is in effect, beside what was asked for."""
+    """What is in effect, next to what was asked for."""
 
     read_back: ReadBack
     project: str
@@ -59,6 +59,7 @@ class Findings:
     guarantee: Promise
 
     def as_json(self) -> dict[str, Any]:
+        """Returns the findings as `--json` prints them."""
         content = asdict(self.read_back) | {
             "project": self.project,
             "origin": asdict(self.origin),
@@ -68,7 +69,7 @@ class Findings:
         return content | {"asked": self.asked, "guarantee": asdict(self.guarantee)}
 
     def lines(self) -> list[str]:
-        """The findings for a person."""
+        """Returns the findings as lines for a person."""
         read, lock, here = self.read_back, self.lock, self.read_back.machine
         text = [
             f"processor    {here.cpu}, {here.cores_available} of {here.cores} cores",
@@ -97,14 +98,14 @@ class Findings:
 
 
 def examine(project: Project, recipe: Recipe) -> Findings:
-    """Starts a process as a run's would be, and returns what its libraries say there.
+    """Starts a process as for a run, and returns what its libraries report.
 
     Raises:
         RunFailed: the libraries cannot be started.
-        BadInput: `REPRO_IMAGE` is no digest.
+        BadInput: `REPRO_IMAGE` is not a digest.
     """
     parameters = recipe.parameters
-    image.current()  # Refused here, in one line.
+    image.current()  # A wrong REPRO_IMAGE is refused here, before the process starts.
     done = subprocess.run(
         (sys.executable, "-P", "-m", "repro.environment.doctor"),
         input=parameters.model_dump_json(),
@@ -129,10 +130,10 @@ def examine(project: Project, recipe: Recipe) -> Findings:
 
 
 def _read_back(parameters: Parameters) -> ReadBack:
-    """What the libraries of this process say, once the settings are applied."""
+    """Applies the settings, and returns what the libraries of this process report then."""
     determinism.apply(parameters, parameters.seed or 0)
     import numpy as np
-    import sklearn.linear_model  # noqa: F401  # Its thread pools are to be listed as well.
+    import sklearn.linear_model  # noqa: F401  # So that its thread pools are listed as well.
     import threadpoolctl
 
     simd: dict[str, Any] = np.show_config(mode="dicts")["SIMD Extensions"]  # type: ignore
@@ -156,7 +157,7 @@ def _read_back(parameters: Parameters) -> ReadBack:
 
 
 if __name__ == "__main__":
-    # The libraries' own messages are not the answer.
+    # Libraries may print to stdout too. So stdout becomes stderr, and the answer keeps the old one.
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     found = _read_back(Parameters.model_validate_json(sys.stdin.read()))

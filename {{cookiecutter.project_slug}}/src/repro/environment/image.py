@@ -1,8 +1,9 @@
-"""Builds the project's image, twice where asked, and says in which files two images differ.
+"""Builds the project's image, a second time if asked, and names the files in which two differ.
 
-Two builds are the same where nothing in them tells the time, the machine or the user: the
-Dockerfile sees to that for what is in the layers, BuildKit for the times of files and for the
-archives. Needs Docker and the standard library alone, so that it works without the environment.
+Two builds give the same bits if nothing in them depends on the time, the machine or the user. The
+Dockerfile makes sure of this for the content of the layers. BuildKit does it for the times of files
+and for the archives. This module needs only Docker and Python's standard library, so that it works
+before any package is installed.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from repro.basics.errors import BadInput
 ROOT = Path(__file__).resolve().parents[3]
 DEVICES = ("cpu", "cuda")
 EPOCH = 315532800
-"""1980-01-01, as in the Dockerfile: no file in the image is newer."""
+"""1980-01-01 in seconds, as in the Dockerfile: no file in the image is newer."""
 OLDEST = (0, 13)
-"""The first BuildKit that gives files in layers a time of one's choice."""
+"""The first version of BuildKit that can set the times of files in layers."""
 NEEDED = "install Docker 26 or later with buildx"
 
 
@@ -39,16 +40,17 @@ def build(device: str, twice: bool = False, options: Sequence[str] = ()) -> dict
     """Builds an image and loads it into the engine as `<project>:<device>`.
 
     Args:
-        twice: builds once more, from nothing, and compares.
-        options: further ones for `docker buildx build`.
+        twice: whether to build once more without the cache, and to compare.
+        options: further options for `docker buildx build`.
 
     Returns:
-        `tag`, `digest` (of the manifest: what a registry calls the image), `config` (of the
-        configuration), `bytes` (of the layers, compressed), `seconds`. With `twice` also `verdict`,
-        `again`, the second digest, and `differences`, a line each.
+        `tag`; `digest`, that of the manifest, by which a registry knows the image; `config`, the
+        digest of the configuration; `bytes`, the size of the compressed layers; `seconds`, the
+        time of the build. With `twice` also `verdict`; `again`, the digest of the second build;
+        and `differences`, one line for each.
 
     Raises:
-        BadInput: the engine cannot do it, or the build failed.
+        BadInput: the engine cannot build such an image, or the build failed.
     """
     _engine()
     tag = f"{_name()}:{device}"
@@ -78,7 +80,7 @@ def build(device: str, twice: bool = False, options: Sequence[str] = ()) -> dict
 
 
 def lines(answer: dict[str, Any]) -> list[str]:
-    """The answer for a person."""
+    """Returns the answer of `build` as lines for a person."""
     text = [
         f"image      {answer['tag']}",
         f"digest     {answer['digest']}",
@@ -95,12 +97,13 @@ def lines(answer: dict[str, Any]) -> list[str]:
 
 
 def current() -> str | None:
-    """The digest of the image that this process runs in, as whoever started it said.
+    """Returns the digest of the image that this process runs in, or None.
 
-    A container cannot know it. None outside, or where nobody said.
+    A container cannot find it out, so whoever starts it says it in the variable `REPRO_IMAGE`. The
+    digest is None outside a container, or if the variable is not set.
 
     Raises:
-        BadInput: `REPRO_IMAGE` is no digest.
+        BadInput: `REPRO_IMAGE` is not a digest.
     """
     told = os.environ.get("REPRO_IMAGE") or None
     if told is not None and not re.fullmatch(r"sha256:[0-9a-f]{64}", told):
@@ -130,7 +133,7 @@ class Image:
 
     @contextlib.contextmanager
     def layer(self, digest: str) -> Iterator[tarfile.TarFile]:
-        """The files of a layer."""
+        """Opens a layer as an archive of its files."""
         with tarfile.open(self.path) as archive:
             file = archive.extractfile(_blob(digest))
             assert file is not None
@@ -138,7 +141,7 @@ class Image:
                 yield layer
 
     def entries(self, digest: str) -> dict[str, dict[str, Any]]:
-        """What a layer says of each file: what two builds can differ in."""
+        """Returns what a layer says about each file, by its path: all that can differ."""
         found: dict[str, dict[str, Any]] = {}
         with self.layer(digest) as layer:
             for place, entry in enumerate(layer):
@@ -156,7 +159,10 @@ class Image:
 
 
 def differences(one: Image, other: Image) -> Iterator[str]:
-    """Each file in which two images differ, and what in it; each field of the configuration."""
+    """Yields a line for each file and each field of the configuration in which two images differ.
+
+    The line of a file says what differs in it.
+    """
     named = files.changed(one.config, other.config)
     layers = (one.manifest["layers"], other.manifest["layers"])
     count = max(map(len, layers))
@@ -172,7 +178,7 @@ def differences(one: Image, other: Image) -> Iterator[str]:
             continue
         left, right = (image.entries(d) for image, d in zip((one, other), digests, strict=True))
         found = sorted(name for name in {*left, *right} if left.get(name) != right.get(name))
-        # Where a file was added, all that follow stand elsewhere, and that alone says nothing.
+        # One added file moves all files behind it, so another place alone is not a difference.
         several = [n for n in found if n not in left or n not in right or _what(left[n], right[n])]
         for name in several:
             if name in left and name in right:
@@ -182,7 +188,7 @@ def differences(one: Image, other: Image) -> Iterator[str]:
             yield f"{where}: /{name.lstrip('./')}: {what}"
         if not several:
             yield f"{where}: " + ("the order of its files" if found else "its compression alone")
-    # The digests of layers are in the configuration too; what is in them was told already.
+    # The configuration has the digests of the layers too, and the layers were compared above.
     for field in named:
         if not (told and field.startswith(("rootfs", "history"))):
             yield f"configuration: {field}"
@@ -195,26 +201,26 @@ def _what(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def _build(device: str, tag: str, to: Path, options: Sequence[str]) -> None:
     command = (
         *("docker", "buildx", "build", "--target", "train", "--build-arg", f"DEVICE={device}"),
-        # Neither is part of the image, and both tell when and where it was built.
+        # Neither is part of the image, and both say when and where it was built.
         *("--provenance=false", "--sbom=false"),
         *("--build-arg", f"SOURCE_DATE_EPOCH={EPOCH}"),
         *("--output", f"type=docker,name={tag},rewrite-timestamp=true,dest={to}"),
         *options,
         str(ROOT),
     )
-    # What it says goes to stderr, as it is said.
+    # Its messages go to stderr at once.
     if subprocess.run(command, stdout=sys.stderr).returncode != 0:
-        raise BadInput("the image was not built; what failed stands above")
+        raise BadInput("the image was not built; the lines above say what failed")
 
 
 def _engine() -> None:
-    """Refuses, in one line, an engine that cannot build images bit for bit.
+    """Checks that the engine can build the same image twice.
 
     Raises:
-        BadInput: what is missing, and what to do.
+        BadInput: it cannot; the message says what is missing and what to do.
     """
     if shutil.which("docker") is None:
-        raise BadInput(f"docker: no such command; {NEEDED}")
+        raise BadInput(f"docker: the command was not found; {NEEDED}")
     status = json.loads(_docker("info", "--format", "{{json .DriverStatus}}") or "null")
     _docker("buildx", "version")
     builder = _docker("buildx", "inspect", "--bootstrap")
@@ -222,9 +228,9 @@ def _engine() -> None:
     if driver and driver[1] == "docker" and "io.containerd.snapshotter" not in str(status):
         raise BadInput(
             "docker: its builder cannot write images to files; turn on the containerd image store, "
-            "or: docker buildx create --use --driver docker-container"
+            "or run: docker buildx create --use --driver docker-container"
         )
-    # Builds from Debian say 0.0.0.
+    # Debian's builds of it say 0.0.0.
     found = re.search(r"^BuildKit(?: version)?:\s*v?(\d+)\.(\d+)", builder, re.MULTILINE)
     if found and (0, 0) < (int(found[1]), int(found[2])) < OLDEST:
         raise BadInput(

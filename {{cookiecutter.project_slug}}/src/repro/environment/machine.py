@@ -1,4 +1,4 @@
-"""This machine and its libraries: processor, cores that may be used, GPUs, memory, versions."""
+"""Describes this machine and its libraries: processor, usable cores, GPUs, memory, versions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class Machine:
-    """The processor, as the operating system describes it, and what this process may use of it."""
+    """The processor, as the operating system describes it, and how much of it a process may use."""
 
     cpu: str
     cpu_flags: list[str]
@@ -33,13 +33,13 @@ class Machine:
     architecture: str
     system: str
     image: str | None
-    """The digest of the container's image, where the run was made in one."""
+    """The digest of the container's image; None outside a container. See `image.current`."""
 
 
 def here() -> Machine:
-    """This machine."""
+    """Describes this machine."""
     model, flags = platform.processor(), ""
-    with contextlib.suppress(OSError):  # Linux has it.
+    with contextlib.suppress(OSError):  # Only Linux has this file.
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         model = _first(r"^model name\s*: (.*)$", text) or model
         flags = _first(r"^(?:flags|Features)\s*: (.*)$", text)
@@ -60,16 +60,16 @@ def _first(pattern: str, text: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python's and the installed libraries' versions."""
+    """Returns the versions of Python and of the installed libraries, by their names."""
     found = {"python": platform.python_version(), "implementation": sys.implementation.name}
     for library in LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):  # Not of this backend.
+        with contextlib.suppress(metadata.PackageNotFoundError):  # It belongs to another backend.
             found[library] = metadata.version(library)
     return found
 
 
 def peak_memory() -> int | None:
-    """Bytes this process held at most; None where the system does not say (Windows)."""
+    """Returns the most bytes that this process ever held; None on Windows, which does not tell."""
     try:
         import resource
     except ImportError:
@@ -79,7 +79,7 @@ def peak_memory() -> int | None:
 
 
 def available_cores() -> int:
-    """Those this process may run on: affinity and a container's limit can make them fewer."""
+    """Returns how many cores this process may use, by its affinity and its container's limit."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -88,7 +88,7 @@ def available_cores() -> int:
 
 
 def _quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """The share of processors that Linux's control group allows, such as 1.5; infinite: all."""
+    """Returns how many cores Linux's control group allows, such as 1.5; infinity: no limit."""
     with contextlib.suppress(OSError, ValueError):
         group = own.read_text().rpartition(":")[2].strip().lstrip("/")
         second = groups / group / "cpu.max"
@@ -101,9 +101,9 @@ def _quota(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/c
 
 
 def gpus(guarantee: str) -> list[str]:
-    """The NVIDIA GPUs that a run may use here, as `CUDA_VISIBLE_DEVICES` names them.
+    """Returns the NVIDIA GPUs that a run may use here, as `CUDA_VISIBLE_DEVICES` names them.
 
-    `portable` uses none.
+    With the guarantee `portable` a run uses none.
     """
     if guarantee == "portable":
         return []
@@ -113,7 +113,7 @@ def gpus(guarantee: str) -> list[str]:
     return [str(number) for number in range(_installed_gpus())]
 
 
-@functools.cache  # A study asks for each of its trials.
+@functools.cache  # A study asks again for each of its trials.
 def _installed_gpus() -> int:
     try:
         listed = subprocess.run(("nvidia-smi", "-L"), capture_output=True, text=True, timeout=30)

@@ -1,8 +1,9 @@
 """What a run is made of beside its recipe: code, packages, Python, variables, processor.
 
-None of it belongs to the recipe: a change of code that keeps the bits is what a comparison is to
-prove. But one run has to be made of one thing. So the process that trains writes down what it is
-made of when it starts, and a run that was interrupted goes on only where all of it is the same.
+None of this belongs to the recipe: a comparison is there to prove, for example, that a change of
+code keeps the bits. But one run must not be made of two versions of the code. So the process that
+trains writes down what it is made of when it starts, and an interrupted run goes on only if all of
+this is still the same.
 """
 
 from __future__ import annotations
@@ -18,32 +19,32 @@ from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
 
-from repro.basics import files
+from repro.basics import digests
 from repro.basics.errors import BadInput
 from repro.environment import machine
 from repro.environment.variables import CLEARED
 from repro.recipe.parameters import Guarantee
 
-# Where code lies and what surrounds a run may be another place each time; neither is a setting.
+# These say where code and caches are. The places may differ each time, and change no result.
 _PLACES = ("PYTHONPATH", "PYTHONPYCACHEPREFIX", "PYTHONUSERBASE")
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Names and their digests or values, in groups."""
+    """What a run is made of, in groups; each has digests or values by name."""
 
     code: dict[str, str]
     """By path below `src/`: the digest of each file of the project and of the machinery."""
     packages: dict[str, str]
-    """The version of each installed package."""
+    """By name: the version of each installed package."""
     python: dict[str, str]
     variables: dict[str, str]
-    """The variables that the libraries read when they start."""
+    """By name: the value of each variable that the libraries read when they start."""
     processor: dict[str, str]
 
     @classmethod
     def of_this_process(cls, root: Path) -> Provenance:
-        """What this process is made of, for the project at `root`."""
+        """Returns what this process is made of, for the project at `root`."""
         here = machine.here()
         return cls(
             code=code(root),
@@ -58,11 +59,11 @@ class Provenance:
         )
 
     def changes(self, before: Provenance | None, processor: bool) -> Iterator[str]:
-        """Says of each thing that is not what it was `before`, in a few words.
+        """Yields each thing that has changed since `before`, in a few words.
 
         Args:
-            before: what it was when the run began; None where that is not known.
-            processor: whether the processor counts, too.
+            before: what the run was made of when it began; None if that is not known.
+            processor: whether another processor counts as a change.
         """
         for group in (field.name for field in fields(self)):
             if group == "processor" and not processor:
@@ -84,7 +85,7 @@ def _change(group: str, name: str, before: str | None, now: str | None) -> str:
 
 
 class Changed(BadInput):
-    """A run cannot go on, since something that it was begun with has changed."""
+    """A run cannot go on, since something has changed since it began."""
 
 
 def same_as_when_it_began(
@@ -94,32 +95,34 @@ def same_as_when_it_began(
     guarantee: Guarantee,
     more: Iterable[str] = (),
 ) -> None:
-    """Refuses to go on with a run that was begun with something else.
+    """Checks that a run goes on with the same things with which it began.
 
     Args:
+        now: what this process is made of.
         before: what the run was made of when it began.
-        run: its name.
-        guarantee: the one that it asks for; under `portable` the processor may be another one.
+        run: the name of the run.
+        guarantee: the guarantee that the run asks for; with `portable` the processor may change.
         more: further changes, in a few words each.
 
     Raises:
-        Changed: something has changed; the first change is named, and how many more there are.
+        Changed: something has changed. The message names the first change and counts the others.
     """
     own = now.changes(before, processor=guarantee != "portable")
     changes = [*own, *more]
     if changes:
         others = f" (and {len(changes) - 1} more changes)" if changes[1:] else ""
         raise Changed(
-            f"{run} was interrupted, and since it began {changes[0]}{others}: put that "
-            "back to go on with it, or begin anew with `repro train --fresh`"
+            f"{run} was interrupted, and since it began {changes[0]}{others}; undo this to go on "
+            "with the run, or begin a new one with `repro train --fresh`"
         )
 
 
 def code(root: Path) -> dict[str, str]:
-    """The digest of each file below `src/`: those of the project's package and of the machinery.
+    """Returns the digest of each file below `src/`, by its path there.
 
-    In the project's own Python, comments and blank lines do not count (`files.code_digest`). The
-    machinery, which nobody edits, is taken as it is: that is twenty times faster.
+    These are the files of the project's package and of the machinery. In the project's own Python
+    files, comments and blank lines do not count (`digests.of_python`). The files of the machinery
+    are digested as they are, which is twenty times faster, and nobody edits them.
     """
     source = root / "src"
     found = {}
@@ -127,12 +130,12 @@ def code(root: Path) -> dict[str, str]:
         below = path.relative_to(source)
         if path.is_file() and not _made_by_tools(below):
             own = path.suffix == ".py" and below.parts[0] != "repro"
-            found[below.as_posix()] = files.code_digest(path) if own else _text_digest(path)
+            found[below.as_posix()] = digests.of_python(path) if own else _text_digest(path)
     return found
 
 
 def _text_digest(path: Path) -> str:
-    """Of a file as it is, but for the ends of its lines, which git may have changed."""
+    """The SHA-256 of a file, where Windows' ends of lines count as `\\n`: git may change them."""
     return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
 
 
@@ -144,26 +147,27 @@ def _made_by_tools(path: Path) -> bool:
 
 
 def digest(found: Mapping[str, str]) -> str:
-    """One SHA-256 over the digests that `code` returned."""
+    """Returns one SHA-256 over the digests that `code` returned."""
     lines = (f"{name} {value}\n" for name, value in sorted(found.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Code:
-    """The project's code as git has it."""
+    """The project's code, as git knows it."""
 
     commit: str | None
     dirty: bool | None
     """Whether the files differ from the commit; None: not known."""
     digest: str | None = None
-    """Of all code, the machinery included; known once the process that trains has started."""
+    """The digest of all code below `src/`; known once the process that trains has started."""
 
 
 def commit(root: Path) -> Code:
-    """The commit of the project's code, and whether the files differ from it.
+    """Returns the commit of the project's code, and whether the files differ from it.
 
-    Nothing is known where git does not keep the project: it may lie in another one's repository.
+    Both are None if git does not track the project. A repository around it may be another
+    project's, so git is asked for the project's own `pyproject.toml`.
     """
 
     def git(*arguments: str) -> str | None:
@@ -186,13 +190,14 @@ class Origin:
     """Where the machinery of a project comes from."""
 
     version: str | None
-    """Of the template that generated it; None: the project does not say."""
+    """The version of the template that generated the project; None: the project does not say."""
     commit: str | None
+    """The commit of that template, if it is known."""
     changed: bool | None
     """Whether its files differ from those that were generated; None: the project does not say."""
 
     def told(self) -> str:
-        """The same for a person."""
+        """Returns the same in words."""
         if self.version is None:
             return "of unknown origin"
         commit, dirty, _ = (self.commit or "").partition("-dirty")
@@ -205,7 +210,7 @@ def origin(root: Path, found: Mapping[str, str]) -> Origin:
     """Returns where the machinery of the project at `root` comes from, as `pyproject.toml` says.
 
     Args:
-        found: what `code` returned of the project.
+        found: what `code` returned for the project.
     """
     try:
         text = (root / "pyproject.toml").read_text(encoding="utf-8")

@@ -1,10 +1,11 @@
-"""What a project's own code reads beside its recipe: variables, and files that no lock names.
+"""Notes what a project's own code reads beside its recipe: variables and files.
 
-A result may depend on them, and the recipe does not tell. So the process that trains notes which
-variables and files the code of the project asks for, as far as Python sees it; the manifest has
-them, and where two runs differ, so does what is said of them.
+A result may depend on them, and the recipe does not name them. So the process that trains notes
+which variables and files the project's code asks for, and writes them into the manifest. If two
+runs differ, the comparison says what they read differently.
 
-What is asked for by a library, or by code that is not Python, is not seen.
+Only what the project's Python code asks for is seen, and not what a library or code in another
+language asks for.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-LARGEST = 100_000_000
-"""Bytes of a file whose content is read for its digest; of a larger one the size is noted."""
-MOST = 1000
-"""Files that are noted."""
-SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
-"""Parts of the names of variables whose values are not written down."""
+from repro.basics.digests import sha256
 
-# Through these, code asks for a variable.
+LARGEST = 100_000_000
+"""A file of more bytes is not digested; its size is noted instead."""
+MOST = 1000
+"""How many files are noted at most."""
+SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+"""If the name of a variable has one of these parts, its value is not written down."""
+
+# The files of Python's library through which code asks for a variable.
 _LOOKUPS = ("os.py", "<frozen os>", "_collections_abc.py", "<frozen _collections_abc>")
 
 
@@ -35,20 +38,20 @@ class Reads:
     """What was read so far."""
 
     variables: dict[str, str | None] = field(default_factory=dict)
-    """By name: the value, or its digest where the name says that it is secret; None: not set."""
+    """By name: the value, or its digest if the name says that it is a secret; None: not set."""
     files: dict[str, str] = field(default_factory=dict)
-    """By path, as seen from the project: a digest, or what is known instead."""
+    """By path, as `shown` gives it: the digest, or in words why there is none."""
     written: list[str] = field(default_factory=list)
-    """Paths, as seen from the project, that were opened to be written."""
+    """The paths, as `shown` gives them, that were opened for writing."""
 
     @property
     def in_order(self) -> Reads:
-        """The same, by name: equal reads give equal content in a manifest."""
+        """The same sorted by name, so that equal reads give equal content in a manifest."""
         variables = dict(sorted(self.variables.items()))
         return Reads(variables, dict(sorted(self.files.items())), sorted(self.written))
 
     def lines(self, locked: Collection[str]) -> list[str]:
-        """What a person has to know: what decides the result and is in no recipe.
+        """Returns a line for each variable or file that may decide the result and is in no recipe.
 
         Args:
             locked: the paths of data files that a lock or a digest in the code names.
@@ -65,10 +68,10 @@ class Reads:
 
 
 def changes(before: Reads | None) -> Iterator[str]:
-    """Says of each variable that a run's code has read and that is not what it was.
+    """Yields each variable that has changed since a run's code read it, in a few words.
 
     Args:
-        before: what the code of a run that was interrupted had read.
+        before: what the code of the interrupted run had read; None if that is not known.
     """
     for name, then in (before.variables if before else {}).items():
         now = _told(name, os.environ.get(name))
@@ -77,7 +80,7 @@ def changes(before: Reads | None) -> Iterator[str]:
 
 
 def _told(name: str, value: str | None) -> str | None:
-    """The value of a variable as it may be written down."""
+    """Returns a variable's value, or the value's digest if its name says that it is a secret."""
     if value is None or not any(part in name.upper() for part in SECRET):
         return value
     return f"sha256 {hashlib.sha256(value.encode(errors='surrogateescape')).hexdigest()}"
@@ -90,15 +93,18 @@ def _mend(path: str) -> str:
 
 @contextlib.contextmanager
 def recorded(root: Path, package: Path) -> Iterator[Reads]:
-    """Notes in the block what the code in `package` reads; files below `root` by their path there.
+    """Notes what the code in the folder `package` reads, as long as the block runs.
 
-    One block in a process: Python cannot take an audit hook away again.
+    Use it once in a process: Python cannot remove an audit hook.
+
+    Args:
+        root: the project's root; see `shown`.
     """
     found, machinery = Reads(), str(Path(__file__).parents[1]) + os.sep
     own, active = str(package) + os.sep, True
 
     def by_project(frame: FrameType | None, near: bool = False) -> bool:
-        """Whether code of the project asked; `near`: itself, through nothing but `_LOOKUPS`."""
+        """Whether code of the project asked; `near`: only if it did so itself, by `_LOOKUPS`."""
         while frame is not None:
             name = frame.f_code.co_filename
             if name.startswith(own):
@@ -113,7 +119,7 @@ def recorded(root: Path, package: Path) -> Iterator[Reads]:
     def heard(event: str, arguments: tuple[Any, ...]) -> None:
         if not active or event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):
             return
-        # The descriptor of a file, or one that the interpreter opens as it imports, is none of it.
+        # An open of a descriptor, or one that an import makes, is not the project's reading.
         if by_project(sys._getframe(1)):
             _note(found, root, os.fsdecode(arguments[0]), arguments[1], arguments[2])
 
@@ -156,7 +162,7 @@ def _note(found: Reads, root: Path, given: str, mode: str | None, flags: int) ->
 
 
 def shown(root: Path, path: Path) -> str:
-    """A path as seen from the project, or from the home directory: the same in each checkout."""
+    """Returns a path as seen from the project or the home directory: the same in each checkout."""
     for base, mark in ((root, ""), (Path(os.path.expanduser("~")), "~/")):
         if path.is_relative_to(base):
             return mark + path.relative_to(base).as_posix()
@@ -166,11 +172,10 @@ def shown(root: Path, path: Path) -> str:
 def _content(path: Path) -> str:
     try:
         found = path.stat()
-        if not path.is_file() or found.st_size == 0:  # Of the system's own files none has a size.
+        if not path.is_file() or found.st_size == 0:  # Files of /proc say that they are empty.
             return "of the machine" if path.is_relative_to("/proc") else "empty"
         if found.st_size > LARGEST:
             return f"{found.st_size} bytes"
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError:
         return "not there"

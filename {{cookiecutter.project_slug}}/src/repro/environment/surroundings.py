@@ -1,15 +1,15 @@
-"""What must not matter to a result, changed on purpose between the runs of a gate.
+"""The variations: what a gate changes between its runs, and what must not change a result.
 
-Two runs in the same surroundings agree on much that is luck: the order in which a set of strings
-or a folder is listed, the time of day. The first run of a gate has the ordinary surroundings;
-each further one has these changed, and must give the same bits.
+Two runs in the same surroundings agree on much that is luck, such as the order in which a set of
+strings or a folder is listed. So the first run of a gate has the ordinary surroundings, and each
+further run has changed ones. All of them must give the same bits.
 
 A variation acts in up to three places: on the variables of the process that trains, on the command
-that starts it, and inside it, before anything of the project is imported. What it needs on disk,
-such as another home, lies in a folder that is removed when the process has ended.
+that starts it, and inside it, before anything of the project is imported. What a variation needs on
+the disk, such as another home directory, lies in a folder that is removed after the process ends.
 
-`python -m repro.environment.surroundings INDEX NAME…` enters surroundings and reads the project's
-files: what ends well can be trained in.
+`python -m repro.environment.surroundings INDEX NAME…` tries surroundings: it enters them and reads
+the project's files. If it ends with 0, a training can run in them.
 """
 
 from __future__ import annotations
@@ -26,34 +26,39 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.basics.errors import BadInput
+from repro.basics.text import nearest
 from repro.environment import changes
 
 
 @dataclass(frozen=True)
 class Variation:
-    """One thing that is changed; functions get the number of the gate's run, from 1."""
+    """One thing that is changed on purpose.
+
+    Where a function has an argument `index`, it is the number of the gate's run, from 1.
+    """
 
     what: str
+    """What is changed, in words."""
     mend: str
-    """What to do when a result depends on it."""
+    """What to do if a result depends on it."""
     environment: Callable[[int, Path], dict[str, str]] = lambda index, folder: {}
-    """Variables to set; the folder is there for this run alone."""
+    """Returns the variables to set; it may use the folder, which belongs to this run alone."""
     drops: Callable[[str], bool] = lambda name: False
     """Whether to take away the variable of this name."""
     command: tuple[str, ...] = ()
-    """What starts the interpreter in its stead."""
+    """A command that is put before that of the interpreter, and starts it."""
     enter: Callable[[int], None] = lambda index: None
-    """What the process itself does first."""
+    """Is called by the process itself before anything else."""
     impossible: Callable[[], str] = lambda: ""
-    """Why it cannot be done on this machine, or nothing."""
+    """Says why this machine cannot do it; empty if it can."""
     dear: str = ""
-    """Why it is left out unless it is asked for."""
+    """Why it is varied only if it is asked for; empty if it is always varied."""
     whole: bool = False
-    """Whether a run has to be made to its end to show what it does."""
+    """Whether its effect shows only in a run that is made to its end."""
 
 
 class Around:
-    """The surroundings of one run, in a `with` block: where and how to start its process."""
+    """The surroundings of one run, for a `with` block: where and how to start its process."""
 
     def __init__(self, root: Path, varied: Sequence[str], index: int) -> None:
         self.root = root
@@ -63,7 +68,7 @@ class Around:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         if not varied:
             return
-        # Should a process still write there, a leftover is not worth a failure.
+        # If a process still writes there, a file may be left over. That is not worth a failure.
         self._folder = tempfile.TemporaryDirectory(prefix="repro-", ignore_cleanup_errors=True)
         folder = Path(self._folder.name)
         for name in varied:
@@ -75,7 +80,7 @@ class Around:
                 self.environment["PYTHONPATH"] = str(self.root / "src")
 
     def variables(self, ordinary: dict[str, str]) -> dict[str, str]:
-        """The variables of the process, of those that it would have without variations."""
+        """Returns the variables of the process, made from those of ordinary surroundings."""
         drops = [VARIATIONS[name].drops for name in self.varied]
         kept = {k: v for k, v in ordinary.items() if not any(drop(k) for drop in drops)}
         return kept | self.environment
@@ -95,13 +100,13 @@ def enter(varied: Sequence[str], index: int) -> None:
 
 
 def interpreter() -> str:
-    """The program that trainings are started with; a path to it holds from every folder."""
+    """Returns the Python that starts trainings; if it is a path, it is an absolute one."""
     named = os.environ.get("REPRO_PYTHON") or sys.executable
     return os.path.abspath(named) if os.path.dirname(named) else named
 
 
 def _located(root: Path) -> dict[str, str]:
-    """Folders that variables name from the project's root on, as they are named from elsewhere."""
+    """Returns variables that name a folder relative to the project's root, with its whole path."""
     data = os.environ.get("REPRO_DATA")
     return {"REPRO_DATA": str(root / data)} if data else {}
 
@@ -109,14 +114,15 @@ def _located(root: Path) -> dict[str, str]:
 def possible(
     root: Path, varied: Sequence[str], ordinary: dict[str, str]
 ) -> tuple[list[str], dict[str, str]]:
-    """Tries surroundings with a short process.
+    """Tries variations with a short process.
 
     Args:
         ordinary: the variables that a training has without variations.
 
     Returns:
-        Those that can be had together, and why each other one cannot. Where a process does not
-        even start in ordinary surroundings, none is at fault: the training will tell why.
+        The variations that work together, and for each other one why it does not. If a process
+        does not even start in ordinary surroundings, all are returned as working: the training
+        itself will say what is wrong.
     """
     if not varied or not _problem(root, varied, ordinary) or _problem(root, (), ordinary):
         return [*varied], {}
@@ -131,7 +137,7 @@ def possible(
 
 
 def _problem(root: Path, varied: Sequence[str], ordinary: dict[str, str]) -> str:
-    """Why a process does not get on in these surroundings, or nothing."""
+    """Says why a process fails in these surroundings; empty if it does not."""
     try:
         with Around(root, varied, 1) as around:
             done = subprocess.run(
@@ -162,7 +168,7 @@ def _problem(root: Path, varied: Sequence[str], ordinary: dict[str, str]) -> str
 
 
 def _read_all() -> None:
-    """Opens what a training reads of the project; the working directory is its root."""
+    """Opens the project's files that a training reads; the working directory is its root."""
     root = Path.cwd()
     for path in (*root.iterdir(), *root.glob("src/**/*.py")):
         if path.is_file():
@@ -171,16 +177,14 @@ def _read_all() -> None:
 
 
 def choose(wanted: str | None) -> tuple[list[str], dict[str, str]]:
-    """Returns what `--vary` asks for: the names to vary, and why each other one is not.
+    """Returns what `--vary` asks for: the names to vary, and why each other one is not varied.
 
     Args:
-        wanted: names with commas between, `all`, `none`, or None for all that are cheap.
+        wanted: names with commas between them, `all`, `none`, or None for all that are cheap.
 
     Raises:
-        BadInput: there is no such variation, or one named cannot be done here.
+        BadInput: there is no variation of this name, or this machine cannot do it.
     """
-    from repro.recipe.reading import nearest
-
     named = [name.strip() for name in (wanted or "").split(",")]
     if wanted in (None, "all", "none"):
         named = []
@@ -204,9 +208,9 @@ def choose(wanted: str | None) -> tuple[list[str], dict[str, str]]:
 
 
 def _elsewhere(root: Path, to: Path) -> Path:
-    """The project in another place: its code copied, everything else linked.
+    """Makes the project in another place: copies its code and links everything else.
 
-    Data and runs are too large to copy, and what is downloaded or written there is to stay.
+    Data and runs are too large to copy, and what a run downloads or writes there has to stay.
     """
     shutil.copytree(root / "src", to / "src", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("data", "runs"):
@@ -225,8 +229,8 @@ def _home(index: int, folder: Path) -> dict[str, str]:
         "XDG_DATA_HOME": ".local/share",
         "XDG_STATE_HOME": ".local/state",
     }
-    # Packages installed with `pip install --user` are found by the home as well, and are no
-    # part of what is varied.
+    # Packages installed with `pip install --user` are found in the home directory as well. They
+    # are not varied.
     base = {"PYTHONUSERBASE": site.getuserbase()}
     return (
         base | {"HOME": home, "USERPROFILE": home} | {k: f"{home}/{v}" for k, v in places.items()}
@@ -252,7 +256,7 @@ def _locale(index: int, folder: Path) -> dict[str, str]:
 
 
 def _other_locale() -> str:
-    """A locale that is not the present one: Turkish or with decimal commas, where installed."""
+    """Returns another locale than the present one: Turkish or with decimal commas, if installed."""
     now = next((os.environ[n] for n in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(n)), "C")
     try:
         listed = subprocess.run(("locale", "-a"), capture_output=True, text=True).stdout.split()
@@ -299,7 +303,7 @@ def _windows() -> str:
 
 
 STARTING = 60
-"""Seconds for a process that only tries surroundings; an emulated one takes some."""
+"""Seconds that a process may take to try surroundings; an emulated processor needs several."""
 SAME_LAYOUT = ("setarch", "--addr-no-randomize")
 LOCAL = "take it from params.yaml or from a file named there, not from the machine"
 VARIATIONS = {
@@ -321,7 +325,7 @@ VARIATIONS = {
     "path": Variation(
         "working directory and path of the checkout",
         "keep paths out of the data: sort and hash by names within the project",
-        impossible=_windows,  # Links need a privilege there.
+        impossible=_windows,  # Links need a privilege on Windows.
     ),
     "home": Variation(
         "an empty home directory",
@@ -356,7 +360,7 @@ VARIATIONS = {
     "time-zone": Variation(
         "the time zone",
         "compute with times in UTC: datetime.now(UTC), fromtimestamp(…, UTC)",
-        # No zone on earth has it, and it needs no database.
+        # No real zone has this offset, and it needs no database of zones.
         environment=lambda index, folder: {"TZ": "VARY-11:17"},
     ),
     "umask": Variation(

@@ -32,4 +32,4 @@ CLEARED = (
     "SCIPY_",
     "GLIBC_TUNABLES",
 )
-"""How the names of such variables begin. None of them reaches a run from the user's shell."""
+"""The beginnings of their names. No such variable of the user's shell reaches a run."""

@@ -1,3 +1,3 @@
-"""This room reads and checks the parameters, and says which lock is installed. It knows nothing of
-running.
+"""This room reads and checks the parameters, and says which lock is installed. It knows nothing
+about running.
 """

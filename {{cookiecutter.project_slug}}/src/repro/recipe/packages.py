@@ -1,4 +1,4 @@
-"""The packages that are installed here, beside those that a lock pins for this system.
+"""Compares the packages that are installed here with those that a lock pins for this system.
 
 `python -m repro.recipe.packages` prints which of the locks is installed; the Makefile asks it.
 """
@@ -22,21 +22,21 @@ _PIN = re.compile(
 
 
 def canonical(name: str) -> str:
-    """A package's name as it is compared with others."""
+    """Returns the one form of a package's name in which names can be compared."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def installed() -> dict[str, str]:
-    """The version of each package that is installed, by its canonical name."""
+    """Returns the version of each installed package, by its canonical name."""
     named = ((d.metadata["Name"], d.version) for d in metadata.distributions())
     return {canonical(name): version for name, version in named if name}
 
 
 def pins(lock: str) -> dict[str, list[str]]:
-    """The versions that the text of a lock pins for this system and this Python.
+    """Returns the versions that the text of a lock pins for this system and this Python, by name.
 
-    A package has one for each kind of system, such as PyTorch's 2.13.0+cpu and 2.13.0; those
-    whose marker says otherwise are left out.
+    A lock may pin several versions of a package, each with a marker for its kind of system, such as
+    2.13.0+cpu and 2.13.0 of PyTorch. Versions for other systems are left out.
     """
     found: dict[str, list[str]] = {}
     for name, version, marker in _PIN.findall(lock):
@@ -46,10 +46,14 @@ def pins(lock: str) -> dict[str, list[str]]:
 
 
 def locked(folder: Path, there: dict[str, str]) -> str:
-    """Returns the lock that was installed: `cuda` or `cpu`.
+    """Returns which lock was installed: `cuda` or `cpu`.
 
-    It is `cuda` where most of what only `cuda.txt` pins is there. A few of these packages come
-    with other programs too, which do not make it another lock.
+    It is `cuda` if more than half of the packages that only `cuda.txt` pins are installed. A few of
+    them may be there for another reason, since other programs need them too.
+
+    Args:
+        folder: the folder of the locks.
+        there: what `installed` returned.
     """
     cpu, cuda = folder / "cpu.txt", folder / "cuda.txt"
     if not (cpu.is_file() and cuda.is_file()):
@@ -59,7 +63,7 @@ def locked(folder: Path, there: dict[str, str]) -> str:
 
 
 def departures(lock: str, there: dict[str, str]) -> dict[str, str]:
-    """What is not installed as the text of a lock has it: other versions, and what is missing."""
+    """Returns, by package, what is missing or has another version than the text of a lock says."""
     found = {}
     for package, versions in pins(lock).items():
         if there.get(package) not in versions:
@@ -69,10 +73,10 @@ def departures(lock: str, there: dict[str, str]) -> dict[str, str]:
 
 
 def lock(root: Path) -> Lock:
-    """Returns the installed lock: its file, its SHA-256, and where the environment departs.
+    """Returns the installed lock: its file, its SHA-256, and how the installed packages differ.
 
     Raises:
-        BadInput: there is no such lock.
+        BadInput: the file of the lock is missing.
     """
     there = installed()
     name = locked(root / "requirements", there)

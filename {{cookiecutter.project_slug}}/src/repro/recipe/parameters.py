@@ -1,5 +1,8 @@
-"""The parameters that every project has, with their types and defaults, and the types that a
-project's own data functions and models may give to theirs. `reading.py` reads them."""
+"""The parameters that every project has, with their types and defaults.
+
+It also has types that a project's own data functions and models may use for their parameters.
+`signatures.py` reads them there.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ __all__ = ["Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "P
 Backend = Literal["tensorflow", "jax", "torch"]
 Guarantee = Literal["portable", "machine", "none"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-"""A share of a whole, such as a dropout rate or the part of the samples held out: 0 <= x < 1."""
+"""A share of a whole, such as a dropout rate: 0 <= x < 1."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-"""A share that is not nothing, such as the part of the samples to test on: 0 < x < 1."""
+"""A share above 0, such as the share of the samples to test on: 0 < x < 1."""
 
 Loss = Literal[
     "sparse_categorical_crossentropy",
@@ -57,17 +60,19 @@ Metric = Literal[
     "recall",
     "cosine_similarity",
 ]
-"""The names that Keras itself knows; a test compares them with the installed Keras."""
+"""The names of metrics in Keras; a test compares losses and metrics with the installed Keras."""
 
 _STRICT = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
 class Group(pydantic.BaseModel):
+    """A record with checked fields: unknown fields and wrong types are errors."""
+
     model_config = _STRICT
 
 
 def _weights(given: Any) -> Any:
-    """Whole numbers as keys, also where JSON has made text of them, as a study's files do."""
+    """Turns text such as `"1"` in keys into whole numbers: the keys of JSON are always text."""
     if not isinstance(given, dict):
         raise ValueError(f"a weight for each class, such as {{0: 1.0, 1: 2.5}}; got {given!r}")
     found: dict[Any, Any] = {}
@@ -84,7 +89,7 @@ ClassWeight = Annotated[dict[int, NonNegativeFloat], pydantic.BeforeValidator(_w
 
 
 class Training(Group):
-    """What `keras.Model.fit` and `compile` take, as far as it can change the result."""
+    """The arguments of `keras.Model.fit` and `compile` that can change the result."""
 
     epochs: PositiveInt = 5
     batch_size: PositiveInt = 16
@@ -109,7 +114,7 @@ class Training(Group):
 
 
 class Split(Group):
-    """Which samples are learnt from, chosen by and judged by; see `splits.make`."""
+    """Which samples are in the training, validation and test part; see `splits.make`."""
 
     strategy: Literal["random", "stratified", "grouped", "stratified_grouped", "time_series"] = (
         "stratified"
@@ -126,7 +131,7 @@ class Split(Group):
     file: str | None = None
 
     def fold_seed(self, recipe_seed: int) -> int:
-        """The seed of a run that is one of several folds: another for each; else the recipe's."""
+        """Returns the seed of a run: each fold has its own; without folds it is the recipe's."""
         if self.folds is None and self.outer_folds is None:
             return recipe_seed
         return seeds.seed(recipe_seed, "fold", self.outer_fold, self.repeat, self.fold)
@@ -140,13 +145,15 @@ class Split(Group):
                 f"{self.test} and {self.validation} leave {left:.3g} to train on"
             )
         if self.file and (self.folds or self.outer_folds):
-            raise ValueError("folds null with a file, which is a split already")
+            raise ValueError("folds null with a file, since a file is already a split")
         for fold, folds in (("fold", "folds"), ("outer_fold", "outer_folds")):
             number, of = getattr(self, fold), getattr(self, folds)
             if number >= (of or 1):
                 raise ValueError(f"{fold} from 0 to {(of or 1) - 1}, counted from 0; got {number}")
         if self.repeat and (self.strategy == "time_series" or not self.folds):
-            raise ValueError("repeat 0 without folds, and in time, where there is one way to cut")
+            raise ValueError(
+                "repeat 0 without folds or with time_series, since there is only one way to cut"
+            )
         return self
 
 
@@ -174,7 +181,7 @@ class ReduceLROnPlateau(_Watcher):
 
 
 class Callbacks(Group):
-    """What watches the training and changes its course; null: not there."""
+    """The callbacks that watch the training and change its course; null: there is none."""
 
     early_stopping: EarlyStopping | None = None
     reduce_lr_on_plateau: ReduceLROnPlateau | None = None
@@ -214,7 +221,7 @@ Schedule = Annotated[
 
 
 class _Optimizer(Group):
-    """The arguments every Keras optimizer shares; a schedule starts from `learning_rate`."""
+    """The arguments of every Keras optimizer; a schedule starts from `learning_rate`."""
 
     learning_rate: PositiveFloat = 0.001
     schedule: Schedule | None = None
@@ -273,7 +280,7 @@ OPTIMIZERS: dict[str, type[Group]] = {
 
 
 class Common(Group):
-    """All of `params.yaml` but the groups that the project's own code describes."""
+    """All of `params.yaml` except the groups whose arguments the project's own code describes."""
 
     seed: NonNegativeInt | None = 1234
     guarantee: Guarantee = "machine"
@@ -285,7 +292,7 @@ class Common(Group):
 
 
 class Own(pydantic.BaseModel):
-    """A data function or a model by its `name`, with the arguments that it has of its own."""
+    """A data function or a model, by its `name`, with its own arguments."""
 
     model_config = pydantic.ConfigDict(extra="allow", frozen=True)
 
@@ -300,7 +307,7 @@ Optimizer = Annotated[Adam | AdamW | SGD | RMSprop, Field(discriminator="name")]
 
 
 class Parameters(Common):
-    """Every parameter of a run, defaults included; `reading.parameters` makes them."""
+    """All parameters of a run, with defaults filled in; `reading.parameters` makes them."""
 
     data: Own
     model: Own

@@ -1,4 +1,4 @@
-"""A generated project: where its files are, and which machinery is its own."""
+"""Finds a generated project, its files and its machinery."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Project:
         return self.root / "runs"
 
     def split_file(self, digest: str) -> Path:
-        """Where a split that recipes name is kept."""
+        """Returns the file in which the split of this digest is kept, for recipes that name it."""
         return self.root / "splits" / f"{digest[:16]}.npz"
 
     @classmethod
@@ -46,18 +46,20 @@ class Project:
                     raise BadInput(f"{file}: not valid TOML: {error}") from None
                 if "repro" in tool:
                     if not isinstance(tool["repro"].get("package"), str):
-                        raise BadInput(f"{file}: tool.repro: expected package, its name")
+                        raise BadInput(
+                            f"{file}: tool.repro.package: expected the name of the package in src/"
+                        )
                     return cls(folder, tool["repro"]["package"])
         raise BadInput(f"{here}: not inside a project; go to the folder that has params.yaml")
 
 
 def own_machinery(project: Project) -> str | None:
-    """Where the machinery of a project lies, if it is not the one that is running; else None.
+    """Returns the folder of a project's machinery if another one is running; else None.
 
-    The environment of one project may run in the folder of another: a worktree, or a copy.
+    The environment of one project may run in the folder of another, such as a worktree or a copy.
 
     Raises:
-        BadInput: the project has none.
+        BadInput: the project has no machinery.
     """
     source = project.root / "src"
     if not (source / "repro" / "__main__.py").is_file():

@@ -1,4 +1,4 @@
-"""The recipe: all that a run is a function of."""
+"""The recipe: all that decides the result of a run."""
 
 from __future__ import annotations
 
@@ -15,23 +15,21 @@ class Lock(Group):
     file: str
     sha256: str
     departures: dict[str, str]
-    """Packages that are missing, or installed in another version, and what is wrong with each."""
+    """By package: what is wrong, if it is missing or has another version than the lock says."""
 
 
 class Recipe(Group):
-    """Parameters, lock, and what the data were read from.
-
-    `data` has the SHA-256 of each source by its name. Only the process that reads them knows them:
-    None in a recipe that was not run yet.
-    """
+    """All that decides a result: parameters, lock, and what the data were read from."""
 
     format: Literal[1] = 1
     parameters: Parameters
     lock: Lock
     data: dict[str, str] | None = None
+    """The SHA-256 of each source of the data, by name. It is None before the recipe was run, since
+    only the process that reads the data knows it."""
 
     def as_json(self) -> dict[str, Any]:
-        """As it stands in manifests, studies and `results.lock`."""
+        """Returns the recipe as manifests, studies and `results.lock` have it."""
         content = self.model_dump(mode="json")
         if self.data is None:
             del content["data"]
@@ -39,12 +37,12 @@ class Recipe(Group):
 
     @classmethod
     def of_json(cls, content: dict[str, Any]) -> Recipe:
-        """The recipe that `as_json` told."""
+        """Returns the recipe from what `as_json` returned."""
         return cls.model_validate_json(json.dumps(content))
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of its JSON."""
+        """The SHA-256 of the recipe's JSON."""
         return digests.of_json(self.as_json())
 
     @property
@@ -53,5 +51,5 @@ class Recipe(Group):
         return self.model_copy(update={"data": None})
 
     def reading(self, sources: dict[str, str]) -> Recipe:
-        """The same recipe, with what its data were read from."""
+        """Returns the same recipe, with what its data were read from."""
         return self.model_copy(update={"data": sources})

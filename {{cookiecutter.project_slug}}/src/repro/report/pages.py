@@ -1,7 +1,7 @@
-"""A report on runs or on a study: one HTML page that needs no network, and the same as Markdown.
+"""Makes a report on runs or on a study: a page of HTML that needs no network, and one of Markdown.
 
-It is made of what the runs left (manifest, history, predictions) and of nothing else, so that the
-same runs give the same bytes.
+It is made only of what the runs left (manifest, history, predictions), so that the same runs give
+the same bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from repro.basics import files
 from repro.basics.errors import BadInput
 from repro.basics.text import file_name, markdown, result
 from repro.compare import comparison, review
-from repro.compare.gate import Failure, GateVerdict
+from repro.compare.gate_verdict import Failure, GateVerdict
 from repro.compare.review import Outcome
 from repro.recipe.project import Project
 from repro.report import pictures
@@ -30,26 +30,26 @@ from repro.study import table
 from repro.study.table import Table
 
 DRAWN = 8
-"""Runs whose curves are drawn: more cannot be told apart."""
+"""The curves of so many runs are drawn at most: more curves cannot be told apart."""
 MADE = 24
-"""Of each thing that a model makes, so many are shown."""
+"""How many texts, images or series that a model has made are shown at most."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a report, in this order: text, table, pictures."""
+    """One section of a report. It shows the text first, then the table, then the pictures."""
 
     title: str
     text: Sequence[str] = ()
     head: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     pictures: Sequence[tuple[str, str]] = ()
-    """Name of each, as people see it, and its SVG."""
+    """For each picture its name, as people see it, and its SVG."""
     folded: bool = False
 
 
 def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
-    """Writes `report.html`, `report.md` and the latter's pictures, and returns the first."""
+    """Writes `report.html`, and `report.md` with its pictures; returns the path of the first."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("html", "md"):
         with files.replacing(folder / f"report.{kind}") as file:
@@ -61,7 +61,7 @@ def write(folder: Path, title: str, sections: Sequence[Section]) -> Path:
 
 
 def render(kind: Literal["html", "md"], title: str, sections: Sequence[Section]) -> str:
-    """A page as text."""
+    """Returns a report as the text of one page."""
     kinds = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=jinja2.select_autoescape(["html"]),
@@ -76,12 +76,12 @@ def render(kind: Literal["html", "md"], title: str, sections: Sequence[Section])
 
 
 def _paragraph(text: str) -> str:
-    """Text of several lines in Markdown, none of which begins something other than text."""
+    """Returns text of several lines in Markdown, where no line begins a heading, a list or code."""
     return "\n".join(markdown(line.strip()) for line in text.splitlines() if line.strip())
 
 
 def _drawn(sections: Sequence[Section]) -> list[list[tuple[str, str, str]]]:
-    """Of each section's pictures the name, the name of its file without `.svg`, and the SVG."""
+    """Returns, by section and picture, the name, the name of the file without `.svg`, the SVG."""
     taken: set[str] = set()
     return [
         [(name, file_name(name, taken), svg) for name, svg in section.pictures]
@@ -90,16 +90,16 @@ def _drawn(sections: Sequence[Section]) -> list[list[tuple[str, str, str]]]:
 
 
 def standing_alone(svg: str) -> str:
-    """A picture as a file: there is no page whose colour it could take, so it brings its own."""
+    """Returns a picture for a file of its own, with colours of its own: no page gives it any."""
     style = "<style>svg{color:#1b1b1b;background:#fff}</style>"
     return svg.replace("<defs>", f"{style}<defs>", 1)
 
 
 def of_runs(runs: Sequence[Path]) -> tuple[str, list[Section]]:
-    """Title and sections of a report on finished runs.
+    """Returns title and sections of a report on finished runs.
 
     Raises:
-        BadInput: one is no run, or has not finished.
+        BadInput: one of them is not a run, or has not finished.
     """
     runs = list({run.resolve(): run for run in runs}.values())
     names_of = _names(runs)
@@ -127,7 +127,8 @@ def of_runs(runs: Sequence[Path]) -> tuple[str, list[Section]]:
     for run, content in zip(runs, contents.values(), strict=True):
         distinct.setdefault(content.digest, run)
     for run in list(distinct.values())[:2]:
-        sections += _judgement(run, names_of[run] if len(distinct) > 1 else None)
+        name = names_of[run]
+        sections += _judgement(run, contents[name], name if len(distinct) > 1 else None)
     sections.append(_split(contents[names_of[runs[0]]]))
     sections += _provenance(contents)
     more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
@@ -135,7 +136,7 @@ def of_runs(runs: Sequence[Path]) -> tuple[str, list[Section]]:
 
 
 def _names(runs: Sequence[Path]) -> dict[Path, str]:
-    """What to call each run: its directory, with more of the path where two are called alike."""
+    """Returns a name for each run: its directory's, with more of the path if two are alike."""
     found = {}
     for run in runs:
         parts = run.resolve().parts
@@ -149,10 +150,10 @@ def _names(runs: Sequence[Path]) -> dict[Path, str]:
 
 
 def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
-    """Title and sections of a report on a study, also one that is not finished.
+    """Returns title and sections of a report on a study, which need not be finished.
 
     Raises:
-        BadInput: it is none, or no trial has a result.
+        BadInput: it is not a study, or no trial has a result.
     """
     answer = table.read(directory)
     found, compared = answer.table, answer.compared
@@ -177,7 +178,7 @@ def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
     first: dict[int, str] = {}
     for trial, one in done:
         first.setdefault(trial.configuration, one.run)
-    # Of several configurations one trial each, of a single one all of them.
+    # One trial of each configuration is drawn; if there is only one configuration, all its trials.
     drawn = [one.run for _, one in done] if len(found.rows) == 1 else first.values()
     configurations = [row.values for row in found.rows]
     labels = {
@@ -189,12 +190,16 @@ def of_study(project: Project, directory: Path) -> tuple[str, list[Section]]:
     if again is not None and (project.runs / again.run).is_dir():
         run = project.runs / again.run
         content = manifest.finished(run)
-        sections += [*_judgement(run, run.name), _split(content), *_provenance({run.name: content})]
+        sections += [
+            *_judgement(run, content, run.name),
+            _split(content),
+            *_provenance({run.name: content}),
+        ]
     return directory.name, sections
 
 
 def write_gate(folder: Path, outcomes: Sequence[Outcome]) -> Path:
-    """Writes a report on what the gate said of recipes, and its beginning alone, `summary.md`."""
+    """Writes a report on what the gate found for recipes, and its first part as `summary.md`."""
     title = review.headline(outcomes)
     verdicts = [_outcome(outcome) for outcome in outcomes]
     more = []
@@ -211,7 +216,7 @@ def write_gate(folder: Path, outcomes: Sequence[Outcome]) -> Path:
 
 
 def _outcome(outcome: Outcome) -> Section:
-    """What a reviewer has to know of one recipe, the worst first."""
+    """Returns what a reviewer has to know about one recipe, the worst first."""
     answer, before, now = outcome.answer, outcome.before, outcome.now
     title = f"{outcome.name}: {answer.verdict}, {outcome.recorded}"
     if not isinstance(answer, GateVerdict):
@@ -252,7 +257,7 @@ def _comparison(runs: Sequence[Path], names: dict[Path, str]) -> Section:
 
 
 def _curves(runs: Sequence[Path], names_of: dict[Path, str]) -> Section:
-    """Loss and metrics over the epochs, of the first runs that are still there."""
+    """Draws loss and metrics over the epochs, for the first runs whose directories are there."""
     histories, first = {}, 1
     for run in [run for run in runs if run.is_dir()][:DRAWN]:
         history = files.numbers(json.loads((run / "history.json").read_text(encoding="utf-8")))
@@ -272,17 +277,17 @@ def _curves(runs: Sequence[Path], names_of: dict[Path, str]) -> Section:
     return Section("Curves", [text], pictures=drawn)
 
 
-def _judgement(run: Path, name: str | None) -> list[Section]:
-    """What the test says of one run: classes confused, samples to look at.
+def _judgement(run: Path, content: Finished, name: str | None) -> list[Section]:
+    """Shows the test of one run: confused classes, and samples to look at.
 
     Args:
-        name: what to call the run where there is another one.
+        name: the name of the run; None if it is the only one.
     """
     try:
         found = files.arrays(run / "predictions.npz")
     except FileNotFoundError:
         return []
-    # As numbers: whether a sample is of a class may have been told as true or false.
+    # Targets that are true or false become numbers.
     found = {key: one.astype(np.int64) if one.dtype == bool else one for key, one in found.items()}
     suffix, tail = (f" of {name}", f"-{name}") if name else ("", "")
     produced = _produced(run, suffix, tail)
@@ -299,12 +304,13 @@ def _judgement(run: Path, name: str | None) -> list[Section]:
             targets, predicted, labels=labels, output_dict=True, zero_division=0.0
         )
         columns = ("precision", "recall", "f1-score")
+        names = [_called(content, int(label)) for label in labels]
         rows = [
-            [name, *(f"{row[column]:.3f}" for column in columns), f"{row['support']:.0f}"]
-            for name, row in told.items()
+            [one, *(f"{row[column]:.3f}" for column in columns), f"{row['support']:.0f}"]
+            for one, row in zip([*names, *list(told)[len(names) :]], told.values(), strict=True)
             if isinstance(row, dict)
         ]
-        picture = ("confusion" + tail, pictures.confusion(counts))
+        picture = ("confusion" + tail, pictures.confusion(counts, names))
         text = [f"{int((targets != predicted).sum())} of {len(targets)} samples are wrong."]
         head = ["class", *columns, "samples"]
         sections.append(Section(f"Test{suffix}", text, head, rows, [picture]))
@@ -312,7 +318,7 @@ def _judgement(run: Path, name: str | None) -> list[Section]:
         picture = ("predicted" + tail, pictures.scatter(targets, predicted))
         sections.append(Section(f"Test{suffix}", pictures=[picture]))
     if "x" in found:
-        titles = [_title(found, place) for place in found["shown"]]
+        titles = [_title(content, found, place) for place in found["shown"]]
         drawn = pictures.samples(found["x"], titles)
         if drawn is not None:
             text = [
@@ -324,7 +330,7 @@ def _judgement(run: Path, name: str | None) -> list[Section]:
 
 
 def _produced(run: Path, suffix: str, tail: str) -> list[Section]:
-    """What the trained model made: texts to read, images or series to look at."""
+    """Shows what the trained model has made: texts, images or series."""
     try:
         found = files.arrays(run / "produced.npz")
     except FileNotFoundError:
@@ -341,11 +347,18 @@ def _produced(run: Path, suffix: str, tail: str) -> list[Section]:
     return sections
 
 
-def _title(found: dict[str, np.ndarray], place: int) -> str:
+def _called(content: Finished, label: int) -> str:
+    """What a class is called: its name, where the data say one, else its number."""
+    names = content.split.get("class_names", ())
+    return str(names[label]) if label < len(names) else str(label)
+
+
+def _title(content: Finished, found: dict[str, np.ndarray], place: int) -> str:
     is_, taken = found["targets"][place], found["predicted"][place]
     if "confidence" not in found:
         return f"{is_:.4g} → {taken:.4g}"
-    return f"{is_}" if is_ == taken else f"{is_} → {taken}"
+    told = [_called(content, int(one)) for one in (is_, taken)]
+    return told[0] if is_ == taken else " → ".join(told)
 
 
 def _split(content: Finished) -> Section:
@@ -361,7 +374,7 @@ def _split(content: Finished) -> Section:
 
 
 def _against(found: Table) -> list[tuple[str, str]]:
-    """A picture for each parameter that is a number and takes several values, and each result."""
+    """Draws each result against each parameter that is a number and has several values."""
     drawn = []
     rows = [row for row in found.rows if row.metrics]
     for key in found.rows[0].values:
@@ -374,7 +387,7 @@ def _against(found: Table) -> list[tuple[str, str]]:
             measured: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
             for part, prefix in (("validation", "val_"), ("test", "test_")):
                 if prefix + name not in rows[0].metrics:
-                    continue  # Of a nested study: the test is that of what each fold chose.
+                    continue  # A nested study has a test only for what each fold has chosen.
                 spreads = [row.metrics[prefix + name] for row in rows]
                 means = [one.mean for one in spreads]
                 measured[part] = (means, [one.deviation or 0 for one in spreads])

@@ -1,6 +1,6 @@
-"""Pictures of a report, as SVG text that is the same each time.
+"""Draws the pictures of a report, as SVG text that is the same each time.
 
-Text and axes take the colour of the page, in the light and in the dark.
+Text and axes take the colour of the page's text, so that they suit light and dark pages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from repro.basics.text import printable
 
 INK = "#010203"
-"""Stands for the colour of the page's text until the picture is written."""
+"""A colour that is replaced by the one of the page's text when the picture is written."""
 COLOURS = ("#3987e5", "#e0731d", "#1a9e6b", "#c2559d", "#b08900", "#7a6ff0", "#d8483f", "#5c8a00")
 SETTINGS: Any = {
     "svg.hashsalt": "repro",
@@ -38,7 +38,7 @@ SETTINGS: Any = {
     "grid.color": "#808080",
     "grid.alpha": 0.25,
     "axes.grid": True,
-    # A name may hold a dollar sign; it is no formula.
+    # A name may have a dollar sign, which must not begin a formula.
     "text.parse_math": False,
 }
 
@@ -56,11 +56,11 @@ def _svg(figure: Figure, title: str) -> str:
 
 
 def curves(runs: dict[str, list[dict[str, float]]], name: str, first: int = 1) -> str:
-    """A result over the epochs, of the training (dashed) and the validation, for several runs.
+    """Draws a result over the epochs: of the training (dashed) and of the validation (solid).
 
     Args:
-        runs: the results of each epoch, by the name to show; of equal ones the last hides the rest.
-        name: of the result; `val_` before it is the validation's.
+        runs: by the name to show: the results of each epoch of a run.
+        name: the name of the result; that of the validation begins with `val_`.
         first: the number of the first epoch.
     """
     with mpl.rc_context(SETTINGS):
@@ -68,7 +68,7 @@ def curves(runs: dict[str, list[dict[str, float]]], name: str, first: int = 1) -
         axes = figure.add_subplot(xlabel="epoch", ylabel=printable(name))
         for number, (run, history) in enumerate(runs.items()):
             colour = COLOURS[number % len(COLOURS)]
-            # Thinner, one after the other: where curves lie on each other all of them are seen.
+            # Each curve is thinner than the one before, so that equal curves can all be seen.
             width = 1.5 + 2 * (len(runs) - 1 - number) / max(len(runs) - 1, 1)
             for key, style in ((name, "--"), (f"val_{name}", "-")):
                 points = [(first + n, row[key]) for n, row in enumerate(history) if key in row]
@@ -95,10 +95,13 @@ def against(
     parameter: str,
     name: str,
 ) -> str:
-    """A result against a parameter: mean and standard deviation, for each part.
+    """Draws mean and standard deviation of a result against a parameter, for each part.
 
     Args:
-        measured: means and deviations in the order of `values`, by the part's name.
+        values: the values of the parameter.
+        measured: by the name of the part: means and deviations, in the order of `values`.
+        parameter: the name of the parameter.
+        name: the name of the result.
     """
     with mpl.rc_context(SETTINGS):
         figure = _figure(6, 3.6)
@@ -123,8 +126,13 @@ def against(
         return _svg(figure, f"{name} against {parameter}")
 
 
-def confusion(counts: np.ndarray) -> str:
-    """The confusion matrix, of shape (classes, classes): rows are what samples are."""
+def confusion(counts: np.ndarray, names: Sequence[str]) -> str:
+    """Draws the confusion matrix; a row has the samples of a class.
+
+    Args:
+        counts: of shape (classes, classes).
+        names: what the classes are called.
+    """
     classes = len(counts)
     with mpl.rc_context(SETTINGS | {"axes.grid": False}):
         side = min(max(3.0, 0.45 * classes + 1), 9)
@@ -136,8 +144,9 @@ def confusion(counts: np.ndarray) -> str:
         axes.set_aspect("equal")
         axes.invert_yaxis()
         if classes <= 25:
-            ticks, names = np.arange(classes) + 0.5, [str(n) for n in range(classes)]
-            axes.set_xticks(ticks, names)
+            ticks = np.arange(classes) + 0.5
+            long = max(map(len, names)) > 2
+            axes.set_xticks(ticks, names, rotation=90 if long else 0)
             axes.set_yticks(ticks, names)
             for row, column in np.argwhere(counts):
                 axes.text(
@@ -152,8 +161,9 @@ def confusion(counts: np.ndarray) -> str:
 
 
 def proportions(classes: dict[str, dict[str, int]]) -> str:
-    """The share of each class in each part of the split."""
-    names = sorted({label for counts in classes.values() for label in counts}, key=int)
+    """Draws the share of each class in each part of the split."""
+    found = dict.fromkeys(label for counts in classes.values() for label in counts)
+    names = sorted(found, key=int) if all(map(str.isdigit, found)) else list(found)
     with mpl.rc_context(SETTINGS):
         figure = _figure(6, 3)
         axes = figure.add_subplot(xlabel="class", ylabel="share")
@@ -163,13 +173,19 @@ def proportions(classes: dict[str, dict[str, int]]) -> str:
             places = np.arange(len(names)) + 0.27 * (number - 1)
             axes.bar(places, shares, 0.25, label=f"{part}: {total}")
         if len(names) <= 25:
-            axes.set_xticks(range(len(names)), names)
+            long = max(map(len, names)) > 2
+            axes.set_xticks(range(len(names)), names, rotation=90 if long else 0)
         axes.legend(fontsize=9, loc="lower center", ncols=3, bbox_to_anchor=(0.5, 1))
         return _svg(figure, "classes in the parts of the split")
 
 
 def samples(x: np.ndarray, titles: Sequence[str]) -> str | None:
-    """Samples as images or as series, each with a title; None where they are neither."""
+    """Draws samples as images or as series, each with a title; None if they are neither.
+
+    Args:
+        x: images of shape (samples, height, width, 1 or 3), or series of shape (samples, steps) or
+            (samples, steps, features).
+    """
     images = x.ndim == 4 and x.shape[-1] in (1, 3)
     if not images and not (x.ndim in (2, 3) and x.shape[1] > 1):
         return None
@@ -193,7 +209,7 @@ def samples(x: np.ndarray, titles: Sequence[str]) -> str | None:
 
 
 def scatter(targets: np.ndarray, predicted: np.ndarray) -> str:
-    """Predicted numbers against the true ones; at most 2,000, evenly picked."""
+    """Draws predicted numbers against the true ones: at most 2,000, picked evenly."""
     picked = np.linspace(0, len(targets) - 1, min(len(targets), 2000)).astype(int)
     with mpl.rc_context(SETTINGS):
         figure = _figure(4.5, 4.5)

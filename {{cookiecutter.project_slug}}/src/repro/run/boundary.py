@@ -1,7 +1,7 @@
 """What happens between two chunks of steps, where everything is at rest.
 
-The ledger gets an entry there, progress is told, and a checkpoint may be written. When that happens
-changes no result.
+There the ledger gets an entry, the launcher is told the progress, and a checkpoint may be written.
+The moment at which this happens changes no result.
 """
 
 from __future__ import annotations
@@ -12,16 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from repro.basics.digests import sha256
+from repro.data.feed import Chunk
 from repro.run import callbacks, state
 from repro.run.events import Epoch, Event, Step
 from repro.run.ledger import Ledger
 from repro.run.state import Checkpoints, Position
-
-CHUNK = 125
-"""Steps in one call: long enough that the call costs nothing, short enough to show progress."""
 
 Results = dict[str, float]
 
@@ -34,30 +30,33 @@ class Length:
     """How long a training is."""
 
     begun: int
-    """Epochs made before."""
+    """The epochs that were made before this training."""
     epochs: int
     """The number of the last epoch."""
     samples: int
-    """Those of one epoch."""
+    """The samples that one epoch sees."""
     batch_size: int
+    chunk: int
+    """The steps of a chunk, at most."""
 
     @property
     def steps(self) -> int:
-        """Those of one epoch; the last one may have fewer samples."""
+        """The steps of one epoch; the last step may have fewer samples."""
         return -(-self.samples // self.batch_size)
 
     @property
     def middle(self) -> tuple[int, int]:
-        """An epoch and a step in the middle of the training, at the end of a chunk."""
+        """An epoch and a step in the middle of the training, where a chunk ends."""
         whole = self.samples // self.batch_size
         half = -(-(self.epochs - self.begun) * self.steps // 2)
         epoch, step = divmod(half - 1, self.steps)
-        ends = min(step // CHUNK * CHUNK + CHUNK, whole) if step < whole else self.steps
+        chunk = step // self.chunk + 1
+        ends = min(chunk * self.chunk, whole) if step < whole else self.steps
         return self.begun + 1 + epoch, ends
 
 
 class Boundary:
-    """The boundaries of one training, one after the other."""
+    """Writes ledger and checkpoints at the boundaries of one training, and sends its events."""
 
     def __init__(
         self,
@@ -67,51 +66,68 @@ class Boundary:
         send: Send,
         killed: bool = False,
     ) -> None:
-        """`killed`: whether this process is to end itself in the middle, as a variation."""
+        """Sets up the boundaries.
+
+        Args:
+            killed: whether this process kills itself in the middle (the variation `killed`).
+        """
         self._model, self._ledger, self._checkpoints = model, ledger, checkpoints
         self._send, self._killed = send, killed
         self._watchers: list[Any] = []
-        self._length = Length(0, 0, 0, 1)
+        self._length = Length(0, 0, 0, 1, 1)
         self.here = Position(1)
 
     def begin(self, here: Position, length: Length, watchers: list[Any]) -> None:
-        """Says where the training stands, how long it is, and which callbacks watch it."""
+        """Is told where the training stands, how long it is, and which callbacks watch it."""
         self.here, self._length, self._watchers = here, length, watchers
 
     def one_by_one(self, epoch: int) -> int | None:
-        """After which step of this epoch the steps come one by one; None: in chunks."""
+        """Returns after which step of this epoch steps are made one by one; None: in chunks."""
         return None
 
-    def before(self, epoch: int, step: int, indices: np.ndarray) -> None:
-        """Is called before a chunk of steps, `step` being its last one."""
+    def before(self, epoch: int, step: int, chunk: Chunk) -> None:
+        """Is called before a chunk of steps; `step` is the number of its last one."""
 
     def kinds(self, epoch: int) -> tuple[str, ...]:
-        """The kinds of variables whose digests an entry of a step has in this epoch."""
+        """Returns the kinds of variables that have digests in this epoch's entries of steps."""
         return ("generators", "metrics")
 
-    def steps_made(self, epoch: int, step: int, indices: np.ndarray, loss: float | None) -> None:
-        """A chunk of steps has been made, `step` being its last one."""
+    def steps_made(self, epoch: int, step: int, chunk: Chunk, loss: float | None) -> None:
+        """Is called after a chunk of steps.
+
+        Args:
+            step: the number of the chunk's last step.
+            loss: the mean loss of the epoch so far; None if none was computed.
+        """
         with self._ledger.timed():
             entry = state.with_host(state.digests(self._model, *self.kinds(epoch)))
-            order = {"order": {"indices": sha256(indices)}}
-            self._ledger.append("step", entry | order, epoch, step)
+            entry["order"] = {"indices": sha256(chunk.indices)}
+            if chunk.digest is not None:
+                entry["content"] = {"samples": chunk.digest}
+            self._ledger.append("step", entry, epoch, step)
         of = self._length
         self._send(Step(epoch, of.epochs, step, of.steps, loss))
         self._rest(epoch, step)
 
     def epoch_made(
-        self, epoch: int, metrics: dict[str, dict[str, str]], found: Results, stopped: bool
+        self,
+        epoch: int,
+        metrics: dict[str, dict[str, str]],
+        found: Results,
+        stopped: bool,
+        content: dict[str, str],
     ) -> None:
-        """An epoch has been made, evaluated, and shown to the callbacks.
+        """Is called after an epoch was made, evaluated and shown to the callbacks.
 
         Args:
-            metrics: digests of the metrics' variables, before the evaluation began them anew.
+            metrics: the digests of the metrics' variables, from before the evaluation reset them.
             found: the results of the epoch.
             stopped: whether a callback ends the training here.
+            content: the digest of the samples that were read for the evaluation, if any were.
         """
         with self._ledger.timed():
             entry = state.with_host(state.digests(self._model, *state.KEPT) | metrics)
-            fields = entry | {"results": exact(found)}
+            fields = entry | {"results": exact(found)} | ({"content": content} if content else {})
             self._ledger.append("epoch", fields, epoch, self._length.steps)
         history = [*self.here.history, found]
         self.here = replace(self.here, stopped=stopped, history=history)
@@ -119,7 +135,7 @@ class Boundary:
         self._rest(epoch + 1, 0)
 
     def _rest(self, epoch: int, step: int) -> None:
-        """Writes a checkpoint, if one is due; and ends this process, if that is wanted here."""
+        """Writes a checkpoint if one is due. Then kills this process if it has to die here."""
         ended = step == 0
         last = ended and (self.here.stopped or epoch > self._length.epochs)
         dies = self._killed and (last or (epoch, step) == self._length.middle)
@@ -140,5 +156,5 @@ class Boundary:
 
 
 def exact(found: Results) -> dict[str, str]:
-    """Results to the last bit, in a form in which a NaN equals itself."""
+    """Returns results as hexadecimal text: it has every bit, and a NaN is equal to itself."""
     return {name: value.hex() for name, value in found.items()}

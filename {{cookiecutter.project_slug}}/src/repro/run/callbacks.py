@@ -1,4 +1,4 @@
-"""Keras's callbacks that change the course of a training, and what has to be kept of them."""
+"""Keras's callbacks that change the course of a training, and their state for checkpoints."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _KINDS = {
     "early_stopping": keras.callbacks.EarlyStopping,
     "reduce_lr_on_plateau": keras.callbacks.ReduceLROnPlateau,
 }
-# What changes while a callback watches a training; the rest follows from its arguments.
+# The attributes that change while a callback watches; the others follow from its arguments.
 _STATE = ("best", "wait", "best_epoch", "stopped_epoch", "cooldown_counter")
 
 
 def watch(asked: Callbacks, model: Any) -> list[Any]:
-    """Returns the callbacks that are not null, about to watch the model."""
+    """Returns the callbacks that are asked for, ready to watch the model."""
     made = [_KINDS[name](**dict(group)) for name, group in asked if group is not None]
     for watcher in made:
         watcher.set_model(model)
@@ -29,13 +29,13 @@ def watch(asked: Callbacks, model: Any) -> list[Any]:
 
 
 def epoch_ended(watchers: list[Any], epoch: int, found: dict[str, float]) -> bool:
-    """Shows the results of an epoch to the callbacks; returns whether one stops the training.
+    """Shows the results of an epoch to the callbacks, and returns whether one stops the training.
 
     A callback that changes the learning rate adds it to the results, as in `fit`.
 
     Raises:
-        BadInput: a callback watches what is not measured, where Keras would warn and do nothing;
-            or of which Keras does not know whether more is better.
+        BadInput: a callback watches a value that is not measured (Keras would only warn), or a
+            value of which Keras does not know whether more is better.
     """
     for watcher in watchers:
         if watcher.monitor not in found and not watcher.monitor.startswith("val_"):
@@ -47,8 +47,8 @@ def epoch_ended(watchers: list[Any], epoch: int, found: dict[str, float]) -> boo
                 if "maximized or minimized" not in str(error):
                     raise
                 raise BadInput(
-                    f"callbacks.{_name(watcher)}.mode: expected min or max, since it is not known "
-                    f"whether more of {watcher.monitor} is better"
+                    f"callbacks.{_name(watcher)}.mode: expected min or max, got auto: Keras does "
+                    f"not know whether more of {watcher.monitor} is better"
                 ) from None
         elif any(name.startswith("val_") for name in found):
             raise BadInput(_unknown(watcher, found))
@@ -68,7 +68,8 @@ def _name(watcher: Any) -> str:
 def training_ended(watchers: list[Any]) -> int | None:
     """Tells the callbacks that the training is over.
 
-    Returns the epoch, counted from 0, whose weights one of them brought back, or None.
+    Returns:
+        The epoch, counted from 0, whose weights a callback has brought back; None: none did.
     """
     for watcher in watchers:
         watcher.on_train_end()
@@ -76,7 +77,7 @@ def training_ended(watchers: list[Any]) -> int | None:
 
 
 def states(watchers: list[Any]) -> dict[str, dict[str, Any]]:
-    """What has to be remembered of each callback, as plain numbers, by its name in params.yaml."""
+    """Returns the state of each callback as plain numbers, by its name in `params.yaml`."""
     return {
         _name(watcher): {k: _plain(v) for k, v in vars(watcher).items() if k in _STATE}
         for watcher in watchers
@@ -84,7 +85,7 @@ def states(watchers: list[Any]) -> dict[str, dict[str, Any]]:
 
 
 def exhausted(watchers: list[Any]) -> bool:
-    """Whether one of them has waited as long as it may, and would stop the training at once."""
+    """Whether early stopping has waited as long as it may, and would stop the training at once."""
     return any(
         isinstance(watcher, keras.callbacks.EarlyStopping)
         and watcher.stopped_epoch > 0
@@ -98,12 +99,12 @@ def _plain(value: Any) -> Any:
 
 
 def best_weights(watchers: list[Any]) -> list[np.ndarray]:
-    """The weights a callback remembers, or none."""
+    """Returns the weights that a callback remembers; an empty list if none does."""
     return next((w.best_weights for w in watchers if getattr(w, "best_weights", None)), [])
 
 
 def restore(watchers: list[Any], saved: dict[str, dict[str, Any]], best: list[np.ndarray]) -> None:
-    """Gives callbacks just made what was remembered of them; one that is new begins anew."""
+    """Gives new callbacks their saved state; one that has no saved state begins from nothing."""
     for watcher in watchers:
         vars(watcher).update(saved.get(_name(watcher), {}))
         if best and hasattr(watcher, "best_weights"):

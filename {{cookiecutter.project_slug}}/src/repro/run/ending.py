@@ -1,9 +1,10 @@
 """How a training ended, for another one that goes on from there (`training.initial_state`).
 
 The final state of a run need not be what its next step would have started from: an average may have
-taken the place of the weights, or a callback brought back those of its best epoch. And callbacks
-remember. So a run leaves two things: its final state, `state.npz`, and its ending. Two epochs, and
-two more that go on from their ending, are then the same as four.
+replaced the weights, or a callback may have brought back those of its best epoch. Callbacks also
+have a state of their own. So a run leaves two things: its final state, `state.npz`, and its ending.
+A training of two epochs, and one of two more epochs that goes on from its ending, give the same as
+one training of four epochs.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from repro.run import state
 
 @dataclass(frozen=True)
 class Memory:
-    """What is remembered beside the tensors."""
+    """What an ending holds beside the tensors."""
 
     epochs: int
-    """Made so far, counted from the very beginning."""
+    """The epochs made so far, those of earlier trainings included."""
     learning_rate: float
-    """The recipe's. A callback may have changed the optimizer's since."""
+    """The recipe's learning rate; a callback may have changed that of the optimizer since."""
     callbacks: dict[str, dict[str, Any]]
+    """See `callbacks.states`."""
     history: list[dict[str, float]]
     host: dict[str, Any]
     """The generators of Python and NumPy; see `state.host`."""
@@ -39,14 +41,16 @@ class Memory:
 
 @dataclass(frozen=True)
 class Ending:
-    """A memory, the tensors that the next step would have started from, and a callback's best."""
+    """All that the next step of a finished training would have started from."""
 
     memory: Memory
     tensors: dict[str, np.ndarray]
+    """By `kind/path`; see `state.arrays`."""
     best: list[np.ndarray]
+    """The weights of the best epoch that a callback remembers, or none."""
 
     def digest(self) -> str:
-        """SHA-256 over all of it: what a recipe that goes on from here names."""
+        """Returns the SHA-256 over all of it; a recipe that goes on from here has this digest."""
         found = hashlib.sha256(state.digest_of(self.tensors).encode())
         found.update(_text(self.memory).encode())
         for array in self.best:
@@ -54,8 +58,11 @@ class Ending:
         return found.hexdigest()
 
     def save(self, directory: Path, final: str) -> None:
-        """Writes `ending.json`; and `ending.npz`, where the state of the digest `final`, which lies
-        there already, does not have all of it."""
+        """Writes `ending.json`, and `ending.npz` if its tensors are not those of `state.npz`.
+
+        Args:
+            final: the digest of the final state, which `state.npz` in this directory holds.
+        """
         with replacing(directory / "ending.json") as file:
             file.write(_text(self.memory).encode())
         if self.best or state.digest_of(self.tensors) != final:
@@ -66,7 +73,7 @@ def load(run: Path, expected: str) -> Ending:
     """Returns the ending of a finished run.
 
     Raises:
-        BadInput: it has not the digest `expected`, or is damaged.
+        BadInput: its digest is not `expected`, or a file is damaged.
     """
     path = run / "ending.npz"
     if not path.is_file():
@@ -81,7 +88,10 @@ def load(run: Path, expected: str) -> Ending:
         raise BadInput(f"{run / 'ending.json'}: not a readable ending: {error}") from None
     found = Ending(memory, tensors, best)
     if found.digest() != expected:
-        raise BadInput(f"{run}: it does not end as {expected}; its files were altered")
+        raise BadInput(
+            f"{run}: expected an ending with the digest {expected}, got another: its files were "
+            "altered"
+        )
     return found
 
 

@@ -1,4 +1,4 @@
-"""What the process of a run says while it goes on: events, one line of JSON each.
+"""Events: the process of a run tells with them how far it is, each as one line of JSON.
 
 The process writes them, and the launcher reads them. A worker of a cluster passes them on.
 """
@@ -19,26 +19,27 @@ from repro.run.manifest import Number
 
 @dataclass(frozen=True)
 class Start:
-    """The training begins, or goes on behind this step of this epoch."""
+    """The training begins, or goes on after this step of this epoch."""
 
     guarantee: Promise
     refused: list[str]
-    """What is said of checkpoints that are not whole."""
+    """A line for each checkpoint that is torn or altered."""
     notes: list[str]
     epoch: int
-    """0 where the training begins."""
+    """The epoch in which the training goes on; 0 if it begins."""
     step: int
 
 
 @dataclass(frozen=True)
 class Step:
-    """A chunk of steps has been made, this being its last one."""
+    """A chunk of steps has been made."""
 
     epoch: int
     epochs: int
     step: int
+    """The number of the chunk's last step."""
     steps: int
-    """Those of one epoch."""
+    """The number of steps in one epoch."""
     loss: Number | None
 
 
@@ -53,7 +54,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Wait:
-    """A trial of a study waits until other trainings have left it room."""
+    """A trial of a study waits until other trainings leave enough cores or a GPU free."""
 
     needed: str
     """What it waits for, in words."""
@@ -61,18 +62,18 @@ class Wait:
 
 @dataclass(frozen=True)
 class Refused:
-    """The process has ended, since something is wrong that only it can see."""
+    """The process ends, because an input is wrong in a way that only this process can see."""
 
     message: str
     changed: bool
-    """Whether what the run was begun with has changed."""
+    """Whether the reason is that something has changed since the run began."""
     parted: Divergence | None
-    """Where the run is not what it was, if that is why."""
+    """Where the run differs from what it was before it was interrupted, if that is the reason."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The process has ended, and this says why better than its log does."""
+    """The process ends with a failure that this message explains better than the log."""
 
     message: str
 
@@ -93,12 +94,12 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 def line(event: Event) -> str:
-    """An event as one line of JSON, without its end."""
+    """Returns an event as one line of JSON, without the end of the line."""
     return files.dumps({"event": _NAMES[type(event)], **asdict(event)})
 
 
 def read(text: str) -> Event:
-    """Returns the event that a line tells."""
+    """Returns the event that `line` has written."""
     content = json.loads(text)
     return _reader(content.pop("event")).validate_python(content)
 

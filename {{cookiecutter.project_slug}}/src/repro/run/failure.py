@@ -1,4 +1,4 @@
-"""How the process of a training failed: the error that says so, in words for a person."""
+"""Explains to a person how the process of a training failed."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 from repro.basics.errors import RunEnded, RunFailed
 
 SHOWN = 15
-"""Lines of the log that a message shows."""
+"""How many lines of the log a message shows."""
 LONG = 400
-"""Characters of an exception that one line shows."""
+"""How many characters of an exception one line shows."""
 
 CHATTER = re.compile(
     "|".join(
         (
-            # TensorFlow and XLA tell what they are about to do, in two formats.
+            # Information that TensorFlow and XLA print, in two formats.
             r"^I\d{4} ",
             r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: I ",
             r"^WARNING: All log messages before absl::InitializeLog\(\) is called",
             r"^To enable the following instructions:",
             r"^INFO:(absl|tensorflow):",
-            # Errors by their mark alone, which every start on some machines writes.
+            # Marked as errors, but harmless: on some machines every start prints them.
             r"Unable to register cu\w+ factory",
             r"computation placer already registered",
             r"Could not find (cuda drivers|TensorRT)",
@@ -30,14 +30,14 @@ CHATTER = re.compile(
         )
     )
 )
-"""Lines that a training writes which goes well."""
+"""Lines that also stand in the log of a training without any failure."""
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-"""What Keras writes around a message to make it bold."""
+"""The escape sequences that Keras writes around a message to make it bold."""
 RAISED = re.compile(r"^[\w.]*(Error|Exception|Exit|Interrupt|Refused)\b.*$", re.MULTILINE)
-"""The first line of an exception, below its traceback."""
+"""The first line of an exception, which stands below its traceback."""
 ARGUMENTS = re.compile(r"\s*\nArguments received by .*", re.DOTALL)
-"""What Keras adds to the exception of a layer."""
+"""The list of arguments that Keras adds to the exception of a layer."""
 
 OUTSIDE = "somebody or something else ended it"
 CRASHED = "code outside Python crashed"
@@ -54,40 +54,46 @@ REASONS = {
     "SIGFPE": CRASHED,
     "SIGILL": "a library has instructions that this processor does not know",
 }
-"""What each signal says of a process that it ended."""
+"""For each signal, why it may have ended a process."""
 
 
 def of(directory: Path, status: int) -> RunFailed:
     """Returns the error for a run whose process has ended with this status, which is not 0.
 
-    A negative status is a signal's number, as `subprocess` has it. Programs that start another
-    one, such as a shell or an emulator, answer 128 and the number instead.
+    If a signal ended the process, `subprocess` gives the signal's number as a negative status. A
+    program between, such as a shell or an emulator, gives 128 plus the number instead.
     """
     number = -status if status < 0 else status - 128
     try:
         name = signal.Signals(number).name
     except ValueError:
         return RunFailed(f"the training failed with status {status}{end_of_log(directory)}")
-    # Without a checkpoint there is nothing to go on from, and the run is begun again.
-    kept = any(directory.glob("checkpoints/*.json"))
-    then = "goes on from the last checkpoint" if kept else "begins anew, there is no checkpoint yet"
     reason = REASONS.get(name, OUTSIDE)
     what = f"the training was ended by signal {number} ({name}): {reason}"
-    return RunEnded(what, f"the same command started again {then}", end_of_log(directory))
+    return RunEnded(
+        what, f"the same command started again {then(directory)}", end_of_log(directory)
+    )
+
+
+def then(directory: Path) -> str:
+    """Returns what the same command does when it is started again, after "started again …"."""
+    if any(directory.glob("checkpoints/*.json")):
+        return "goes on from the last checkpoint"
+    return "begins anew, there is no checkpoint yet"
 
 
 def end_of_log(directory: Path) -> str:
-    """The last lines of the log that say something."""
+    """Returns the end of a sentence that shows the log's last lines, without `CHATTER`."""
     path = directory / "log.txt"
     text = COLOURS.sub("", path.read_text(encoding="utf-8", errors="replace"))
     lines = [line for line in text.splitlines() if line.strip() and not CHATTER.search(line)]
     if not lines:
-        return f"; its log, {path}, says nothing of it"
-    return f"; its log, {path}, ends so:\n" + "\n".join(lines[-SHOWN:])
+        return f"; its log, {path}, does not say why"
+    return f"; its log, {path}, ends with:\n" + "\n".join(lines[-SHOWN:])
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in one line: of a training that raised, its exception."""
+    """Returns what an error says in one line; if a training raised, this is its exception."""
     if isinstance(error, RunEnded):
         return error.what
     text = str(error).strip() or type(error).__name__

@@ -1,8 +1,9 @@
-"""Whose fault it is: what a command or a training raises becomes a line and an exit status.
+"""Decides whose fault an exception is: the user's or the machine's, the project's, the machinery's.
 
-What somebody gave, or the machine around, is at fault in most cases: a full disk, a folder that is
-read-only, a file that is not there. That is one line. What nobody foresaw is a fault of the
-machinery: its traceback, where to report it, and a status that stands for nothing else.
+In most cases the user's input or the machine is at fault: a disk is full, a folder is read-only, a
+file is not there. The command then prints one line. An exception that nobody foresaw is a fault of
+the machinery. The command then prints the traceback and where to report it, and has an exit status
+of its own.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from repro.backends import portable
 from repro.basics.files import MACHINERY
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What a write fails with where the disk, the quota or the largest size of a file is reached."""
+"""The errors of a write for which the disk, the quota or the size limit leaves no room."""
 _AROUND = FULL | {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN),
 }
-"""What no program can help, whatever it was about to do."""
+"""Errors that come from the machine, whatever the program was doing."""
 
 
 def outside(error: BaseException) -> str | None:
-    """The one line for an error that comes from the machine around; None for any other."""
+    """Returns the one line for an error that the user or the machine caused; None for another."""
     if isinstance(error, MemoryError):
-        return "there is not enough memory for this"
+        return "there is not enough memory for this command"
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("repro"):
         return f"{error}; the packages of the lock are not all installed here: make install"
     if not isinstance(error, OSError):
@@ -37,7 +38,7 @@ def outside(error: BaseException) -> str | None:
     try:
         os.getcwd()
     except OSError:
-        return "the folder in which this was started is gone; go to the project's folder"
+        return "the folder in which the command was started is gone; go to the project's folder"
     ours = error.filename is not None and MACHINERY in Path(os.fsdecode(error.filename)).parents
     if ours or (error.filename is None and error.errno not in _AROUND):
         return None
@@ -49,16 +50,16 @@ def _advice(number: int | None) -> str:
     if number in FULL:
         return "; make room, and start the same command again"
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return "; the project's folder has to be one that you may write into"
+        return "; you need the right to write into the project's folder"
     return ""
 
 
 def of_machinery(error: BaseException) -> bool:
-    """Whether the machinery raised this in the process that trains, and not the project.
+    """Whether the machinery raised this error in the process that trains, and not the project.
 
-    So it is where the innermost frame outside Python's own library is one of the machinery, unless
-    the machinery had called the project (see `calling`). What a library raises is the project's:
-    its model, its data and its parameters are what the library was given.
+    It did if the innermost frame is one of the machinery, where frames of Python's own library do
+    not count, and if the machinery was not calling the project (see `calling`). An error that a
+    library raises is the project's, because the library works on the project's model and data.
     """
     if outside(error) is not None or _MARK in "".join(getattr(error, "__notes__", ())):
         return False
@@ -77,11 +78,11 @@ _MARK = "the project's own code was running: "
 
 @contextlib.contextmanager
 def calling(place: str, watch: bool = True) -> Iterator[None]:
-    """A block in which the project's own code runs: what is raised there is not the machinery's.
+    """Marks exceptions in the block as the project's, because the project's own code runs there.
 
     Args:
-        place: what is called, such as `judge`.
-        watch: whether `portable` looks at what is computed there.
+        place: the function that is called, such as `judge`.
+        watch: whether `portable` notes the operations that are computed there.
     """
     try:
         with portable.watching(place) if watch else contextlib.nullcontext():

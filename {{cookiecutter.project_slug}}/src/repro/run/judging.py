@@ -2,42 +2,98 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from repro.data import splits
-from repro.data.dataset import Part
+from repro.basics.digests import Streamed, sha256
+from repro.data.dataset import Part, class_labels
 from repro.run import faults
+from repro.run.steps import PartSteps, chunks
+
+KEPT = 64 * 2**20
+"""Bytes of outputs that are kept for a report; of more only their digest is."""
 
 
-def predictions(model: Any, part: Part, batch_size: int) -> dict[str, np.ndarray]:
-    """The outputs of the model on a part; none where a sample is not what the model sees."""
+@dataclass(frozen=True)
+class Predictions:
+    """What a model predicts for a part, by `output NUMBER`."""
+
+    digests: dict[str, str]
+    """The SHA-256 of each output over all samples."""
+    arrays: dict[str, np.ndarray]
+    """The outputs, of shape (samples, *of one sample's output); none if they are many bytes."""
+
+
+def predictions(model: Any, steps: PartSteps, batch_size: int) -> Predictions:
+    """Returns what the model predicts for a part.
+
+    A model with a `learn` of its own predicts nothing, since it need not map one sample to one
+    output.
+    """
+    part = steps.part
     if hasattr(model, "learn"):
-        return {}
-    with faults.calling("predictions"):
-        outputs = keras.tree.flatten(model.predict(part.x, batch_size=batch_size, verbose=0))
-    return {f"output {number}": np.asarray(one) for number, one in enumerate(outputs)}
+        return Predictions({}, {})
+    if part.reader is None:
+        x = keras.tree.map_structure(_readable, part.x)
+        with faults.calling("predictions"):
+            outputs = keras.tree.flatten(model.predict(x, batch_size=batch_size, verbose=0))
+        arrays = {f"output {number}": np.asarray(one) for number, one in enumerate(outputs)}
+        return Predictions({name: sha256(array) for name, array in arrays.items()}, arrays)
+    digests, kept, size = dict[str, Streamed](), dict[str, list[np.ndarray]](), 0
+    order = np.arange(len(part), dtype=np.int32)
+    for chunk in steps.feed.chunks(chunks(order, batch_size, steps.most(batch_size))):
+        assert chunk.content is not None
+        for number in range(chunk.steps):
+            batch = part.packed({name: array[number] for name, array in chunk.content.items()})
+            with faults.calling("predictions"):
+                x = keras.tree.map_structure(_readable, batch[0])
+                outputs = keras.tree.flatten(model.predict_on_batch(x))
+            for place, one in enumerate(map(np.asarray, outputs)):
+                name = f"output {place}"
+                if name not in digests:
+                    digests[name] = Streamed(one.dtype, (len(part), *one.shape[1:]))
+                digests[name].update(one)
+                size += one.nbytes
+                kept.setdefault(name, []).append(one)
+        if size > KEPT:
+            kept = {name: [] for name in kept}
+    arrays = {} if size > KEPT else {name: np.concatenate(all_) for name, all_ in kept.items()}
+    return Predictions({name: one.hexdigest() for name, one in digests.items()}, arrays)
+
+
+def _readable(array: np.ndarray) -> Any:
+    """An array as `predict` takes it: Keras refuses NumPy's words, but takes a tensor of them."""
+    return keras.ops.convert_to_tensor(array) if array.dtype.kind in "SU" else array
 
 
 SHOWN = 12
-"""Samples of each kind that a report shows."""
+"""How many samples of each kind a report shows."""
 
 
 def judged(part: Part, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What a report needs of a part: targets and predictions, and some samples to look at.
+    """Returns what a report needs: targets, predictions, and some samples to look at.
 
-    Shapes: `targets` and `predicted` (samples,), classes or numbers; of classes also `confidence`
-    (samples,), the probability of the class predicted. `shown` are positions: of the samples whose
-    own class has the smallest probability, or which are furthest from their target, and then of
-    the first ones; `x` are these samples. A model with none or several outputs has none of these.
+    Returns:
+        `targets` and `predicted`: classes or numbers, of shape (samples,).
+        `confidence`: only for classes; the probability of the predicted class, of shape (samples,).
+        `shown`: the positions of the samples to show, of shape (shown,). First come those for which
+        the model is most wrong: their own class has the smallest probability, or they are furthest
+        from their target. Then come the first samples of the part.
+        `x`: the samples at these positions; missing if one sample has more than a million numbers.
+
+        Nothing is returned if the model has no output or several, or if a sample has several
+        targets that are not one class.
     """
-    if len(outputs) != 1 or outputs["output 0"].ndim > 2 or part.y.ndim > 2:
+    first, y = outputs.get("output 0"), part.y
+    if first is None or len(outputs) != 1 or not isinstance(y, np.ndarray):
         return {}
-    first, y = outputs["output 0"], part.y
+    if first.ndim > 2 or y.ndim > 2:
+        return {}
     first = first.reshape(len(first), -1).astype(np.float64)
-    labels = splits.class_labels(y)
+    labels = class_labels(y)
     targets = y.reshape(-1) if labels is None else labels
     if len(targets) != len(y):  # Several numbers for each sample.
         return {}
@@ -54,6 +110,6 @@ def judged(part: Part, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     worst = np.argsort(own, kind="stable")[:SHOWN]
     shown = np.concatenate([worst, np.setdiff1d(np.arange(len(y)), worst)[:SHOWN]])
     found |= {"targets": targets, "shown": shown}
-    if part.x[0].size <= 1_000_000:
+    if isinstance(part.x, np.ndarray) and part.x[0].size <= 1_000_000:
         found["x"] = part.x[shown]
     return found

@@ -1,6 +1,6 @@
-"""One recipe into one fresh process; one run directory comes out.
+"""Starts each run: one recipe goes into one fresh process, which leaves one run directory.
 
-Some settings work only when they are set before the interpreter starts, and a process that has
+Some settings work only if they are set before the interpreter starts, and a process that has
 trained once is not fresh any more. So every training of this project starts here.
 """
 
@@ -24,7 +24,7 @@ from typing import TextIO
 from repro.basics import locks
 from repro.basics.errors import BAD_INPUT, INTERNAL, BadInput, MachineryFailed, RunFailed
 from repro.data import datalock
-from repro.environment import determinism, image, provenance, surroundings
+from repro.environment import determinism, image, machine, provenance, surroundings
 from repro.environment.variables import CLEARED
 from repro.recipe.parameters import Parameters
 from repro.recipe.project import Project
@@ -37,16 +37,16 @@ Listener = Callable[[Path, Progress], None]
 """Called with the run directory and each event that tells how far the run is."""
 
 OnStart = Callable[[subprocess.Popen[str]], None]
-"""Called with the process of a run, so that it can be ended."""
+"""Called with the process of a run, so that the caller can end it."""
 
 
 ENDING = 3.0
-"""Seconds for a process that was just killed to be gone: until then it holds its run locked."""
+"""Seconds to wait for a process that was just killed: until it is gone it holds its run locked."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A recipe to run, and how it is run; only the recipe decides the bits that come out."""
+    """A recipe to run, and how to run it; only the recipe decides the bits of the result."""
 
     project: Project
     recipe: Recipe
@@ -55,19 +55,19 @@ class Launch:
     resume: Path | None = None
     """An interrupted run of this recipe, to go on with in its directory."""
     checkpoint_seconds: float = 60
-    """Between two checkpoints, at most; 0: one after each chunk of steps."""
+    """The most seconds between two checkpoints; 0: one checkpoint after each chunk of steps."""
     overrides: Sequence[str] = ()
-    """What the recipe was made from beside `params.yaml`, to check it again later."""
+    """The overrides of `params.yaml` in the recipe, so that it can be made again and compared."""
     probe: Probe | None = None
-    """What to look at. The run is only for that."""
+    """What to look at, if the run is made only to look at one place."""
     name: str | None = None
-    """The run's, where it is a trial of a study and not found by its recipe."""
+    """The name of the run if it is a trial of a study; such a run is not found by its recipe."""
     gpu: str | None = None
-    """The one that the process may see, as `CUDA_VISIBLE_DEVICES` names it; None: all."""
+    """The GPU that the process may see, as `CUDA_VISIBLE_DEVICES` names it; None: all."""
 
 
 def _ignored(process: subprocess.Popen[str]) -> None:
-    """The process of a run needs no looking after."""
+    """Does nothing with the process of a run."""
 
 
 def train(launch: Launch, listener: Listener, on_start: OnStart = _ignored) -> Path:
@@ -77,15 +77,14 @@ def train(launch: Launch, listener: Listener, on_start: OnStart = _ignored) -> P
         on_start: called with each process, so that the caller can end it.
 
     Raises:
-        BadInput: a data file is not what `data.lock` says, or what only the process can see is
-            wrong (no data, say). Of a new run nothing is left behind; of one that went on nothing
-            is lost.
-        Changed: what a run that was to go on was begun with has changed; see `provenance`.
-        Busy: another process is at the run to go on with.
-        RunFailed: the run directory stays, with the log.
+        BadInput: a data file is not what `data.lock` says, or something is wrong that only the
+            process can see. A new run leaves nothing behind; a run that went on loses nothing.
+        Changed: the run cannot go on, since something has changed since it began.
+        Busy: another process is at work on the run that was to go on.
+        RunFailed: the training raised an error or was ended. The run directory stays, with the log.
     """
     interpreter = _interpreter()
-    image.current()  # A wrong one is refused before there is a run.
+    image.current()  # A wrong REPRO_IMAGE is refused before there is a run.
     datalock.check(launch.project.root)
     directory = launch.resume or _new_directory(launch)
     with _locked(directory) as locked:
@@ -106,7 +105,10 @@ def train(launch: Launch, listener: Listener, on_start: OnStart = _ignored) -> P
         with around:
             said, status = _to_the_end(start, content, listener, on_start)
     if isinstance(said, Refused) and status == BAD_INPUT:
-        if launch.resume is None:
+        if any(directory.glob("checkpoints/*.json")) and launch.resume is None:
+            # What was made is kept: a sample that could not be read may be put back.
+            manifest.write(directory, manifest.read(directory).but(status="failed"))
+        elif launch.resume is None:
             shutil.rmtree(directory)
         else:
             (directory / "manifest.json").write_bytes(before)
@@ -121,18 +123,18 @@ def train(launch: Launch, listener: Listener, on_start: OnStart = _ignored) -> P
 
 
 def _variables(launch: Launch) -> dict[str, str]:
-    """The variables that the process would have without variations."""
+    """Returns the variables that the process would have without variations."""
     return determinism.of_process(launch.project.root, launch.recipe.parameters, launch.gpu)
 
 
 def _deciding(env: dict[str, str], parameters: Parameters) -> dict[str, str]:
-    """The variables that decide results, of all that a process is started with."""
+    """Returns those variables of a process that decide results."""
     fixed = determinism.environment(parameters)
     return {n: v for n, v in env.items() if n.startswith(CLEARED) or n in fixed}
 
 
 def _begun(launch: Launch, directory: Path, interpreter: str) -> Manifest:
-    """What the manifest says before the process starts."""
+    """Returns the manifest as it is before the process starts."""
     code = provenance.commit(launch.project.root)
     if launch.resume is not None:
         content = manifest.read(directory)
@@ -143,7 +145,7 @@ def _begun(launch: Launch, directory: Path, interpreter: str) -> Manifest:
             run=directory.name,
             recipe=launch.recipe,
             project={"package": launch.project.package},
-            # Without a seed every run draws its own; written down, even that can be repeated.
+            # If the recipe has no seed, the run draws one. The manifest has it, to repeat the run.
             seed=secrets.randbits(32) if seed is None else seed,
             overrides=launch.overrides,
             trial=launch.name is not None,
@@ -156,6 +158,7 @@ def _begun(launch: Launch, directory: Path, interpreter: str) -> Manifest:
     return content.but(
         status="running",
         checkpoint_seconds=launch.checkpoint_seconds,
+        readers=_readers(launch.recipe.parameters),
         probe=launch.probe,
         code=code,
         interpreter=interpreter,
@@ -165,9 +168,10 @@ def _begun(launch: Launch, directory: Path, interpreter: str) -> Manifest:
 def _to_the_end(
     start: _Start, content: Manifest, listener: Listener, on_start: OnStart
 ) -> tuple[Said, int]:
-    """Runs a process to its end, and once more where the variation `killed` has it end itself.
+    """Runs a process to its end, and once more if the variation `killed` has made it kill itself.
 
-    Returns what the last one said of its end, and its exit status.
+    Returns:
+        What the last process said about its end, and its exit status.
     """
     directory = start.directory
     while True:
@@ -177,7 +181,8 @@ def _to_the_end(
             return said, status
         parted = said.parted if isinstance(said, Refused) else None
         if parted is not None and content.parted is None:
-            # It is not what it was when it began: it shows that as a whole run.
+            # It differs from what it was when it began, so it cannot go on. It begins again and
+            # makes a whole run, in which the comparison finds the difference.
             content = manifest.read(directory).but(parted=parted)
             shutil.rmtree(directory / "checkpoints")
         elif content.resumed or status not in KILLED:
@@ -186,28 +191,40 @@ def _to_the_end(
             content = manifest.read(directory).but(resumed=[_now()])
 
 
+def _readers(parameters: Parameters) -> int:
+    """Returns how many threads read samples; what `REPRO_READERS` says, or the cores left over."""
+    said = os.environ.get("REPRO_READERS")
+    if said is None:
+        return max(1, machine.available_cores() - parameters.threads)
+    if not said.isdecimal() or int(said) > 64:
+        raise BadInput(f"REPRO_READERS: expected a number from 0 to 64, got {said!r}")
+    return int(said)
+
+
 KILLED = (-9, 128 + 9, 15)
-"""Exit statuses of a process that has ended itself in the variation `killed`: as `subprocess` and
-as a program that starts another one has it, and on Windows."""
+"""The exit statuses of a process that killed itself in the variation `killed`: as `subprocess`
+gives it, as a program between the two processes gives it, and on Windows."""
 
 
 class Busy(BadInput):
-    """Another process is at the run that was to go on."""
+    """Another process is at work on the run that was to go on."""
 
 
 def _interpreter() -> str:
     named = surroundings.interpreter()
     if shutil.which(named) is None:
         raise BadInput(
-            f"REPRO_PYTHON: {named} cannot be run; name a Python, or a program that starts one"
+            f"REPRO_PYTHON: expected a Python, or a program that starts one; {named} cannot be run"
         )
     return named
 
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[TextIO]:
-    """Holds a run locked; the process that trains inherits the lock, and keeps it if it outlives
-    this one."""
+    """Holds a run locked.
+
+    The process that trains inherits the lock, and keeps it even if it lives longer than this one.
+    """
     with (directory / "lock").open("a", encoding="utf-8") as file:
         if not locks.lock(file, ENDING):
             raise Busy(f"{directory}: this run is still going on, in another process")
@@ -216,26 +233,26 @@ def _locked(directory: Path) -> Iterator[TextIO]:
 
 @dataclass(frozen=True)
 class _Start:
-    """How a process is started."""
+    """How to start the process of a run."""
 
     command: Sequence[str]
     root: Path
-    """Its working directory."""
+    """The working directory of the process."""
     env: dict[str, str]
     directory: Path
-    """That of the run."""
+    """The run directory."""
     locked: TextIO
-    """The file whose lock says that the run is going on."""
+    """The file whose lock shows that the run is going on."""
 
 
 Said = Refused | Failed | None
-"""What a training's process said of its end."""
+"""The event in which a process said why it ended; None if it said nothing."""
 
 
 def _run(start: _Start, listener: Listener, on_start: OnStart) -> tuple[Said, int]:
-    """Runs one process to its end, and returns what it said of it and its exit status.
+    """Runs one process to its end; returns what it said about its end, and its exit status.
 
-    What it leaves running is ended with it: a process that a data function forked, say.
+    Processes that it has left running are ended too, such as one that a data function forked.
     """
     posix = os.name != "nt"
     lock = start.locked.fileno()
@@ -272,9 +289,9 @@ def _run(start: _Start, listener: Listener, on_start: OnStart) -> tuple[Said, in
 
 
 def _events(process: subprocess.Popen[str]) -> Iterator[Event]:
-    """Yields what a process says, until it has ended.
+    """Yields the events of a process until the process has ended.
 
-    Not until its pipe is closed: a process that it forked may hold that open for ever.
+    It does not wait until the pipe is closed, since a forked process may hold the pipe open.
     """
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     assert process.stdout is not None
@@ -298,19 +315,24 @@ def _events(process: subprocess.Popen[str]) -> Iterator[Event]:
 
 
 def start(launch: Launch, listener: Listener, fresh: bool = False) -> Path:
-    """Runs a recipe: goes on with a run of it that was interrupted, or begins one; see `train`."""
+    """Goes on with an interrupted run of the recipe, or begins a new run; see `train`.
+
+    Args:
+        fresh: whether to begin a new run in any case.
+    """
     found = None if fresh else interrupted(launch.project, launch.recipe)
     if found is not None:
-        with contextlib.suppress(Busy):  # Somebody else has gone on with it a moment ago.
+        with contextlib.suppress(Busy):  # Another process went on with it a moment ago.
             return train(replace(launch, resume=found), listener)
     return train(launch, listener)
 
 
 @contextlib.contextmanager
 def made_to_look(on_start: OnStart = lambda process: None) -> Iterator[OnStart]:
-    """A block whose runs are gone after it, however it ends; `train` is to be given its value.
+    """Removes, after the block, the runs that were made in it only to look at something.
 
-    `on_start` is called as well.
+    Yields:
+        The function to give to `train` as `on_start`. It also calls the `on_start` given here.
     """
     runs: list[Path] = []
 
@@ -327,10 +349,10 @@ def made_to_look(on_start: OnStart = lambda process: None) -> Iterator[OnStart]:
 
 
 def interrupted(project: Project, recipe: Recipe) -> Path | None:
-    """Returns the newest run of this recipe that was interrupted and can go on, or None.
+    """Returns the newest interrupted run of this recipe that can go on, or None.
 
-    One that was killed before its first checkpoint is begun again, in its directory. One that
-    failed then is not: what it left says why.
+    A run that was killed before its first checkpoint begins again in its directory. A run that
+    failed before its first checkpoint is left as it is, since its log says why it failed.
     """
     for path in sorted(project.runs.glob(f"*-{recipe.digest[:6]}*"), reverse=True):
         with contextlib.suppress(BadInput, OSError):
@@ -342,14 +364,14 @@ def interrupted(project: Project, recipe: Recipe) -> Path | None:
 
 
 def can_go_on(run: Path, content: Manifest, recipe: Recipe) -> bool:
-    """Whether a run of this recipe was interrupted, and no process is at it."""
+    """Whether a run has this recipe and was interrupted, and no process is at work on it."""
     begun = content.status == "running" or any(run.glob("checkpoints/*.json"))
     unfinished = begun and content.status != "finished" and content.recipe == recipe
     return unfinished and idle(run)
 
 
 def idle(run: Path) -> bool:
-    """Whether no process is at a run, which it would hold locked."""
+    """Whether no process is at work on a run: such a process holds the run locked."""
     with (run / "lock").open("a") as file:
         return locks.lock(file, ENDING)
 
@@ -359,7 +381,7 @@ def _now() -> str:
 
 
 def new_name(*words: str) -> str:
-    """A name for a directory, which begins with the time."""
+    """Returns a name for a directory: the time in UTC, then these words."""
     return "-".join((datetime.now(UTC).strftime("%Y%m%d-%H%M%S"), *words))
 
 
@@ -370,7 +392,14 @@ def _new_directory(launch: Launch) -> Path:
 
 
 def new_directory(folder: Path, name: str, what: str) -> Path:
-    """Makes a directory that was not there, with a number behind its name where that is taken."""
+    """Makes a new directory and returns its path; if the name is taken, adds a number to it.
+
+    Args:
+        what: what the directory is for, for the message of an error.
+
+    Raises:
+        BadInput: the folder cannot hold a new directory.
+    """
     for number in itertools.count(1):
         directory = folder / (name if number == 1 else f"{name}-{number}")
         try:

@@ -1,7 +1,7 @@
-"""The ledger: digests along a run, so that two runs can be compared where they were equal.
+"""The ledger: digests along a run, which show up to which place two runs were equal.
 
-`ledger.jsonl` holds an entry a line, each with a `head`: the SHA-256 of the head before it and
-of the entry. Equal heads mean equal runs up to there. Stages, in order:
+`ledger.jsonl` has one entry on each line. Each entry has a `head`: the SHA-256 of the head before
+it and of the entry. Equal heads mean that two runs were equal up to there. The stages, in order:
 
     environment   what is in effect for the guarantee
     data          all samples, which of them are in which part, and what preprocessing made of them
@@ -10,8 +10,8 @@ of the entry. Equal heads mean equal runs up to there. Stages, in order:
     epoch         after each epoch: order, generators, metrics, weights, optimizer, results
     final         predictions, what the model produced, and test results
 
-Weights are read once an epoch, not once a step, so the cost grows with their number and not with
-the number of steps.
+Weights are read once in each epoch and not after each step. So the cost depends on the number of
+weights and not on the number of steps.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from typing import Any
 from repro.basics.errors import BadInput
 from repro.basics.files import dumps, replacing
 
-# What differs first in an entry is what stands first here: an order or a generator is a cause,
-# weights and metrics are effects.
+# The fields of an entry, in the order in which they are compared: causes such as the data order
+# and the generators come before effects such as weights and metrics.
 FIELDS = (
     "settings",
     "samples",
     "split",
     "arrays",
     "order",
+    "content",
+    "vocabulary",
     "generators",
     "weights",
     "optimizer",
@@ -48,26 +50,26 @@ FIELDS = (
 
 
 FRESH = "; a new run is needed: repro train --fresh"
-"""What to do where a run cannot go on with its ledger."""
+"""The advice if a run cannot go on with its ledger."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a run was at one place."""
+    """The digests and values of a run at one place."""
 
     stage: str
     epoch: int
     step: int
     fields: dict[str, dict[str, Any]]
-    """Of `FIELDS`, each names with a digest or a value."""
+    """By field, one of `FIELDS`: digests or values by name."""
 
     @property
     def place(self) -> tuple[str, int, int]:
-        """Where in the run this is."""
+        """The place in the run: stage, epoch and step."""
         return self.stage, self.epoch, self.step
 
     def field(self, name: str) -> dict[str, Any]:
-        """The names and digests or values of a field; none where the entry does not have it."""
+        """Returns a field's digests or values by name; empty if the entry has no such field."""
         return self.fields.get(name, {})
 
     def __str__(self) -> str:
@@ -76,33 +78,33 @@ class Entry:
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where two runs part first."""
+    """The first place where two runs differ."""
 
     stage: str
     epoch: int
     step: int
     what: str
-    """The field of the entry, one of `FIELDS`; `place` or `length` where the entries differ as a
-    whole, `sources` where the data were read from other content."""
+    """The field of the entry, one of `FIELDS`. It is `place` or `length` if whole entries differ,
+    and `sources` if the data were read from other content."""
     name: str
-    """Of the tensor, generator, setting or source."""
+    """The name of the tensor, generator, setting or source that differs."""
     a: object
-    """Its digest or value in the first run; None where it has none."""
+    """Its digest or value in the first run; None if the run does not have it."""
     b: object
     """The same in the second run."""
     names: list[str] | None = None
-    """All that differ at this place, where what differs has names."""
+    """The names of all that differ in this field; None if they have no names."""
     means: str | None = None
-    """What such a difference means, where a comparison has said it."""
+    """What such a difference means, in words, if a comparison has added it."""
 
     def as_json(self) -> dict[str, Any]:
-        """As answers and manifests have it; what is not known is left out."""
+        """Returns the divergence as answers and manifests have it, without unknown fields."""
         content = asdict(self)
         return {k: v for k, v in content.items() if k not in ("names", "means") or v is not None}
 
 
 class Parted(BadInput):
-    """A run that went on was not what it had been: its data, settings or initial state differ."""
+    """A run cannot go on: its data, settings or initial state differ from those it began with."""
 
     def __init__(self, message: str, where: Divergence) -> None:
         super().__init__(message)
@@ -110,23 +112,25 @@ class Parted(BadInput):
 
 
 class Ledger:
-    """Appends entries to a file.
-
-    Where the file exists, the ledger goes on with it: it keeps the first `keep` entries and removes
-    all later ones. A kill may have left the last entry half written; that one is removed too.
-    """
+    """Appends entries to a file."""
 
     def __init__(self, path: Path, keep: int = 0, head: str = "") -> None:
-        """`head` is that of the last entry to keep.
+        """Begins a ledger, or goes on with one.
+
+        Args:
+            keep: how many entries of an existing file to keep. All later ones are removed, and so
+                is a last entry that a kill has left half written. 0: begins a new file.
+            head: the head of the last entry to keep.
 
         Raises:
-            BadInput: the entries to keep are not all there, or were altered; all stays as it is.
+            BadInput: the entries to keep are not all there, or were altered. The file stays as it
+                is.
         """
         lines = path.read_bytes().splitlines(keepends=True)[:keep] if keep else []
         found = [head for head, _ in _chain(path, lines, whole=False)]
         if len(found) != keep or (found and found[-1] != head):
             raise BadInput(
-                f"{path}: not the ledger that the checkpoint was written with, it was cut or "
+                f"{path}: this is not the ledger that belongs to the checkpoint; it was cut or "
                 f"altered{FRESH}"
             )
         with replacing(path) as file:
@@ -135,12 +139,12 @@ class Ledger:
         self.entries = len(lines)
         self.head = head
         self.seconds = 0.0
-        """Spent on the entries made in a `timed` block."""
+        """The seconds that `timed` blocks have taken."""
 
     def append(
         self, stage: str, fields: Mapping[str, Mapping[str, Any]], epoch: int = 0, step: int = 0
     ) -> None:
-        """Writes one entry; `fields` are of `FIELDS`, each names with a digest or a value."""
+        """Writes one entry; see `Entry`."""
         entry = {"stage": stage, "epoch": epoch, "step": step, **fields}
         text = dumps(entry, sort_keys=True)
         self.head = hashlib.sha256((self.head + text).encode()).hexdigest()
@@ -150,44 +154,44 @@ class Ledger:
 
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:
-        """Adds the time of a block, in which an entry is made, to `seconds`."""
+        """Adds the time of the block to `seconds`."""
         start = time.monotonic()
         yield
         self.seconds += time.monotonic() - start
 
     def sync(self) -> None:
-        """Returns when all entries are on the disk."""
+        """Flushes all entries to the disk, and waits until they are there."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Closes the file, all of which is on the disk then."""
+        """Flushes all entries to the disk and closes the file."""
         self.sync()
         self._file.close()
 
 
 def read(path: Path, whole: bool = True) -> Iterator[Entry]:
-    """Yields the entries, checking the chain; of an interrupted run the last may be torn.
+    """Yields the entries of a ledger, and checks the chain.
 
     Args:
-        whole: whether the run has finished; else somebody wants to go on with it, and is told how
-            to begin anew where that cannot be.
+        whole: whether the run has finished. If it has not, it is about to go on: then the last
+            entry may be half written, and messages advise how to begin anew.
 
     Raises:
-        BadInput: the file is not there, empty, torn or altered.
+        BadInput: the file is missing, empty, cut or altered.
     """
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
-        raise BadInput(f"{path}: no readable ledger{'' if whole else FRESH}") from None
+        raise BadInput(f"{path}: the ledger cannot be read{'' if whole else FRESH}") from None
     if not lines:
-        told = "it is empty, and was not when the run wrote it"
+        told = "the ledger is empty; it was emptied after the run had written it"
         raise BadInput(f"{path}: {told}{'' if whole else FRESH}")
     for _, entry in _chain(path, lines, whole):
         yield entry
 
 
 def _chain(path: Path, lines: list[bytes], whole: bool = True) -> Iterator[tuple[str, Entry]]:
-    """Yields the entries that lines hold, each behind its head; see `read`."""
+    """Yields the head and the entry of each line; see `read`."""
     head = ""
     for number, line in enumerate(lines, 1):
         try:
@@ -208,7 +212,7 @@ def _chain(path: Path, lines: list[bytes], whole: bool = True) -> Iterator[tuple
 
 
 def first_difference(a: Path, b: Path) -> Divergence | None:
-    """Returns where two ledgers part, or None."""
+    """Returns the first place where two ledgers differ; None if they are equal."""
     entries_a, entries_b = list(read(a)), list(read(b))
     for one, other in zip(entries_a, entries_b, strict=False):
         if one != other:
@@ -221,7 +225,7 @@ def first_difference(a: Path, b: Path) -> Divergence | None:
 
 
 def _difference(one: Entry, other: Entry) -> Divergence:
-    """How two entries differ that stand at one place of two ledgers."""
+    """Says how two entries differ that stand at the same place of two ledgers."""
     for what in FIELDS:
         left, right = one.field(what), other.field(what)
         names = [n for n in {**left, **right} if left.get(n) != right.get(n)]

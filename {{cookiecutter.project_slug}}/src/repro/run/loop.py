@@ -1,9 +1,9 @@
 """The training loop: epochs, chunks of steps, and a boundary after each chunk.
 
-This is what `keras.Model.fit` does, written out, so that it can be read and changed. The order of
-an epoch is cut into chunks of batches; one call of the backend's steps makes all of a chunk (see
-`steps`). Between two chunks everything is at rest: what happens there (ledger, progress,
-checkpoints) is in `boundary`. Keras's callbacks see the results of each epoch.
+This is what `keras.Model.fit` does, written out, so that you can read and change it. The order of
+an epoch is cut into chunks of batches, and one call of the backend's steps makes a whole chunk (see
+`steps`). Between two chunks everything is at rest. There `boundary` writes the ledger, tells the
+progress and writes checkpoints. Keras's callbacks see the results of each epoch.
 """
 
 from __future__ import annotations
@@ -20,33 +20,34 @@ from repro.run import callbacks, state
 from repro.run.boundary import Boundary, Length, Results
 from repro.run.ending import Ending, Memory
 from repro.run.state import Checkpoint, Position
-from repro.run.steps import OwnSteps, chunks, evaluate, results
+from repro.run.steps import PartSteps, chunks, evaluate, results
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a training."""
+    """The results of a training."""
 
     history: list[Results]
     """The results of each epoch."""
     results: Results
-    """Those of the model as it is at the end, which need not be the last ones."""
+    """The results of the final model, which need not be the model of the last epoch."""
     ending: Ending
+    """What the next step would have started from."""
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """Where a training begins, or goes on."""
+    """What a training begins with, or goes on from."""
 
     before: Ending | None = None
-    """How the training ended that this one goes on from."""
+    """The ending of another training that this one goes on from."""
     checkpoint: Checkpoint | None = None
-    """That of the same run, which was interrupted."""
+    """The checkpoint of this run, if it was interrupted."""
 
 
 def train(
     model: Any,
-    steps_of: dict[str, Any],
+    steps_of: dict[str, PartSteps],
     parameters: Parameters,
     seed: int,
     boundary: Boundary,
@@ -55,13 +56,15 @@ def train(
     """Trains a compiled model whose variables exist.
 
     Args:
-        steps_of: see `compiled`.
-        parameters: those of the recipe.
-        seed: what the data order is keyed by.
-        boundary: what happens between two chunks of steps.
+        steps_of: by part, what makes its steps; see `steps.compiled`.
+        parameters: the parameters of the recipe.
+        seed: the seed of the data order.
+        boundary: is called before and after each chunk of steps, and after each epoch.
+        beginning: the ending or the checkpoint to go on from, if there is one.
 
     Raises:
-        BadInput: a callback watches what is not measured, or the checkpoint fits no longer.
+        BadInput: a callback watches a value that is not measured, or the checkpoint does not fit
+            the model any more.
     """
     training, steps = parameters.training, steps_of["train"]
     watchers = callbacks.watch(parameters.callbacks, model)
@@ -69,34 +72,36 @@ def train(
     of = Length(
         training.initial_epoch,
         training.epochs,
-        samples_of(training, len(steps.part.x)),
+        samples_of(training, len(steps.part)),
         training.batch_size,
+        steps.most(training.batch_size),
     )
     boundary.begin(here, of, watchers)
     for epoch in range(here.epoch, training.epochs + 1):
         if boundary.here.stopped:
             break
-        made, step = here.step if epoch == here.epoch else 0, 0
-        if not made:
+        step = here.step if epoch == here.epoch else 0
+        if not step:
             model.reset_metrics()
-        order = order_of(training, seed, epoch, len(steps.part.x))
-        for indices in chunks(order, training.batch_size, _one_by_one(steps, boundary, epoch)):
-            step += len(indices)
-            if step <= made:
-                continue
-            boundary.before(epoch, step, indices)
-            steps(indices)
-            boundary.steps_made(epoch, step, indices, results(model).get("loss"))
+        order = order_of(training, seed, epoch, len(steps.part))
+        single_after = _one_by_one(steps, boundary, epoch)
+        cut = chunks(order, training.batch_size, of.chunk, single_after, made=step)
+        for chunk in steps.feed.chunks(cut, epoch):
+            step += chunk.steps
+            boundary.before(epoch, step, chunk)
+            steps(chunk)
+            boundary.steps_made(epoch, step, chunk, results(model).get("loss"))
         found, metrics = results(model), state.digests(model, "metrics")
         if epoch % training.validation_freq == 0:
             found |= validate(model, steps_of, training)
         stopped = callbacks.epoch_ended(watchers, epoch, found)
-        boundary.epoch_made(epoch, metrics, found, stopped)
+        content = steps_of["validation"].content
+        boundary.epoch_made(epoch, metrics, found, stopped, content)
     return end(model, steps_of, parameters, watchers, boundary.here.history, beginning.before)
 
 
 def order_of(training: Training, seed: int, epoch: int, size: int) -> np.ndarray:
-    """The samples of an epoch in their order: their positions, int32 of shape (samples,)."""
+    """Returns the positions of an epoch's samples, in order: int32 of shape (samples,)."""
     if training.shuffle:
         order = seeds.permutation(seed, epoch, size)
     else:
@@ -105,39 +110,42 @@ def order_of(training: Training, seed: int, epoch: int, size: int) -> np.ndarray
 
 
 def samples_of(training: Training, size: int) -> int:
-    """How many samples an epoch sees, of those that there are."""
+    """Returns how many of the `size` samples one epoch sees."""
     if training.steps_per_epoch:
         return min(size, training.steps_per_epoch * training.batch_size)
     return size
 
 
 def validate(model: Any, steps_of: dict[str, Any], training: Training) -> Results:
-    """The results on the validation, as they stand in the history."""
+    """Returns the results on the validation part, under the names that the history has."""
     batch_size = training.validation_batch_size or training.batch_size
     found = evaluate(model, steps_of["validation"], batch_size)
     return {f"val_{name}": value for name, value in found.items()}
 
 
-def _one_by_one(steps: Any, boundary: Boundary, epoch: int) -> int | None:
-    """After which step of an epoch the steps come one by one; a model's own always do."""
+def _one_by_one(steps: PartSteps, boundary: Boundary, epoch: int) -> int | None:
+    """Returns after which step of an epoch the steps are made one by one; None: in chunks.
+
+    A model with a `learn` of its own makes all its steps one by one.
+    """
     asked = boundary.one_by_one(epoch)
-    return 0 if isinstance(steps, OwnSteps) and asked is None else asked
+    return 0 if steps.one_by_one and asked is None else asked
 
 
 def begin(
     model: Any, watchers: list[Any], parameters: Parameters, beginning: Beginning
 ) -> Position:
-    """Gives model, callbacks and generators what they had where the training begins or goes on.
+    """Gives model, callbacks and generators their state; returns where the training begins.
 
     Raises:
-        BadInput: the checkpoint, or the other training's ending, does not fit this one.
+        BadInput: the checkpoint, or the ending of the other training, does not fit this one.
     """
     if beginning.before is not None:
         go_on_from(beginning.before, model, watchers, parameters)
     if beginning.checkpoint is None:
         return Position(parameters.training.initial_epoch + 1)
-    # Only now, after the graphs were traced: what that drew from Python's or NumPy's
-    # generators, it drew before the first step of the run that was interrupted as well.
+    # The generators are restored only now, after the graphs were traced. Tracing may draw from
+    # Python's or NumPy's generators, and in the interrupted run it did so before the first step.
     here = beginning.checkpoint.position
     callbacks.restore(watchers, here.callbacks, beginning.checkpoint.restore(model))
     return here
@@ -145,16 +153,16 @@ def begin(
 
 def end(
     model: Any,
-    steps_of: dict[str, Any],
+    steps_of: dict[str, PartSteps],
     parameters: Parameters,
     watchers: list[Any],
     history: list[Results],
     before: Ending | None,
 ) -> Trained:
-    """Makes of the model what `keras.Model.fit` leaves, and tells what came of the training.
+    """Brings the model into the state in which `keras.Model.fit` leaves it; returns the results.
 
-    With `use_ema` the averaged weights take the place of the last ones; then a callback may bring
-    back those of its best epoch.
+    With `use_ema` the averaged weights replace the last ones. After that a callback may bring back
+    the weights of its best epoch.
     """
     training, optimizer = parameters.training, parameters.optimizer
     ending = Ending(
@@ -174,21 +182,23 @@ def end(
     if best is not None:
         final = ending.memory.history[best - ending.memory.epochs]
     averaged = best is None and optimizer.use_ema
-    # The epoch that the model is of need not be one with a validation (`validation_freq`).
+    # The final model has to be validated, unless its epoch was. It was not if the weights are an
+    # average, or if the epoch had no validation (`validation_freq`).
     if averaged or not any(name.startswith("val_") for name in final):
         final = final | validate(model, steps_of, training)
     return Trained(history, final, ending)
 
 
 def go_on_from(before: Ending, model: Any, watchers: list[Any], parameters: Parameters) -> None:
-    """Gives callbacks and generators what they remembered when another training ended.
+    """Gives callbacks and generators the state that they had when another training ended.
 
-    The tensors are there already. A learning rate that the recipe has changed since is the
-    recipe's; else it stays what the other training had, which a callback may have reduced.
+    The model has its tensors already. If the recipe's learning rate was changed since, the recipe's
+    is used. If not, the optimizer keeps the one of the other training, which a callback may have
+    reduced.
 
     Raises:
-        BadInput: callbacks remember epochs, and the recipe counts them otherwise; or early
-            stopping has nothing to wait for any more.
+        BadInput: the callbacks remember numbers of epochs, and `training.initial_epoch` does not
+            fit them; or early stopping would end the training at once.
     """
     memory, training = before.memory, parameters.training
     if memory.callbacks and watchers and training.initial_epoch != memory.epochs:

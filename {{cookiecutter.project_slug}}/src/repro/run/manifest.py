@@ -1,4 +1,4 @@
-"""What a run directory says of itself: its manifest, sealed, and how a run is found by its name."""
+"""The manifest of a run: its fields, its seal, and how to find a run by its name."""
 
 from __future__ import annotations
 
@@ -21,36 +21,38 @@ from repro.recipe.recipe import Recipe
 from repro.run.ledger import Divergence
 
 FORMAT = 2
-"""Of manifests. One of another format was written by another version, and is not read."""
+"""The format of manifests. A manifest of another format is refused: another version wrote it."""
 
 Number = Annotated[float, pydantic.BeforeValidator(files.numbers)]
-"""A result; one that is not finite is a word in JSON."""
+"""A result. In JSON, one that is not finite is a string such as `NaN`."""
 
 
 class Surroundings(Group):
-    """What was changed around a run on purpose; `index` is the number of the run in its gate."""
+    """What was changed around a run on purpose."""
 
     varied: Sequence[str] = ()
+    """The names of the variations."""
     index: int = 0
+    """The number of the run in its gate; 0: an ordinary run, or the first one of a gate."""
 
 
 ORDINARY = Surroundings()
-"""Nothing is changed."""
+"""Surroundings in which nothing is changed."""
 
 
 class Probe(Group):
-    """What a run is made to look at, if it is made only to look."""
+    """The place to look at in a run that is made only to look at one place."""
 
     stage: str
     epoch: int
     after: int
-    """The steps of the epoch after this one get an entry each, with all tensors' digests."""
+    """Each step of the epoch after this one gets an entry with the digests of all tensors."""
     record: int | None
-    """The step of which every tensor is recorded."""
+    """The step of which every tensor is recorded; None: no step."""
 
 
 class Manifest(Group):
-    """What a run says of itself from its beginning on."""
+    """What the manifest says about a run from the beginning of the run."""
 
     model_config = pydantic.ConfigDict(allow_inf_nan=True, ser_json_inf_nan="strings")
 
@@ -58,36 +60,38 @@ class Manifest(Group):
     run: str
     recipe: Recipe
     project: dict[str, str]
-    """The name of the project's `package`."""
+    """The name of the project's package, as `package`."""
     seed: int
-    """The recipe's, or what was drawn where the recipe has none."""
+    """The recipe's seed, or the one that was drawn if the recipe has none."""
     overrides: Sequence[str] = ()
     trial: bool = False
-    """Whether the run is a trial of a study, and so is not found by its recipe."""
+    """Whether the run is a trial of a study; such a run is not found by its recipe."""
     started: str
     resumed: Sequence[str] = ()
-    """When the run was gone on with, each time."""
+    """The times at which the run went on after an interruption."""
     surroundings: Surroundings = ORDINARY
     status: Literal["running", "failed", "probed", "finished"] = "running"
     checkpoint_seconds: float = 60
+    readers: int = 0
+    """How many threads read samples that are not in memory."""
     probe: Probe | None = None
     code: Code
     machinery: Origin | None = None
-    """Where the machinery comes from that the run was made by."""
+    """The origin of the machinery that made the run."""
     interpreter: str
     environment: dict[str, str]
-    """The variables that decide results, as the process was started with them."""
+    """The variables that decide results, with which the process was started."""
     made_of: Provenance | None = None
     reads: Reads | None = None
     parted: Divergence | None = None
-    """Where a run that was to go on was not what it had been."""
+    """Where the run differed from what it was before it was interrupted, if it did."""
 
     def but(self, **changed: Any) -> Self:
-        """The same manifest, with other values for some fields."""
+        """Returns the same manifest with other values for some fields."""
         return self.model_copy(update=changed)
 
     def as_json(self) -> dict[str, Any]:
-        """As it stands in the file; a field that says nothing is left out."""
+        """Returns the manifest as the file has it; some fields are left out if they are empty."""
         content = self.model_dump(mode="json", by_alias=True)
         content["recipe"] = self.recipe.as_json()
         if self.parted is not None:
@@ -99,20 +103,20 @@ _SILENT = ("parted", "made_of", "reads", "machinery")
 
 
 class Finished(Manifest):
-    """What a run says of itself once it has finished."""
+    """What the manifest says about a run that has finished."""
 
     recipe_digest: str
     split: dict[str, Any]
-    """What `splits.describe` says."""
+    """See `splits.describe`."""
     guarantee: Promise
     in_effect: dict[str, Any]
-    """What the libraries said of their settings; see `determinism.in_effect`."""
+    """The settings that the libraries reported; see `determinism.in_effect`."""
     digest: str
-    """Of the final state."""
+    """The digest of the final state."""
     ending: str
-    """The digest of what a next step would have started from."""
+    """The digest of the ending; see `ending.Ending`."""
     transferred: list[str]
-    """The weights that were taken from another run."""
+    """The names of the weights that were taken from another run."""
     predictions: dict[str, str]
     produced: dict[str, str]
     metrics: dict[str, Number]
@@ -128,24 +132,24 @@ class Finished(Manifest):
 
 
 def write(directory: Path, content: Manifest) -> None:
-    """Replaces the manifest in one step, with a seal: the digest of all that it says."""
+    """Writes the manifest with its seal; it replaces an older one in one step."""
     text = json.dumps(sealed(content.as_json()), indent=2, ensure_ascii=False)
     with files.replacing(directory / "manifest.json") as file:
         file.write(text.encode() + b"\n")
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """Returns content as JSON will have it, with a seal: the digest of all that it says."""
+    """Returns content as JSON has it, and adds its seal, which is the digest of all the rest."""
     text = files.dumps({k: v for k, v in content.items() if k != "seal"})
     said: dict[str, Any] = json.loads(text)
     return said | {"seal": digests.of_json(said)}
 
 
 def unsealed(content: dict[str, Any]) -> dict[str, Any]:
-    """Returns content without its seal.
+    """Returns content without its seal, and checks the seal.
 
     Raises:
-        ValueError: it says something else than when it was sealed.
+        ValueError: the content was altered since it was sealed.
     """
     said = {k: v for k, v in content.items() if k != "seal"}
     if content.get("seal") != digests.of_json(said):
@@ -154,24 +158,24 @@ def unsealed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(directory: Path) -> Manifest:
-    """Returns the manifest of a run directory; of a run that has finished a `Finished`.
+    """Returns the manifest of a run directory; if the run has finished, it is a `Finished`.
 
     Raises:
-        BadInput: there is none, or it is no manifest, or says something else than was written.
+        BadInput: there is no manifest, or it is damaged, altered or of another format.
     """
     path = directory / "manifest.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise BadInput(f"{directory}: not a run directory, it has no manifest.json") from None
+        raise BadInput(f"{directory}: not a run directory; it has no manifest.json") from None
     except ValueError:
         raise BadInput(f"{path}: not valid JSON") from None
     if not isinstance(content, dict) or not isinstance(content.get("recipe"), dict):
-        raise BadInput(f"{path}: not the manifest of a run, it has no recipe")
+        raise BadInput(f"{path}: not the manifest of a run; it has no recipe")
     if content.get("format") != FORMAT:
         raise BadInput(
-            f"{path}: expected the format {FORMAT}, got {content.get('format')}: another version "
-            "of the machinery wrote it; train it again"
+            f"{path}: expected format {FORMAT}, got {content.get('format')}: another version of "
+            "the machinery wrote it; train the recipe again"
         )
     try:
         said = json.dumps(unsealed(content))
@@ -186,51 +190,63 @@ def read(directory: Path) -> Manifest:
 
 
 def finished(directory: Path) -> Finished:
-    """Returns the manifest of a finished run whose files are those that it wrote.
+    """Returns the manifest of a finished run, and checks the digests of the run's files.
 
-    A file that is gone is not one that was altered: whoever needs it says that it is not there.
+    A missing file is not an error here: the code that needs the file reports it.
 
     Raises:
-        BadInput: it is no run, it has not finished, or a file is not the one that it wrote.
+        BadInput: this is not a run, it has not finished, or a file was altered.
     """
     content = of_finished(directory)
     for name, expected in content.files.items():
         path = directory / name
-        if path.is_file() and files.sha256(path) != expected:
-            raise BadInput(f"{path}: altered or replaced since the run wrote it; train it again")
+        if path.is_file() and digests.sha256(path) != expected:
+            raise BadInput(f"{path}: altered since the run wrote it; train the recipe again")
     return content
 
 
 def of_finished(directory: Path) -> Finished:
-    """Returns the manifest of a finished run, whose other files are not looked at.
+    """Returns the manifest of a finished run, without looking at the run's other files.
 
     Raises:
-        BadInput: it is no run, or it has not finished.
+        BadInput: this is not a run, or it has not finished.
     """
     content = read(directory)
     if not isinstance(content, Finished):
-        raise BadInput(f"{directory}: the run has not finished, it is {content.status!r}")
+        raise BadInput(
+            f"{directory}: expected a run that has finished; its status is {content.status!r}"
+        )
     return content
 
 
 def digests_of_files(directory: Path) -> dict[str, str]:
-    """The SHA-256 of each file that a run leaves, which is on the disk then."""
-    return {
-        path.name: files.sha256(path, settle=True)
-        for path in sorted(directory.iterdir())
-        if path.is_file() and path.name not in ("manifest.json", "log.txt", "lock")
-    }
+    """Returns the SHA-256 of each file that a run leaves, by name; flushes each to the disk."""
+    found = {}
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and path.name not in ("manifest.json", "log.txt", "lock"):
+            files.settle(path)
+            found[path.name] = digests.sha256(path)
+    return found
 
 
 def find_run(project: Project, name: str) -> Path:
-    """Returns the run directory a person means: a path, a run's id, or how one id begins."""
+    """Returns the run directory for a name: a path, the id of a run, or the beginning of one id.
+
+    Raises:
+        BadInput: there is no such run, or there are several.
+    """
     return find_directory(project.runs, "manifest.json", name, ("run", "runs"))
 
 
 def find_directory(folder: Path, file: str, name: str, what: tuple[str, str]) -> Path:
-    """Returns the directory with this file that a person means: a path, or how its name begins.
+    """Returns the directory for a name: a path, or the beginning of the name of one in `folder`.
 
-    `what` is what such directories are called, one of them and several.
+    Args:
+        file: the file that such a directory has.
+        what: the word for such a directory, in the singular and in the plural.
+
+    Raises:
+        BadInput: there is no such directory, or there are several.
     """
     if files.is_file(Path(name) / file):
         return Path(name).resolve()
@@ -242,8 +258,8 @@ def find_directory(folder: Path, file: str, name: str, what: tuple[str, str]) ->
     one, several = what
     if close:
         raise BadInput(
-            f"{name}: {len(close)} {several} begin so, such as {close[0].name}; say more"
+            f"{name}: {len(close)} {several} begin with this, such as {close[0].name}; "
+            "give more of the name"
         )
-    raise BadInput(
-        f"{name}: no such {one}; " + (f"the last one is {known[-1].name}" if known else "none yet")
-    )
+    last = f"the last one is {known[-1].name}" if known else "there is none yet"
+    raise BadInput(f"{name}: no such {one}; {last}")

@@ -1,8 +1,9 @@
-"""What each loss and each metric on offer needs of targets and outputs.
+"""What each loss and each metric needs of the targets and of the model's outputs.
 
-Keras takes much without a word that it cannot mean: it cuts 0.7 to class 0, and compares one number
-with ten by repeating it ten times. Other things it meets with a traceback, and JAX with a result.
-So each has its need here, and `targets.py` refuses what does not meet it before the first step.
+Keras accepts combinations that make no sense: it takes the target 0.7 for class 0, and it compares
+one number with ten by repeating it ten times. For other combinations it shows a traceback, and on
+JAX it may give a result. So this module has the needs of each loss and metric, and `targets.py`
+refuses what does not meet them before the first step.
 """
 
 from __future__ import annotations
@@ -20,34 +21,32 @@ TOP = 5
 
 @dataclass(frozen=True)
 class Seen:
-    """What a loss or a metric will get.
-
-    Shapes: each of `targets` (samples, *of one sample); `outputs` is that of one sample's outputs.
-    """
+    """The targets and the shape of the outputs that a loss or a metric gets."""
 
     targets: dict[str, np.ndarray]
-    """By the name of the part: train, validation, test."""
+    """By part (train, validation, test): arrays of shape (samples, *of one sample's targets)."""
     outputs: tuple[int | None, ...]
+    """The shape of one sample's outputs."""
     classes: int
-    """How many there are, as the data function says."""
+    """The number of classes that the data function says."""
 
     @property
     def one(self) -> np.ndarray:
-        """The targets of some part, for what is the same in all."""
+        """The targets of one part, for questions that have the same answer for all parts."""
         return next(iter(self.targets.values()))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the targets of one sample."""
+        """The shape of one sample's targets."""
         return tuple(self.one.shape[1:])
 
     @property
     def last(self) -> int:
-        """The outputs along the last axis; 1 where there is none."""
+        """The number of outputs along the last axis; 1 if one sample's output is one number."""
         return (self.outputs[-1] or 0) if self.outputs else 1
 
     def first_where(self, wrong: Callable[[np.ndarray], np.ndarray]) -> str:
-        """The first target for which something holds, and its part; empty where there is none."""
+        """Names the first target for which `wrong` is true, and its part; empty if none is."""
         for name, array in self.targets.items():
             found = wrong(array)
             if found.any():
@@ -56,11 +55,11 @@ class Seen:
 
 
 Need = Callable[[Seen], str]
-"""Returns what is needed and is not so, or nothing."""
+"""Returns which need is not met, or an empty text. The docstring of each says what it needs."""
 
 
 def _numbers(seen: Seen) -> str:
-    """Numbers, one for each output. A last axis of length 1 may be left out."""
+    """One number for each output. A last axis of length 1 may be left out."""
     if seen.one.dtype.kind not in "biuf":
         return f"needs numbers as targets, and these are of type {seen.one.dtype}"
     targets, outputs = ((*shape, 1) for shape in (seen.shape, seen.outputs))
@@ -95,7 +94,7 @@ def _labels(seen: Seen) -> str:
 
 
 def _between(low: float, high: float, what: str) -> Need:
-    """Numbers in a range."""
+    """One number in this range for each output."""
 
     def need(seen: Seen) -> str:
         if wrong := _numbers(seen):
@@ -107,7 +106,7 @@ def _between(low: float, high: float, what: str) -> Need:
 
 
 def _among(values: tuple[int, ...], what: str) -> Need:
-    """Numbers that are some of these."""
+    """One of these numbers for each output."""
 
     def need(seen: Seen) -> str:
         if wrong := _numbers(seen):
@@ -123,30 +122,30 @@ _share = _between(0, 1, "shares from 0 to 1")
 
 
 def _shares(seen: Seen) -> str:
-    """A share for each class, of which a row sums up to 1; with one column a class, one of them."""
+    """A share from 0 to 1 for each class, where the shares of a row sum up to 1."""
     if seen.last < 2:
         return "needs an output for each class, and the model has one output"
     if wrong := _share(seen):
         return wrong
     for name, array in seen.targets.items():
-        # Wide, so that the sum of many float16 is near enough.
+        # In float64, since a sum of many float16 would not be exact enough.
         total = array.sum(axis=-1, dtype=np.float64)
         off = np.abs(total - 1) > 1e-2
         if off.any():
             return (
-                "needs shares of classes as targets, which are 1 together, and a row of the "
-                f"{name} part is {total[off].flat[0]:.4g} together"
+                "needs shares of classes as targets, which sum up to 1, and a row of the "
+                f"{name} part sums up to {total[off].flat[0]:.4g}"
             )
     return ""
 
 
 def _vectors(seen: Seen) -> str:
-    """Several numbers for each sample; of one number the cosine is its sign."""
+    """Several numbers for each sample: the cosine of a single number is only its sign."""
     return _numbers(seen) or ("needs several outputs, and there is one" if seen.last < 2 else "")
 
 
 def _table(need: Need) -> Need:
-    """A row of numbers for each sample, and no further axis."""
+    """Outputs that are a row of numbers for each sample, without further axes."""
 
     def both(seen: Seen) -> str:
         if len(seen.outputs) != 1:
@@ -157,14 +156,14 @@ def _table(need: Need) -> Need:
 
 
 def _columns(seen: Seen) -> str:
-    """As `_table`, and the targets have their last axis, also where its length is 1."""
+    """0 or 1 for each output. The last axis must be there even if its length is 1."""
     if len(seen.shape) != 1:
         return f"needs targets of shape (samples, columns); a sample's have shape {seen.shape}"
     return _zero_or_one(seen)
 
 
 def _top(need: Need) -> Need:
-    """More classes than are looked at, for else every answer is right."""
+    """More classes than the metric looks at, since every answer would be right otherwise."""
 
     def both(seen: Seen) -> str:
         if wrong := need(seen):
@@ -177,7 +176,7 @@ def _top(need: Need) -> Need:
 
 
 def _accuracy(seen: Seen) -> str:
-    """Which accuracy it is Keras decides by the shapes (`compile_utils.get_metric`)."""
+    """What Keras's accuracy for these shapes needs: see Keras's `compile_utils.get_metric`."""
     if seen.last == 1:
         return _zero_or_one(seen)
     if len(seen.shape) < len(seen.outputs) or seen.shape[-1] == 1:
@@ -186,7 +185,7 @@ def _accuracy(seen: Seen) -> str:
 
 
 _not_negative = _between(0, np.inf, "numbers of 0 or more")
-# Keras takes 0 for -1.
+# If the targets are 0 and 1, Keras takes 0 for -1.
 _sides = _among((-1, 0, 1), "-1 and 1, or 0 and 1,")
 
 LOSSES: dict[str, Need] = {
@@ -216,7 +215,7 @@ PROBABILITIES = {
     "binary_focal_crossentropy",
     "kl_divergence",
 }
-"""Losses of outputs from 0 to 1. Of others Keras makes such by cutting off what is too much."""
+"""Losses that need outputs from 0 to 1. Keras would clip other outputs without a warning."""
 METRICS: dict[str, Need] = {
     "accuracy": _accuracy,
     "top_k_categorical_accuracy": _top(_shares),
@@ -235,10 +234,16 @@ METRICS: dict[str, Need] = {
 
 
 def check(seen: Seen, key: str, names: Sequence[str], needs: dict[str, Need]) -> None:
-    """Refuses the first of these losses or metrics whose need is not met.
+    """Checks that targets and outputs meet the needs of these losses or metrics.
+
+    Args:
+        key: the parameter that names them, for the message.
+        names: the losses or metrics to check.
+        needs: `LOSSES` or `METRICS`.
 
     Raises:
-        BadInput: with what it needs, what is there, and up to three names that would do.
+        BadInput: a need is not met. The message says what is needed, what is there, and up to three
+            other names that would work.
     """
     for name in names:
         if wrong := needs[name](seen):

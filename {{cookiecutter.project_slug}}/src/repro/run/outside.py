@@ -1,16 +1,17 @@
-"""State outside the model: what a step depends on and neither model nor optimizer holds.
+"""State outside the model: a step depends on it, but neither model nor optimizer holds it.
 
-A seed generator at the top of a module, a variable in a plain object, a second optimizer, a NumPy
-generator that a layer calls: a training that goes on from a checkpoint has to find them as they
-were. What can be found is kept with the state:
+Examples are a seed generator at the top of a module, a variable in a plain object, a second
+optimizer, and a NumPy generator that a layer calls. A training that goes on from a checkpoint needs
+all of them as they were. So these are kept with the state:
 
 - the variables of Keras that are alive and in no other part of the state;
 - the variables that TensorFlow's traced steps use;
 - the generators of Python, NumPy and PyTorch that the project's modules and the model hold.
 
-What cannot be kept, such as the counter inside `tf.random.uniform` or what a Python function called
-from a graph remembers, is named by `unkept`. A run that has it writes no checkpoints, and begins
-anew when it was interrupted: the bits are then the same all the same.
+Some state cannot be kept, such as the counter inside `tf.random.uniform`, or what a Python function
+that a graph calls remembers. `unkept` names the operations that have such state. A run with one of
+them writes no checkpoints. If it is interrupted it begins again, and so it ends in the same bits
+too.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 
 MOST = 500_000
-"""Objects that are looked at in search of generators."""
+"""How many objects the search for generators looks at, at most."""
 
 _made: list[weakref.ref[Any]] = []
 _kept: list[Any] = []
@@ -35,7 +36,7 @@ _generators: dict[str, Any] = {}
 
 
 def watch() -> None:
-    """Notes each variable of Keras that is made from now on; before a model is built."""
+    """Notes each variable of Keras that is made from now on. Call it before a model is built."""
     from keras.src.backend.common.variables import Variable
 
     original = Variable.__init__
@@ -48,18 +49,18 @@ def watch() -> None:
 
 
 def settle(known: Iterable[Any], graphs: Iterable[Any], package: str, model: Any) -> None:
-    """Decides what is kept, once model, optimizer and steps are made and before the first step.
+    """Decides what is kept. Call it after model, optimizer and steps are made, before any step.
 
     Args:
         known: the variables of Keras that model and optimizer hold.
-        graphs: of the traced steps; None where there is none.
+        graphs: the graphs of the traced steps.
         package: the name of the project's own package.
     """
-    gc.collect()  # A model that was made and given up is not alive.
+    gc.collect()  # The variables of a model that nobody uses any more are not to be kept.
     inside = {id(variable) for variable in known}
     alive = [variable for ref in _made if (variable := ref()) is not None]
     _kept[:] = [variable for variable in alive if id(variable) not in inside]
-    # TensorFlow's own ones: those of Keras's variables are known by their handles.
+    # TensorFlow's own variables. Those behind Keras's variables are told apart by their handles.
     handles = {id(getattr(variable.value, "handle", None)) for variable in alive}
     for graph in graphs:
         for variable in getattr(graph, "variables", ()):
@@ -71,12 +72,12 @@ def settle(known: Iterable[Any], graphs: Iterable[Any], package: str, model: Any
 
 
 def variables() -> list[Any]:
-    """The variables that are kept: Keras's in the order in which they were made, then others."""
+    """Returns the kept variables: those of Keras in the order of their making, then others."""
     return list(_kept)
 
 
 def generators() -> dict[str, np.ndarray]:
-    """The state of each generator that is kept, as bytes, by where it was found."""
+    """Returns the state of each kept generator as an array of bytes, by where it was found."""
     return {
         name: np.frombuffer(repr(_state(generator)).encode(), np.uint8)
         for name, generator in _generators.items()
@@ -84,7 +85,7 @@ def generators() -> dict[str, np.ndarray]:
 
 
 def states() -> dict[str, Any]:
-    """The state of each generator that is kept, as plain numbers; see `restore`."""
+    """Returns the state of each kept generator as plain numbers; see `restore`."""
     return {name: _state(generator) for name, generator in _generators.items()}
 
 
@@ -117,17 +118,18 @@ def _plain(state: Any) -> Any:
 
 
 def _as_before(state: Any, like: Any) -> Any:
-    """Gives plain numbers the types that a state has now."""
+    """Returns the plain numbers of a state with the types that the state `like` has."""
     if isinstance(like, dict):
         return {name: _as_before(state[name], value) for name, value in like.items()}
     return np.asarray(state, dtype=like.dtype) if isinstance(like, np.ndarray) else state
 
 
 def _reachable(package: str, model: Any) -> Iterator[tuple[str, Any]]:
-    """Generators that the modules of a package and the model hold, by where the first way leads.
+    """Yields the generators that the package's modules and the model hold, with where they are.
 
-    Followed are containers, objects, classes and functions of the package, and what functions
-    close over; not the modules of libraries, whose own generators are kept already.
+    The search goes through containers, objects, and the package's classes and functions with what
+    they close over. It does not go into the modules of libraries, since their own generators are
+    kept already. A generator that can be reached in several ways is named by the shortest one.
     """
     modules = {
         name: module
@@ -151,7 +153,7 @@ def _reachable(package: str, model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _generator(one: Any) -> Any:
-    """What holds the state of a generator, or None where `one` is no generator."""
+    """Returns what holds the state of a generator; None if `one` is not a generator to keep."""
     if isinstance(one, np.random.Generator):
         return one.bit_generator
     if isinstance(one, np.random.RandomState):
@@ -164,9 +166,9 @@ def _generator(one: Any) -> Any:
 
 
 def _inside(where: str, one: Any, package: str) -> list[tuple[str, Any]]:
-    """What `one` holds, each with where it is."""
+    """Returns the objects that `one` holds, each with where it is."""
     if isinstance(one, dict):
-        # Names must be the same in each process, which what an object prints of itself is not.
+        # A name must be the same in each process, so it cannot have what an object prints.
         keys = (key if isinstance(key, str | int) else number for number, key in enumerate(one))
         return [(f"{where}[{k!r}]", v) for k, v in zip(keys, list(one.values()), strict=False)]
     if isinstance(one, list | tuple):
@@ -194,7 +196,7 @@ def _of_function(where: str, function: FunctionType) -> list[tuple[str, Any]]:
     for name, cell in zip(names, function.__closure__ or (), strict=True):
         try:
             found.append((f"{where} {name}", cell.cell_contents))
-        except ValueError:  # A name that has no value yet.
+        except ValueError:  # The name has no value yet.
             continue
     return found
 
@@ -206,12 +208,12 @@ _HARMLESS = """
     VarHandleOp VarIsInitializedOp VariableShape While XlaLaunch
 """
 HARMLESS = frozenset(_HARMLESS.split())
-"""Operations that TensorFlow calls stateful and whose state, if any, is in variables."""
+"""Operations that TensorFlow calls stateful, but that keep no state or keep it in variables."""
 HARMLESS_BEGINNINGS = ("Resource", "Stateless", "StatefulStandardNormalV2", "StatefulUniform")
 
 
 def unkept(graphs: Iterable[Any]) -> list[str]:
-    """The kinds of operations in traced steps that keep a state which no checkpoint has."""
+    """Returns the kinds of operations in traced steps that keep a state no checkpoint can have."""
     from tensorflow.python.framework import op_def_registry
 
     found = set()
@@ -228,7 +230,7 @@ def unkept(graphs: Iterable[Any]) -> list[str]:
 
 
 def _scope(name: str) -> str:
-    """The layer that an operation is in, as TensorFlow's scopes tell it, or nothing."""
+    """Returns the layer of an operation, as TensorFlow's scopes name it; empty if they do not."""
     left_out = ("while", "gradient_tape", "body")
     steps = [s for s in name.split("/")[:-1] if not s.startswith(left_out)]
     return f"{'/'.join(steps)}: " if steps else ""

@@ -1,13 +1,14 @@
-"""Data, model and steps of a recipe, as they are before the first step.
+"""Makes the data, the model and the steps of a recipe, up to the first step.
 
-Nothing numerical is imported before the settings are in effect: this is called after
-`determinism.apply`.
+It is called after `determinism.apply`, since no numerical library may be imported before the
+settings are in effect.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from repro import backends
 from repro.basics.digests import sha256
 from repro.basics.errors import BadInput, Probed
-from repro.data import datafiles
+from repro.data import datafiles, structure
 from repro.data.dataset import Dataset, Parts
+from repro.data.feed import Seen
 from repro.environment import determinism, provenance
 from repro.environment.determinism import Promise
-from repro.recipe import reading
+from repro.recipe import signatures
 from repro.recipe.parameters import Adam, Optimizer, Own, Parameters, Schedule
 from repro.recipe.project import Project
 from repro.recipe.recipe import Recipe
@@ -32,16 +34,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Data:
-    """What a training needs of its data, which as a whole are in memory no longer."""
+    """What a training keeps of its data; the uncut arrays are no longer in memory."""
 
     parts: Parts
     classes: int
     sources: dict[str, str]
-    """The SHA-256 of what they were read from, by name."""
+    """The SHA-256 of what the data were read from, by name."""
     entry: dict[str, dict[str, str]]
-    """What the ledger is told."""
+    """The fields of the ledger's entry."""
+    seen: Seen | None
+    """What samples that are read one by one are compared with; None where all are in memory."""
     split: dict[str, Any]
-    """What the manifest is told."""
+    """What the manifest says about the split."""
 
 
 def _data(project: Project, directory: Path, content: Manifest) -> Data:
@@ -52,19 +56,22 @@ def _data(project: Project, directory: Path, content: Manifest) -> Data:
 
     parameters = content.recipe.parameters
     function, asked = parameters.data.name, parameters.split
-    # All folds cut the same data: those are of the recipe's own seed.
+    # All folds cut the same data, so the data get the recipe's own seed and not the fold's.
     determinism.reseed(content.seed, "data")
-    module = reading.data_module(project.source, function)
+    module = signatures.data_module(project.source, function)
     dataset = _call(project, module, function, parameters.data)
     if not isinstance(dataset, Dataset):
-        raise BadInput(f"data.name: {function} returned no Dataset")
+        raise BadInput(
+            f"data.name: expected a function that returns a Dataset; {function} returned "
+            f"{type(dataset).__name__}"
+        )
     if asked.file is None:
         split = splits.make(dataset, asked)
     else:
         file = project.split_file(asked.file)
         split = splits.reuse(file, dataset, asked.strategy, asked.file)
     splits.save(directory / "split.npz", split, dataset)
-    parts = splits.parts(dataset, split, parameters.training.dtype)
+    parts = splits.parts(dataset, split, parameters.training.dtype, content.seed)
     if content.probe is not None and content.probe.stage == "data":
         arrays = dataset.arrays() | parts.arrays()
         named = {f"data/{name}": array for name, array in arrays.items()}
@@ -76,36 +83,39 @@ def _data(project: Project, directory: Path, content: Manifest) -> Data:
     }
     if dataset.preprocessing is not None:
         entry["arrays"] = {name: sha256(array) for name, array in parts.arrays().items()}
+    seen = None
+    if any(part.reader for part in parts.parts().values()):
+        seen = Seen(directory, dataset.names)
     told = splits.describe(split, dataset)
-    return Data(parts, dataset.classes, dataset.sources, entry, told)
+    return Data(parts, dataset.classes, dataset.sources, entry, seen, told)
 
 
 @dataclass(frozen=True)
 class Ready:
-    """All that is there before the first step."""
+    """All that a training has before its first step."""
 
     recipe: Recipe
-    """With what the data were read from."""
+    """The recipe, with the digests of what the data were read from."""
     data: Data
     model: Any
     steps_of: dict[str, Any]
-    """See `steps.compiled`."""
+    """By part, what makes its steps; see `steps.compiled`."""
     graphs: list[Any]
-    """Of the steps, where the backend traces them."""
+    """The graphs of the steps; empty if the backend does not trace them."""
     before: Ending | None
-    """How the training ended that this one goes on from."""
+    """The ending of another training that this one goes on from."""
     transferred: list[str]
-    """The weights that were taken from another run."""
+    """The names of the weights that were taken from another run."""
     in_effect: dict[str, Any]
     guarantee: Promise
     unkept: list[str]
-    """Operations that keep a state which no checkpoint has."""
+    """The operations that keep a state which no checkpoint can have."""
     beginning: list[tuple[str, Any]]
-    """The first entries of the ledger."""
+    """The first entries of the ledger: the stage and the fields of each."""
 
     @property
     def notes(self) -> list[str]:
-        """What a person has to know before the training."""
+        """What a person has to know before the training, one line each."""
         return [
             f"{one} keeps a state that no checkpoint can have; this run writes none, and begins "
             "anew where it is interrupted; draw from keras.random with a SeedGenerator instead"
@@ -114,22 +124,28 @@ class Ready:
 
 
 def prepare(project: Project, directory: Path, content: Manifest, seed: int) -> Ready:
-    """Makes data, model and steps, and gives the model the state that it begins with."""
+    """Makes data, model and steps, and gives the model its first state.
+
+    Raises:
+        BadInput: data, model or parameters do not fit together; the message says why.
+        Probed: the run is made only to look at the data, and has written them.
+    """
     from repro.run import outside, state, steps
 
     parameters = content.recipe.parameters
     data = _data(project, directory, content)
     read_for_data = set(datafiles.handed_out)
     model = _model(project, seed, parameters, data)
-    # What the data are read from, the data function says; what the model fetched is found here.
+    # The data function says what the data are read from. What the model has fetched is added here.
     fetched = {k: v for k, v in datafiles.handed_out.items() if k not in read_for_data}
     of_model = {f"of the model: {k}": v for k, v in fetched.items()}
     recipe = content.recipe.reading(data.sources | of_model)
     if content.made_of is None or provenance.code(project.root) != content.made_of.code:
         raise BadInput("the project's code was changed while this run started; start it again")
     determinism.reseed(seed, "training")
-    steps_of = steps.compiled(model, data.parts, parameters.training)
-    graphs = [one.graph for one in steps_of.values() if one.graph is not None]
+    training = parameters.training
+    steps_of = steps.compiled(model, data.parts, training, content.readers, data.seen)
+    graphs = [s.make.graph for s in steps_of.values() if s.make.graph is not None]
     known = [v for kind in state.variables(model).values() for v in kind.values()]
     outside.settle(known, graphs, project.package, model)
     before, transferred = _begin_from(project, recipe, model)
@@ -148,7 +164,7 @@ def prepare(project: Project, directory: Path, content: Manifest, seed: int) -> 
         [
             ("environment", {"settings": {"seed": seed, **found}}),
             ("data", data.entry),
-            ("initial", state.digests(model, *state.KEPT)),
+            ("initial", state.vocabularies(model) | state.digests(model, *state.KEPT)),
         ],
     )
 
@@ -160,8 +176,12 @@ def _model(project: Project, seed: int, parameters: Parameters, data: Data) -> A
     determinism.reseed(seed, "model")
     group, part = parameters.model, data.parts.train
     name = f"models.{group.name}"
+    fields = part.fields()
+    shapes = structure.like(part.x, lambda name, _: fields[name].shape, "x")
+    dtypes = structure.like(part.x, lambda name, _: fields[name].dtype.name, "x")
+    on_request = {"train": part, "dtypes": dtypes}
     with targets.building():
-        model = _call(project, name, "build", group, part.x.shape[1:], data.classes)
+        model = _call(project, name, "build", group, shapes, data.classes, on_request=on_request)
     targets.fresh(model)
     compile_model(model, parameters, data.parts)
     with targets.checking(model, data.parts, data.classes, parameters.training):
@@ -170,10 +190,11 @@ def _model(project: Project, seed: int, parameters: Parameters, data: Data) -> A
 
 
 def _begin_from(project: Project, recipe: Recipe, model: Any) -> tuple[Ending | None, list[str]]:
-    """Gives the model the state, or the weights, that the recipe begins with.
+    """Gives the model the state or the weights of another run, if the recipe names one.
 
-    Returns how the other training ended, where this one goes on from it, and the names of the
-    weights that were taken, where it takes weights.
+    Returns:
+        The ending of the other run, if the recipe goes on from its state; else None.
+        The names of the weights that were taken, if the recipe takes only weights; else none.
     """
     from repro.run import ending, state
 
@@ -192,10 +213,13 @@ def _begin_from(project: Project, recipe: Recipe, model: Any) -> tuple[Ending | 
 def guarantee_of(
     model: Any, graphs: Sequence[Any], recipe: Recipe, found: dict[str, Any]
 ) -> Promise:
-    """What `determinism.guarantee` returns, from the graphs and what was seen beside them so far.
+    """Says which guarantee holds, by all operations that have been seen so far.
+
+    These are the operations in the graphs, and those that `portable.watching` has noted beside
+    them. See `determinism.guarantee`.
 
     Args:
-        graphs: of the steps; none for a model that makes them on the host.
+        graphs: the graphs of the steps; empty for a model that makes its steps on the host.
         found: what `determinism.in_effect` returned.
     """
     from repro.backends import portable
@@ -208,14 +232,27 @@ def guarantee_of(
     return determinism.guarantee(parameters, found, departures, sorted(unproved))
 
 
-def _call(project: Project, module: str, function: str, own: Own, *positional: Any) -> Any:
-    """Calls a function of the project's own package with its group of parameters."""
+def _call(
+    project: Project,
+    module: str,
+    function: str,
+    own: Own,
+    *positional: Any,
+    on_request: Mapping[str, Any] | None = None,
+) -> Any:
+    """Calls a function of the project's own package with its group of parameters.
+
+    Args:
+        on_request: what it gets as well, of which it has a keyword-only argument.
+    """
     found = importlib.import_module(f"{project.package}.{module}")
     if not Path(str(found.__file__)).resolve().is_relative_to(project.source.resolve()):
         raise BadInput(f"{found.__file__}: expected the project's own code, in {project.source}")
     target = getattr(found, function)
     with faults.calling(function):
-        return target(*positional, **own.arguments)
+        has = inspect.signature(target).parameters
+        wanted = {name: value for name, value in (on_request or {}).items() if name in has}
+        return target(*positional, **own.arguments, **wanted)
 
 
 KERAS = {
@@ -232,6 +269,11 @@ KERAS = {
 
 
 def compile_model(model: Any, parameters: Parameters, samples: Parts) -> None:
+    """Compiles a model with the optimizer, the loss and the metrics of the parameters.
+
+    Raises:
+        BadInput: `training.loss` or `training.metrics` does not fit the model's own methods.
+    """
     import keras
 
     from repro.run import targets
@@ -252,19 +294,19 @@ def compile_model(model: Any, parameters: Parameters, samples: Parts) -> None:
     own = type(model).compute_loss is not keras.Model.compute_loss or hasattr(model, "learn")
     if training.loss is None and not own:
         raise BadInput(
-            f"training.loss: null is for models with a loss of their own, which "
-            f"{parameters.model.name} has not; sparse_categorical_crossentropy would do"
+            "training.loss: expected the name of a loss, such as sparse_categorical_crossentropy, "
+            f"got null: {parameters.model.name} has no loss of its own"
         )
     if training.metrics and hasattr(model, "learn"):
         raise BadInput(
-            "training.metrics: expected [] for a model with a `learn` of its own, which says in "
-            f"`judge` what is measured; got {training.metrics}"
+            f"training.metrics: expected [], got {training.metrics}: a model with a `learn` of its "
+            "own measures in `judge`"
         )
-    # Our own loop compiles the steps, as `jit_compile` says; Keras's own functions stay plain, but
-    # on JAX, where they would be made operation by operation.
+    # Our own loop compiles the steps, as `training.jit_compile` says. Keras's own functions are
+    # not compiled, except on JAX, which would otherwise run them operation by operation.
     model.compile(
         optimizer=optimizer,
-        loss=training.loss,
+        loss=training.loss and targets.for_each(samples, lambda _: training.loss),
         metrics=targets.metrics(training.metrics, samples),
         jit_compile=parameters.backend == "jax",
     )

@@ -1,4 +1,4 @@
-"""Every tensor of one place of a training, causes first, for the comparison of two runs."""
+"""Records every tensor at one place of a training, so that two runs can be compared there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from repro import backends
 from repro.basics.errors import Probed
 from repro.data.dataset import Part
+from repro.data.feed import Chunk
 from repro.run import state
 from repro.run.boundary import Boundary, Results
 from repro.run.manifest import Probe
@@ -19,11 +20,12 @@ from repro.run.manifest import Probe
 class Looking(Boundary):
     """The boundaries of a run that is made only to look at one epoch.
 
-    From a given step on, each step has an entry with the digests of all tensors. The step to record
-    is not made as usual: all of its tensors are written into a file.
+    After a given step of this epoch, each step gets an entry with the digests of all tensors. The
+    step to record is made outside the graph, and all its tensors are written into a file.
 
     Raises:
-        Probed: the step has been recorded, or the epoch is over. Nobody looks at what comes after.
+        Probed: the step has been recorded, or the epoch is over. The rest of the training is not
+            needed.
     """
 
     def __init__(self, probe: Probe, part: Part, file: Path, model: Any, *rest: Any) -> None:
@@ -36,38 +38,49 @@ class Looking(Boundary):
     def kinds(self, epoch: int) -> tuple[str, ...]:
         return state.KINDS if epoch == self._probe.epoch else super().kinds(epoch)
 
-    def before(self, epoch: int, step: int, indices: np.ndarray) -> None:
+    def before(self, epoch: int, step: int, chunk: Chunk) -> None:
         if (epoch, step) == (self._probe.epoch, self._probe.record):
-            tensors = record(self._model, self._part, indices[0])
+            tensors = record(self._model, self._part, chunk.indices[0], epoch)
             np.savez(self._file, allow_pickle=False, **tensors)
             raise Probed
 
     def epoch_made(
-        self, epoch: int, metrics: dict[str, dict[str, str]], found: Results, stopped: bool
+        self, epoch: int, metrics: dict[str, dict[str, str]], found: Results, *rest: Any
     ) -> None:
-        super().epoch_made(epoch, metrics, found, stopped)
+        super().epoch_made(epoch, metrics, found, *rest)
         if epoch == self._probe.epoch:
             raise Probed
 
 
 def initial(model: Any) -> dict[str, np.ndarray]:
-    """The state before the first step; the keys are `kind/name`."""
+    """Returns the generators and weights before the first step; the keys are `kind/name`."""
     kinds = {"generators": "generator state", "weights": "initial weight"}
     found = state.arrays(model, tuple(kinds))
     return {f"{kinds[k.partition('/')[0]]}/{k.partition('/')[2]}": a for k, a in found.items()}
 
 
-def record(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]:
+def record(
+    model: Any, part: Part, indices: np.ndarray, epoch: int | None = None
+) -> dict[str, np.ndarray]:
     """Makes one training step outside the graph and returns all its tensors, causes first.
 
-    The keys are `kind/name`: batch indices, batch content, generator states and weights before
-    the step, each layer's outputs in the order they are computed, gradients, and after the step
-    the optimizer's slots, weights and generators. Kernels can differ from the graph's; two records
-    of one step are made alike, and that is what they are compared with.
+    Its kernels may differ from those of the graph. This does no harm, since a record is only
+    compared with another record of the same step.
+
+    Args:
+        indices: the positions of the batch's samples, of shape (batch,).
+        epoch: the epoch that samples are augmented for; None where they are not.
+
+    Returns:
+        Arrays by `kind/name`, in this order: batch indices; batch content; generator states and
+        weights before the step; each layer's outputs, in the order of their computing; gradients;
+        and after the step the optimizer's slots, the weights and the generators.
     """
-    batch = tuple(array[indices] for array in part.arrays().values())
+    batch = part.rows(indices, epoch)
     found: dict[str, np.ndarray] = {"batch indices/0": indices}
-    found |= {f"batch content/{name}": a for name, a in zip(part.arrays(), batch, strict=True)}
+    if part.reader is not None:
+        found["batch keys/0"] = part.reader.keys[indices].astype(str)
+    found |= {f"batch content/{name}": array for name, array in Part(*batch).arrays().items()}
     before = state.arrays(model, ("generators", "weights"))
     found |= {key.replace("generators/", "generator state/", 1): a for key, a in before.items()}
     backend = backends.current()
@@ -80,7 +93,7 @@ def record(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]
             if array is None:
                 continue
             key = f"activation/{layer.path}"
-            while f"{key}/{number}" in found:  # A layer that is called again.
+            while f"{key}/{number}" in found:  # The layer is called more than once in a step.
                 key += "'"
             found[f"{key}/{number}"] = array
         return outputs
@@ -116,13 +129,14 @@ def record(model: Any, part: Part, indices: np.ndarray) -> dict[str, np.ndarray]
 
 
 def _content(output: Any) -> np.ndarray | None:
-    """The content of a tensor; None for what is none, such as the None of `(x, None)`.
+    """Returns the content of a tensor, or None if it has none.
 
-    What lies in a graph has no content either: a layer may compute in a compiled loop of its own.
+    A value that is not a tensor has none, such as the None of `(x, None)`. A tensor in a graph has
+    none either: a layer may compute in a compiled loop of its own.
     """
     try:
         array = backends.current().concrete(output)
     except (NotImplementedError, TypeError, ValueError):
         return None
-    # An array of Python objects cannot be written, and says nothing of bits.
+    # An array of Python objects cannot be written, and has no bits to compare.
     return None if array.dtype.hasobject else array

@@ -1,7 +1,8 @@
 """The fresh process: `python -m repro.run RUN_DIRECTORY` runs the recipe in its manifest.
 
-It says what it does in events, one line of JSON each, on standard output; whatever the project's
-own code prints goes to the log. Nothing numerical is imported before the settings are in effect.
+It tells the launcher in events how far it is, each as one line of JSON on standard output. What the
+project's own code prints goes to the log. No numerical library is imported before the settings are
+in effect.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from repro.environment import determinism, machine, provenance, reads, surroundi
 from repro.recipe import packages
 from repro.recipe.parameters import Training
 from repro.recipe.project import Project
-from repro.run import events, faults, manifest, preparing
+from repro.run import events, failure, faults, manifest, preparing
 from repro.run.events import Event, Failed, Refused, Start
 from repro.run.ledger import Divergence, Parted
 from repro.run.manifest import Finished, Manifest
@@ -37,18 +38,20 @@ if TYPE_CHECKING:
 
 
 def main(directory: Path, lock: int | None = None) -> int:
-    """Returns the exit status; `BAD_INPUT` comes with an event `refused`.
+    """Trains the run in this directory, and returns the exit status.
+
+    If the status is `BAD_INPUT`, the process has sent an event `refused` that says why.
 
     Args:
-        lock: the descriptor of the file whose lock says that this run is going on.
+        lock: the descriptor of the file whose lock shows that this run is going on.
     """
-    # The events keep the pipe to the launcher; what is printed from here on goes to the log.
+    # Events go on using the pipe to the launcher; what is printed from here on goes to the log.
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     _keep_from_children(pipe.fileno(), lock)
 
     def send(event: Event) -> None:
-        with contextlib.suppress(OSError):  # Nobody may listen any more; the run goes on.
+        with contextlib.suppress(OSError):  # The launcher may be gone; the run goes on without it.
             print(events.line(event), file=pipe, flush=True)
 
     start = time.monotonic()
@@ -72,7 +75,7 @@ def main(directory: Path, lock: int | None = None) -> int:
             send(
                 Failed(
                     f"{error.strerror}: {error.filename or directory} cannot be written; make room "
-                    "and start the same training again, it goes on from its last checkpoint"
+                    f"and start the same training again, which {failure.then(directory)}"
                 )
             )
             return FAILED
@@ -91,10 +94,10 @@ def main(directory: Path, lock: int | None = None) -> int:
 
 
 def _keep_from_children(*descriptors: int | None) -> None:
-    """Has processes that the project's code forks close these files.
+    """Makes each process that the project's code forks close these files.
 
-    Such a process may outlive the training. Holding the pipe and the lock, it would look as if the
-    training was still going on.
+    Such a process may live longer than the training. If it kept the pipe and the lock, the training
+    would seem to be still going on.
     """
 
     def close() -> None:
@@ -110,15 +113,19 @@ def _keep_from_children(*descriptors: int | None) -> None:
 def _begin(project: Project, directory: Path, content: Manifest) -> Manifest:
     """Writes into the manifest what this run is made of, before anything heavy is imported.
 
-    Returns the manifest as it is then.
+    Returns:
+        The manifest as it was written.
 
     Raises:
-        BadInput: a part of the run is done already, and was made of something else; or this
-            process would run the code of another project.
+        Changed: the run goes on, and what it is made of has changed since it began.
+        BadInput: this process would run the code of another project.
     """
     source = project.root / "src"
     if (source / "repro").resolve() != files.MACHINERY:
-        raise BadInput(f"{source}: the machinery there is not what was started, {files.MACHINERY}")
+        raise BadInput(
+            f"{source}: expected the machinery that this process runs, {files.MACHINERY}, got "
+            "another"
+        )
     made_of = provenance.Provenance.of_this_process(project.root)
     if any(directory.glob("checkpoints/*.json")):
         provenance.same_as_when_it_began(
@@ -136,10 +143,10 @@ def _begin(project: Project, directory: Path, content: Manifest) -> Manifest:
 
 
 def train(project: Project, directory: Path, content: Manifest, send: Send) -> Finished:
-    """Trains as the manifest's recipe says, and returns what it says of itself then.
+    """Trains as the manifest's recipe says, and returns the manifest of the finished run.
 
     Raises:
-        Probed: the run is made only to look at something, which has been seen.
+        Probed: the run is made only to look at one place, and has looked.
         BadInput: something is wrong that only this process can see.
     """
     recipe = content.recipe
@@ -147,8 +154,8 @@ def train(project: Project, directory: Path, content: Manifest, send: Send) -> F
     seed = parameters.split.fold_seed(content.seed)
     if "REPRO_PYTHON" in os.environ and packages.lock(project.root) != recipe.lock:
         raise BadInput(
-            f"REPRO_PYTHON: {sys.executable} has other packages than where the run was started; "
-            f"install {recipe.lock.file} there"
+            f"REPRO_PYTHON: {sys.executable} has other packages than the Python that started the "
+            f"run; install {recipe.lock.file} there"
         )
     determinism.apply(parameters, seed)
 
@@ -158,7 +165,7 @@ def train(project: Project, directory: Path, content: Manifest, send: Send) -> F
     outside.watch()
     with reads.recorded(project.root, project.source) as read:
         ready = preparing.prepare(project, directory, content, seed)
-        # Its recipe is the one that was asked for, by which an interrupted run is found again.
+        # The recipe stays the one that was asked for: an interrupted run is found by it.
         manifest.write(directory, content.but(reads=read.in_order))
         made = _trained(directory, content, ready, seed, send)
         judged = _judge(directory, ready, parameters.training)
@@ -170,7 +177,7 @@ def train(project: Project, directory: Path, content: Manifest, send: Send) -> F
         **dict(content.but(recipe=ready.recipe, status="finished", reads=read.in_order)),
         recipe_digest=ready.recipe.digest,
         split=ready.data.split,
-        # Once more, now that `judge`, the predictions and `produce` were seen.
+        # Asked once more: `judge`, the predictions and `produce` may have used further operations.
         guarantee=preparing.guarantee_of(ready.model, ready.graphs, recipe, ready.in_effect),
         in_effect=ready.in_effect,
         digest=made.digest,
@@ -192,23 +199,23 @@ def train(project: Project, directory: Path, content: Manifest, send: Send) -> F
 
 @dataclass(frozen=True)
 class _Made:
-    """A training that the loop has made, and what was written of it."""
+    """A training that the loop has made and that is saved."""
 
     trained: loop.Trained
     ledger: Ledger
     digest: str
-    """Of the final state."""
+    """The digest of the final state."""
     seconds: dict[str, float]
-    """What the training took, and what ledger and checkpoints took of that."""
+    """The time of the training, and how much of it ledger and checkpoints took."""
 
 
 def _trained(
     directory: Path, content: Manifest, ready: preparing.Ready, seed: int, send: Send
 ) -> _Made:
-    """Makes the training, from its beginning or from its newest checkpoint, and saves its end.
+    """Trains from the beginning or from the newest checkpoint, and saves the end.
 
     Raises:
-        Probed: the run is made only to look at something, which has been seen.
+        Probed: the run is made only to look at one place, and has looked.
     """
     from repro.run import loop
     from repro.run.state import Position
@@ -232,7 +239,7 @@ def _trained(
         "ledger": ledger.seconds,
         "checkpoints": checkpoints.seconds,
     }
-    # What took long is on the disk before anything else is tried with it.
+    # The training took long, so it is saved before the model is evaluated, which might fail.
     return _Made(trained, ledger, _save(directory, ready.model, trained), seconds)
 
 
@@ -244,10 +251,10 @@ def _boundary(
     checkpoints: Checkpoints,
     send: Send,
 ) -> Boundary:
-    """What happens between two chunks of steps in this run.
+    """Returns what this run calls between two chunks of steps.
 
     Raises:
-        Probed: only the initial state was to be looked at.
+        Probed: the run is made only to look at the initial state, and has written it.
     """
     from repro.run import probing, state
     from repro.run.boundary import Boundary
@@ -266,7 +273,7 @@ def _boundary(
 def _notes(
     project: Project, ready: preparing.Ready, read: reads.Reads, judged: _Judged
 ) -> list[str]:
-    """What a person has to know of the run."""
+    """Returns what a person has to know about the run, one line each."""
     from repro.data import splits
 
     return [
@@ -280,7 +287,7 @@ def _notes(
 def _checkpoints(
     directory: Path, content: Manifest, ready: preparing.Ready
 ) -> tuple[Checkpoints, Checkpoint | None]:
-    """The checkpoints of a run, and the newest of them that is whole."""
+    """Returns the checkpoints of a run, and the newest one that is whole, if there is one."""
     from repro.run import state
 
     size = sum(array.nbytes for array in state.arrays(ready.model, state.KINDS).values())
@@ -295,7 +302,7 @@ def _checkpoints(
 
 
 def _ledger(path: Path, ready: preparing.Ready, checkpoint: Checkpoint | None) -> Ledger:
-    """Begins a ledger, or goes on with the one that a checkpoint was written beside."""
+    """Begins a ledger, or goes on with the one that belongs to the checkpoint."""
     from repro.run.ledger import Ledger
 
     if checkpoint is not None:
@@ -309,7 +316,7 @@ def _ledger(path: Path, ready: preparing.Ready, checkpoint: Checkpoint | None) -
 
 
 def _named(project: Project) -> set[str]:
-    """The files that a lock, or a digest in the code, names, as the project's code sees them."""
+    """Returns the paths of the data files that a lock or a digest in the code names."""
     found = {*datafiles.handed_out, *datalock.read(project.root)}
     return {
         reads.shown(project.root, folder / path)
@@ -319,8 +326,7 @@ def _named(project: Project) -> set[str]:
 
 
 def _save(directory: Path, model: Any, trained: loop.Trained) -> str:
-    """Writes the state that a training ended with, its ending and its history; returns the digest
-    of the state."""
+    """Writes final state, ending, history and model; returns the digest of the final state."""
     from repro.run import state
 
     final = state.arrays(model, state.KEPT)
@@ -331,7 +337,7 @@ def _save(directory: Path, model: Any, trained: loop.Trained) -> str:
         file.write((files.dumps(trained.history, indent=1) + "\n").encode())
     try:
         model.save(directory / "model.keras")
-    except NotImplementedError:  # The state holds all of it; only `load_model` needs more.
+    except NotImplementedError:  # The state has all tensors; only `load_model` needs the archive.
         name = type(model).__name__
         print(f"no model.keras: Keras cannot describe {name}, which has no get_config()")
     return digest
@@ -339,7 +345,7 @@ def _save(directory: Path, model: Any, trained: loop.Trained) -> str:
 
 @dataclass(frozen=True)
 class _Judged:
-    """What the trained model was found to do; digests by the names of arrays."""
+    """How the trained model performs; `predictions` and `produced` have digests by name."""
 
     results: dict[str, float]
     predictions: dict[str, str]
@@ -348,32 +354,36 @@ class _Judged:
 
 
 def _judge(directory: Path, ready: preparing.Ready, training: Training) -> _Judged:
-    """Evaluates the trained model on the test, and keeps what it predicts and produces."""
+    """Evaluates the trained model on the test part, and keeps what it predicts and produces."""
     from repro.run import judging, state, steps
 
     model, samples = ready.model, ready.data.parts
     before = state.digests(model, "weights", "optimizer")
     batch_size = training.validation_batch_size or training.batch_size
     tested = steps.evaluate(model, ready.steps_of["test"], batch_size)
-    outputs = judging.predictions(model, samples.test, batch_size)
+    outputs = judging.predictions(model, ready.steps_of["test"], batch_size)
     with faults.calling("produce"):
         produced = model.produce() if hasattr(model, "produce") else {}
     after = state.digests(model, "weights", "optimizer")
     changed = files.changed(before, after)
-    judged = judging.judged(samples.test, outputs) if training.loss else {}
+    judged = judging.judged(samples.test, outputs.arrays) if training.loss else {}
     state.save(directory / "predictions.npz", judged)
     if produced:
         state.save(directory / "produced.npz", produced)
     return _Judged(
         {f"test_{name}": value for name, value in tested.items()},
-        {name: sha256(array) for name, array in outputs.items()},
+        outputs.digests,
         {name: sha256(array) for name, array in produced.items()},
         [f"judging the trained model changed {name}; the state before is kept" for name in changed],
     )
 
 
 def _same_beginning(path: Path, beginning: list[tuple[str, Any]]) -> None:
-    """Refuses to go on where data, settings or initial state are not what they were."""
+    """Checks that data, settings and initial state are those that the ledger began with.
+
+    Raises:
+        Parted: one of them differs; the message names it.
+    """
     from repro.run import ledger
 
     for entry, (stage, fields) in zip(ledger.read(path, whole=False), beginning, strict=False):

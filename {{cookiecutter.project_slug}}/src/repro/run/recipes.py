@@ -1,4 +1,4 @@
-"""Recipes as people ask for them: overrides, and other runs by their names."""
+"""Makes recipes of what people ask for: overrides, and other runs by their names."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from repro.run.manifest import Finished
 
 
 def make(project: Project, overrides: Sequence[str] = (), locked: Lock | None = None) -> Recipe:
-    """Returns the recipe for these overrides: parameters, lock and initial state.
-
-    `locked` is what `packages.lock` returned, where many recipes are made one after the other.
+    """Returns the recipe for these overrides: the parameters and the lock.
 
     The process that trains adds `data`, the digests of what the data were read from.
 
+    Args:
+        locked: what `packages.lock` returned; None: it is called. Give it if you make many recipes.
+
     Raises:
-        BadInput: see `reading.parameters`; or no run has the state to start from.
+        BadInput: see `reading.parameters`; or there is no run that a parameter names; or the
+            backend is not installed.
     """
     resolved = reading.parameters(project.source, project.root / "params.yaml", overrides)
     _installed(resolved.backend)
@@ -33,7 +35,7 @@ def make(project: Project, overrides: Sequence[str] = (), locked: Lock | None = 
     for name in BEGINNINGS:
         run = getattr(resolved.training, name)
         if run is not None:
-            # The recipe names the state by its content; where that run lies does not matter.
+            # The recipe names the state by its digest, so that the place of that run is no matter.
             named[name] = _state_digest(project, run, name)
     training = resolved.training.model_copy(update=named)
     split = resolved.split
@@ -44,7 +46,7 @@ def make(project: Project, overrides: Sequence[str] = (), locked: Lock | None = 
 
 
 def _split_digest(project: Project, name: str) -> str:
-    """Keeps the split of a run, or of a file, in `splits/`; the recipe names it by its content."""
+    """Copies the split of a run or of a file to `splits/`, and returns its digest."""
     if re.fullmatch(r"[0-9a-f]{64}", name) and project.split_file(name).is_file():
         return name
     from repro.data import splits
@@ -62,10 +64,10 @@ def _split_digest(project: Project, name: str) -> str:
 
 
 def resumable(project: Project, run: Path, overrides: Sequence[str]) -> Recipe:
-    """Returns the recipe of an interrupted run, if `params.yaml` and lock still say the same.
+    """Returns the recipe of an interrupted run, if `params.yaml` and lock still give the same one.
 
     Raises:
-        BadInput: the run has finished, or the recipe has changed: the field is named.
+        BadInput: the run has finished, or the recipe has changed; the message names the field.
     """
     content = manifest.read(run)
     if content.status == "finished":
@@ -75,20 +77,20 @@ def resumable(project: Project, run: Path, overrides: Sequence[str]) -> Recipe:
     for name, (before, after) in changed.items():
         name = name.removeprefix("parameters.")
         raise BadInput(
-            f"{name}: {before} when {run.name} began, {after} now; "
-            "put it back, or begin anew with `repro train --fresh`"
+            f"{name}: expected {before} as when {run.name} began, got {after}; "
+            "set it back, or begin a new run with `repro train --fresh`"
         )
     return content.recipe
 
 
 BEGINNINGS = ("initial_state", "initial_weights")
-"""The parameters of `training` that name a run to start from; at most one of them does."""
+"""The parameters of `training` that name a run to start from; at most one of them is set."""
 NAMED_BY = {"initial_state": "ending", "initial_weights": "digest"}
-"""What of that run a recipe names: what a next step starts from, or the final state."""
+"""For each of them, the field of that run's manifest whose digest a recipe has."""
 
 
 def beginning(project: Project, recipe: Recipe) -> tuple[str, Path] | None:
-    """Returns which of `BEGINNINGS` a recipe has, and the run whose final state has its digest.
+    """Returns which of `BEGINNINGS` a recipe sets, and a run with that digest; None: it sets none.
 
     Raises:
         BadInput: there is no such run.
@@ -118,10 +120,14 @@ def _state_digest(project: Project, run: str, name: str) -> str:
 
 
 def _installed(backend: str) -> None:
-    """Refuses a backend whose library is not there, without importing it."""
+    """Checks, without importing it, that the library of a backend is installed.
+
+    Raises:
+        BadInput: it is not installed.
+    """
     if importlib.util.find_spec(backend) is None:
         there = [name for name in BACKENDS if importlib.util.find_spec(name)]
         raise BadInput(
             f"backend: {backend} is not installed here, {' and '.join(there) or 'no backend'} is; "
-            "its lock comes with a project generated for it"
+            f"generate a project for {backend}, which has its lock"
         )

@@ -1,11 +1,11 @@
-"""The state of a training: named tensors, their digests, and how they are kept.
+"""The state of a training: named tensors, their digests, and the checkpoints that keep them.
 
-`.keras` archives hold a date and leave out the random generators of layers such as Dropout; the
+`.keras` archives hold a date, and leave out the random generators of layers such as Dropout. The
 state here holds all that the next step depends on, and equal states have equal digests.
 
-A checkpoint is two files. `<epoch>-<step>.npz` holds the tensors; `<epoch>-<step>.json`, written
-after it, holds the rest, the other's SHA-256 and its own. Each name stands for a whole file or for
-none, so a kill at any moment loses at most what came after the checkpoint before.
+A checkpoint is two files. `<epoch>-<step>.npz` holds the tensors. `<epoch>-<step>.json` is written
+after it, and holds the rest, the SHA-256 of the first file and its own. A file gets its name only
+when it is whole. So a kill loses at most what came after the last whole checkpoint.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ import numpy as np
 
 from repro import backends
 from repro.basics import files
-from repro.basics.digests import sha256
+from repro.basics.digests import of_json, sha256
 from repro.basics.errors import BadInput
 from repro.basics.files import replacing, unreadable
 from repro.run import outside
 from repro.run.ledger import Divergence, Parted
 
 KEPT = ("generators", "weights", "optimizer", "outside")
-"""What a training goes on from. `outside` is what neither the model nor its optimizer holds, and
-is empty for most; see `outside.py`."""
+"""The kinds of variables that a training goes on from. `outside` are those that neither the model
+nor its optimizer holds; most trainings have none. See `outside.py`."""
 KINDS = (*KEPT, "metrics")
-"""With the metrics, which begin anew in each epoch."""
+"""These kinds and the metrics, which are reset in each epoch."""
 
 
 def variables(model: Any) -> dict[str, dict[str, Any]]:
-    """Returns the Keras variables of a compiled, built model: kind, then path.
+    """Returns the Keras variables of a compiled and built model, by kind and then by path.
 
     `generators` are the seed generators of layers, and Keras's global one.
     """
@@ -60,10 +60,10 @@ def variables(model: Any) -> dict[str, dict[str, Any]]:
 def _named(members: list[Any]) -> dict[str, Any]:
     named: dict[str, Any] = {}
     for variable in members:
-        # TensorFlow's own variables, which are outside the model, have a name alone.
+        # TensorFlow's own variables, which are outside the model, have a name and no path.
         first = path = getattr(variable, "path", None) or variable.name
         copy = 1
-        while path in named:  # Layers that share a name, in models nested in each other.
+        while path in named:  # Layers of models that are nested in each other may share a name.
             copy += 1
             path = f"{first}#{copy}"
         named[path] = variable
@@ -71,9 +71,9 @@ def _named(members: list[Any]) -> dict[str, Any]:
 
 
 def digests(model: Any, *kinds: str) -> dict[str, dict[str, str]]:
-    """The SHA-256 of type, shape and content of each variable of these kinds.
+    """Returns the digest of each variable of these kinds, by kind and then by path.
 
-    What is outside the model has a place only where there is something.
+    The kind `outside` is left out if there is no such variable.
     """
     named = variables(model)
     return {
@@ -83,8 +83,22 @@ def digests(model: Any, *kinds: str) -> dict[str, dict[str, str]]:
     }
 
 
+def vocabularies(model: Any) -> dict[str, dict[str, str]]:
+    """Returns the digest of each vocabulary that a layer looks words up in, by the layer's path.
+
+    A vocabulary is adapted where the model is built, and is not a variable. The kind `vocabulary`
+    is left out if there is none.
+    """
+    found = {
+        layer.path: of_json([str(word) for word in layer.get_vocabulary()])
+        for layer in model._flatten_layers()
+        if hasattr(layer, "get_vocabulary")
+    }
+    return {"vocabulary": found} if found else {}
+
+
 def digest(kinds: dict[str, dict[str, str]]) -> str:
-    """One SHA-256 over the digests of a whole state."""
+    """Returns one SHA-256 over the digests of a whole state."""
     lines = [f"{kind}/{path} {value}\n" for kind in kinds for path, value in kinds[kind].items()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -96,16 +110,16 @@ def arrays(model: Any, kinds: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def save(path: Path, content: dict[str, np.ndarray]) -> None:
-    """Writes an `.npz` of plain arrays, which has its name only when it is whole on the disk."""
+    """Writes arrays to an `.npz` file, which gets its name only when it is whole on the disk."""
     with replacing(path) as file:
         np.savez(file, allow_pickle=False, **content)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of an `.npz`.
+    """Returns the arrays of an `.npz` file by name.
 
     Raises:
-        BadInput: it is none, or damaged.
+        BadInput: the file is missing, damaged or of another kind.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -115,7 +129,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def digest_of(found: dict[str, np.ndarray]) -> str:
-    """The digest of a state from what `arrays` returned of it, or `read`."""
+    """Returns the digest of a state, from what `arrays` or `read` returned."""
     kinds = {
         kind: {k.partition("/")[2]: sha256(a) for k, a in found.items() if k.startswith(f"{kind}/")}
         for kind in KEPT
@@ -124,19 +138,23 @@ def digest_of(found: dict[str, np.ndarray]) -> str:
 
 
 def checked(path: Path, expected_digest: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of a saved state.
+    """Returns the arrays of a saved state, and checks its digest.
 
     Raises:
-        BadInput: the file holds another state than `expected_digest`, or is damaged.
+        BadInput: the file is damaged, or holds a state with another digest.
     """
     found = read(path)
     if digest_of(found) != expected_digest:
-        raise BadInput(f"{path}: its content is not the state {expected_digest}")
+        raise BadInput(f"{path}: expected the state with the digest {expected_digest}, got another")
     return found
 
 
 def assign(path: Path, model: Any, found: dict[str, np.ndarray], kinds: Sequence[str]) -> None:
-    """Gives the variables of these kinds the values found in `path`, all of them or none.
+    """Assigns saved values to the variables of these kinds: to all of them or to none.
+
+    Args:
+        path: the file that the values come from, for messages.
+        found: the values, as `arrays` or `read` returned them.
 
     Raises:
         BadInput: the values belong to another model or optimizer.
@@ -149,19 +167,21 @@ def assign(path: Path, model: Any, found: dict[str, np.ndarray], kinds: Sequence
     for key, variable in wanted.items():
         if tuple(variable.shape) != found[key].shape:
             raise BadInput(
-                f"{path}: {key} has the shape {found[key].shape}, expected {tuple(variable.shape)}"
+                f"{path}: {key}: expected the shape {tuple(variable.shape)}, got {found[key].shape}"
             )
     for key, variable in wanted.items():
         variable.assign(found[key])
 
 
 def transfer(path: Path, model: Any, expected_digest: str) -> list[str]:
-    """Gives those weights of a model that have path and shape in common with a saved state its
-    values, and returns their paths.
+    """Assigns the weights of a saved state to those weights of a model with equal path and shape.
+
+    Returns:
+        The paths of the weights that were assigned.
 
     Raises:
-        BadInput: the file holds another state than `expected_digest` or is damaged, or has no
-            weight in common with the model.
+        BadInput: the file is damaged, holds a state with another digest, or has no weight in common
+            with the model.
     """
     found = checked(path, expected_digest)
     taken = []
@@ -176,45 +196,51 @@ def transfer(path: Path, model: Any, expected_digest: str) -> list[str]:
 
 
 CHECKPOINTS = 2
-"""How many stay: the newest and, should it be damaged, the one before."""
+"""How many checkpoints are kept: the newest one, and the one before in case that is damaged."""
 SHARE = 0.03
-"""Of the run's time, at most, goes into checkpoints."""
+"""Checkpoints take at most this share of the run's time."""
 SPEED = 100e6
-"""Bytes a second, assumed of a checkpoint until the first one shows it: a slow disk's."""
+"""The assumed speed of writing the first checkpoint, in bytes per second: that of a slow disk."""
 
 
 @dataclass
 class Position:
-    """Where a run stands at a boundary, and what it has seen so far.
-
-    `step` counts the steps made in `epoch`; `entries` and `head` are the ledger's at that place.
-    """
+    """The place of a run at a boundary, and what the run has seen so far."""
 
     epoch: int
     step: int = 0
+    """The steps made in this epoch."""
     stopped: bool = False
+    """Whether a callback has ended the training."""
     history: list[dict[str, float]] = field(default_factory=list)
     callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """See `callbacks.states`."""
     entries: int = 0
+    """How many entries the ledger had."""
     head: str = ""
+    """The head of the ledger's last entry."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back; `refused` says which newer ones were not whole."""
+    """A checkpoint that was read back."""
 
     position: Position
     tensors: Path
+    """The file with the tensors."""
     host: dict[str, Any]
+    """See `host`."""
     refused: list[str]
+    """A line for each newer checkpoint that is torn or altered."""
 
     def restore(self, model: Any) -> list[np.ndarray]:
-        """Gives a compiled, built model this state, and Python, NumPy and the backend their own.
+        """Gives a compiled and built model this state, and Python, NumPy and the backend theirs.
 
-        Returns the weights a callback remembers, in the order it keeps them.
+        Returns:
+            The weights that a callback remembers, in the callback's order.
 
         Raises:
-            BadInput: the model's code has changed, it has other variables.
+            BadInput: the model has other variables than the checkpoint, since its code has changed.
         """
         found = read(self.tensors)
         best = take_best(found)
@@ -231,10 +257,15 @@ class Checkpoints:
     def __init__(
         self, directory: Path, interval: float, recipe_digest: str, size: int, enough: bool = True
     ) -> None:
-        """`interval` seconds between two at most; more where that would cost more than `SHARE`.
+        """Sets up the checkpoints.
 
-        `size` is the state's, in bytes. Where the state is not `enough` to go on from, none is
-        written.
+        Args:
+            interval: the seconds between two checkpoints; more if they would cost more than
+                `SHARE`. 0: one at each boundary.
+            recipe_digest: a checkpoint of another recipe is refused.
+            size: the size of the state in bytes.
+            enough: whether the state has all that the next step depends on. If not, no checkpoint
+                is written.
         """
         self._enough = enough
         self._directory = directory
@@ -244,11 +275,14 @@ class Checkpoints:
         self._cost = size / SPEED
         self.seconds = 0.0
         self.refused: list[str] = []
-        """What `newest` says of those that are not whole."""
+        """A line for each checkpoint that `newest` has found torn or altered."""
 
     def due(self, epoch_ended: bool, wanted: bool = False) -> bool:
-        """Whether one is to be written: the time has come, or an epoch ended and it is cheap; or
-        it is `wanted` in any case."""
+        """Whether to write a checkpoint now.
+
+        It is due after the interval, or earlier at the end of an epoch if it is cheap. `wanted`
+        asks for one in any case.
+        """
         if wanted or not self._enough:
             return self._enough
         since = time.monotonic() - self._last
@@ -256,10 +290,14 @@ class Checkpoints:
         return self._interval == 0 or (affordable and (epoch_ended or since >= self._interval))
 
     def write(self, model: Any, position: Position, best: list[np.ndarray]) -> None:
-        """Writes the state of a model at rest; `best` are the weights a callback remembers."""
+        """Writes a checkpoint.
+
+        Args:
+            best: the weights that a callback remembers.
+        """
         start = time.monotonic()
         self._directory.mkdir(exist_ok=True)
-        for torn in self._directory.glob("*.new"):  # What a kill during a write left.
+        for torn in self._directory.glob("*.new"):  # A kill during a write has left them.
             torn.unlink()
         name = f"{position.epoch:06}-{position.step:09}"
         content = with_best(arrays(model, KINDS), best)
@@ -271,7 +309,7 @@ class Checkpoints:
             "recipe": self._recipe_digest,
             "position": asdict(position),
             "host": host(),
-            "sha256": files.sha256(tensors),
+            "sha256": sha256(tensors),
         }
         text = files.dumps(rest)
         with replacing(self._directory / f"{name}.json") as file:
@@ -284,10 +322,10 @@ class Checkpoints:
         self.seconds += self._cost
 
     def newest(self) -> Checkpoint | None:
-        """Returns the newest whole checkpoint; None where there is none.
+        """Returns the newest whole checkpoint, or None.
 
         Raises:
-            Parted: it belongs to another recipe.
+            Parted: the checkpoint belongs to another recipe.
         """
         refused = self.refused = list[str]()
         for path in sorted(self._directory.glob("*.json"), reverse=True):
@@ -296,7 +334,7 @@ class Checkpoints:
                 content = json.loads(text)
                 whole = digest == sha256(text.encode())
                 tensors = path.with_suffix(".npz")
-                whole = whole and content["sha256"] == files.sha256(tensors)
+                whole = whole and content["sha256"] == sha256(tensors)
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 whole = False
             if not whole:
@@ -305,15 +343,15 @@ class Checkpoints:
             if content["recipe"] != self._recipe_digest:
                 recipes = content["recipe"], self._recipe_digest
                 raise Parted(
-                    f"{path}: the checkpoint of another recipe; the data are read from other "
-                    "sources than when this run began: repro train --fresh",
+                    f"{path}: this checkpoint belongs to another recipe, since the data are read "
+                    "from other sources than when this run began: repro train --fresh",
                     Divergence("data", 0, 0, "sources", "recipe", *recipes, ["recipe"]),
                 )
             kept = content["position"]
             position = Position(**kept | {"history": files.numbers(kept["history"])})
             return Checkpoint(position, tensors, content["host"], refused)
         if refused:
-            refused.append("no checkpoint is whole, so this run begins again at its beginning")
+            refused.append("no checkpoint is whole, so this run begins again")
         return None
 
 
@@ -323,12 +361,12 @@ def with_best(content: dict[str, np.ndarray], best: list[np.ndarray]) -> dict[st
 
 
 def take_best(found: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Takes the weights that a callback remembers out of what was read."""
+    """Removes from `found` the weights that a callback remembers, and returns them."""
     return [found.pop(f"best/{n}") for n in range(sum(k.startswith("best/") for k in found))]
 
 
 def host() -> dict[str, Any]:
-    """The generators of Python and NumPy, and those of the project's own, as plain numbers."""
+    """Returns the generators of Python, NumPy and the project's own code, as plain numbers."""
     kind, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
@@ -338,7 +376,7 @@ def host() -> dict[str, Any]:
 
 
 def restore_host(found: dict[str, Any]) -> None:
-    """Gives these generators what `host` returned."""
+    """Gives these generators the state that `host` returned."""
     python, numpy = found["python"], found["numpy"]
     random.setstate((python[0], tuple(python[1]), python[2]))
     np.random.set_state((numpy[0], np.array(numpy[1], dtype=np.uint32), *numpy[2:]))
@@ -346,8 +384,10 @@ def restore_host(found: dict[str, Any]) -> None:
 
 
 def generators() -> dict[str, str]:
-    """Digests of the generators outside the model: Python's, NumPy's, the backend's and those
-    that the project's own code made."""
+    """Returns the digest of each generator outside the model, by name.
+
+    These are the generators of Python, NumPy, the backend and the project's own code.
+    """
     import numpy as np
 
     from repro.run import outside
@@ -362,5 +402,5 @@ def generators() -> dict[str, str]:
 
 
 def with_host(entry: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
-    """Adds the generators outside the model to those inside it, in an entry of the ledger."""
+    """Returns a ledger's entry with the generators outside the model added to those inside."""
     return entry | {"generators": generators() | entry["generators"]}

@@ -1,82 +1,138 @@
 """The steps of a training and of its evaluations, a chunk of batches in each call.
 
-One call of a backend's `Steps` takes a chunk's indices, gathers each batch from arrays in memory
-and makes Keras's own `model.train_step` on it, or its `test_step`. A model with a `learn` of its
-own makes its steps itself, one by one.
+One call of a backend's `Steps` takes a chunk. It gathers each batch from arrays in memory, or takes
+what was read, and calls Keras's own `model.train_step` or `model.test_step` on it. A model with a
+`learn` of its own makes its steps itself, one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
 from repro import backends
+from repro.basics.errors import BadInput
 from repro.data.dataset import Part, Parts
+from repro.data.feed import Chunk, Feed, Seen, steps_of_chunk
 from repro.recipe.parameters import Training
 from repro.run import faults, targets
-from repro.run.boundary import CHUNK, Results
+from repro.run.boundary import Results
 
 
 def chunks(
-    order: np.ndarray, batch_size: int, single_after: int | None = None
+    order: np.ndarray,
+    batch_size: int,
+    most: int,
+    single_after: int | None = None,
+    made: int = 0,
 ) -> Iterator[np.ndarray]:
-    """Cuts an order of shape (samples,) into arrays of shape (steps, batch): whole batches first,
-    up to `CHUNK` steps each, then what is left as one smaller batch, as Keras does.
+    """Cuts the order of the samples into chunks.
 
-    Steps after `single_after` come one by one.
+    The whole batches come first, in chunks of up to `most` steps. The samples that are left are
+    one smaller batch, as in Keras.
+
+    Args:
+        order: the positions of the samples, of shape (samples,).
+        most: the steps of a chunk, at most.
+        single_after: each step after this one is a chunk of its own; None: no step is.
+        made: the steps at the beginning that are made already, up to where a chunk ended.
+
+    Yields:
+        Arrays of shape (steps, batch).
     """
     whole = len(order) // batch_size
     batches = order[: whole * batch_size].reshape(whole, batch_size)
-    start = 0
+    start = made
     while start < whole:
         single = single_after is not None and start >= single_after
-        stop = start + (1 if single else CHUNK)
+        stop = start + (1 if single else most)
         if single_after is not None and start < single_after:
             stop = min(stop, single_after)
         yield batches[start:stop]
         start = stop
-    if rest := len(order) % batch_size:
+    rest = len(order) % batch_size
+    if rest and made <= whole:
         yield order[-rest:].reshape(1, rest)
 
 
 class OwnSteps:
     """The steps of a model that makes them itself, on the host: `model.learn(x, y[, weight])`.
 
-    Nothing is known of their operations before they are made, and nothing is evaluated but what
-    the model judges itself by.
+    Their operations are not known before they are made. Such a model is evaluated only by its own
+    `judge`.
     """
 
     graph = None
 
     def __init__(self, model: Any, part: Part) -> None:
-        self.part = part
-        self._model = model
+        self._model, self._part = model, part
 
-    def __call__(self, indices: np.ndarray) -> None:
-        for rows in indices:
+    def __call__(self, chunk: Chunk) -> None:
+        for number, rows in enumerate(chunk.indices):
+            if chunk.content is None:
+                batch = self._part.rows(rows)
+            else:
+                batch = self._part.packed({n: a[number] for n, a in chunk.content.items()})
             with faults.calling("learn", watch=False):
-                self._model.learn(*(array[rows] for array in self.part.arrays().values()))
+                self._model.learn(*batch)
+
+
+@dataclass(frozen=True)
+class PartSteps:
+    """What gives the chunks of a part, and makes steps on them."""
+
+    name: str
+    """Of the part: train, validation or test."""
+    feed: Feed
+    make: Any
+    """A backend's `Steps`, or `OwnSteps`."""
+
+    @property
+    def part(self) -> Part:
+        """The samples that the steps are made on."""
+        return self.feed.part
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether a model makes its steps itself, each of which is a chunk of its own."""
+        return isinstance(self.make, OwnSteps)
+
+    def most(self, batch_size: int) -> int:
+        """The steps of a chunk, at most."""
+        return steps_of_chunk(self.part, batch_size)
+
+    @property
+    def content(self) -> dict[str, str]:
+        """The digest of the samples that were read in the last evaluation, by its part's name."""
+        return {self.name: self.feed.digest} if self.feed.digest else {}
+
+    def __call__(self, chunk: Chunk) -> None:
+        self.make(chunk)
 
 
 def results(model: Any) -> Results:
-    """The model's metrics as they stand; no loss where none was computed."""
+    """Returns the present values of the model's metrics, without the loss if none was computed."""
     found = {name: float(value) for name, value in model.get_metrics_result().items()}
     if hasattr(model, "learn") and not float(model._loss_tracker.count):
         found.pop("loss", None)
     return found
 
 
-def evaluate(model: Any, steps: Any, batch_size: int) -> Results:
-    """Loss and metrics over all samples of a part, in the order they have, and what the model
-    judges itself by."""
+def evaluate(model: Any, steps: PartSteps, batch_size: int) -> Results:
+    """Returns loss and metrics over all samples of a part, and the results of the model's `judge`.
+
+    The samples are taken in the order of the part.
+    """
     found = {}
     if not hasattr(model, "learn"):
         model.reset_metrics()
-        for indices in chunks(np.arange(len(steps.part.x), dtype=np.int32), batch_size):
-            steps(indices)
+        order = np.arange(len(steps.part), dtype=np.int32)
+        for chunk in steps.feed.chunks(chunks(order, batch_size, steps.most(batch_size))):
+            steps(chunk)
         found = results(model)
     if hasattr(model, "judge"):
         with faults.calling("judge"):
@@ -86,23 +142,42 @@ def evaluate(model: Any, steps: Any, batch_size: int) -> Results:
 
 
 def ready(model: Any, part: Part) -> None:
-    """Makes every variable of a compiled model, so that all are there before the first step."""
+    """Makes every variable of a compiled model, so that all exist before the first step."""
     model.optimizer.build(model.trainable_variables)
     if not hasattr(model, "learn"):
-        # As tensors, which is what a model's own loss is given in each step as well.
-        sample = {n: keras.ops.convert_to_tensor(a[:1]) for n, a in part.arrays().items()}
+        # The sample is given as tensors, since a model's own loss gets tensors in each step too.
+        sample = keras.tree.map_structure(keras.ops.convert_to_tensor, part.rows(np.arange(1)))
         with faults.calling("the model"):
-            model.test_on_batch(sample["x"], sample["y"], sample.get("weight"))
+            model.test_on_batch(*sample)
     model.reset_metrics()
 
 
-def compiled(model: Any, samples: Parts, training: Training) -> dict[str, Any]:
-    """What makes the steps of the training and of the evaluations, by the name of its part."""
+def compiled(
+    model: Any, samples: Parts, training: Training, readers: int = 0, seen: Seen | None = None
+) -> dict[str, PartSteps]:
+    """Returns, by the name of a part, what makes the steps on it: training or evaluation.
+
+    Args:
+        readers: how many threads read samples that are not in memory.
+        seen: what the samples that are read are compared with.
+
+    Raises:
+        BadInput: the model judges whole arrays, and the samples are not in memory.
+    """
     parts = samples.parts() | {"train": targets.weighted(samples.train, training.class_weight)}
-    if hasattr(model, "learn"):
-        return {name: OwnSteps(model, part) for name, part in parts.items()}
-    steps = backends.current().Steps
+    if hasattr(model, "judge") and samples.validation.reader is not None:
+        raise BadInput(
+            "model: `judge` needs the samples in memory, and these are read one by one; "
+            "training.metrics says what can be measured batch by batch"
+        )
+
+    def steps(name: str, part: Part) -> Any:
+        if hasattr(model, "learn"):
+            return OwnSteps(model, part)
+        kind = "train" if name == "train" else "test"
+        return backends.current().Steps(model, kind, part, training.jit_compile)
+
     return {
-        name: steps(model, "train" if name == "train" else "test", part, training.jit_compile)
+        name: PartSteps(name, Feed(part, readers, seen), steps(name, part))
         for name, part in parts.items()
     }

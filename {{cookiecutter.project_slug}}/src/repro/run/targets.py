@@ -1,48 +1,53 @@
-"""Whether model, targets, loss, metrics and class weights go together, before the first step.
+"""Checks before the first step that model, targets, loss, metrics and class weights fit together.
 
-What does not is refused in one line, with what would do; see `needs.py`. Keras itself is imported
-only where a model is looked at.
+If they do not, one line says what is wrong and what would work; see `needs.py`. Keras is imported
+only by the functions that look at a model.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from repro.basics.errors import BadInput
-from repro.data import splits
+from repro.data import dataset, structure
 from repro.data.dataset import Part, Parts
+from repro.data.structure import Structure
 from repro.recipe.parameters import Training
 from repro.run import needs
 from repro.run.needs import Seen
 
 
-def metrics(names: Sequence[str], samples: Parts) -> list[Any] | None:
-    """The metrics of these names, as Keras takes them.
+def metrics(names: Sequence[str], samples: Parts) -> Any:
+    """Returns the metrics of these names in the form that `compile` takes.
 
-    Keras's F1 score is one number for each column, which is no result of a training; here it is
-    their mean. Where a row has one class, the likeliest one counts as told; else each column is
-    told where it is more than a half.
+    Keras's F1 score is one number for each column. Here it is their mean, since a result of a
+    training is one number. If each row of targets has one class, the likeliest class counts as
+    predicted. If not, each column with more than a half counts as predicted.
     """
     import keras
 
-    made: list[Any] = list(names)
-    for place, name in enumerate(names):
-        if name == "f1_score":
-            y = samples.train.y
-            one = y.ndim == 2 and y.shape[1] > 1 and splits.class_labels(y) is not None
-            made[place] = keras.metrics.F1Score(
-                average="macro", threshold=None if one else 0.5, name=name
-            )
-    return made or None
+    def made(name: str, y: np.ndarray) -> Any:
+        if name != "f1_score":
+            return name
+        one = y.ndim == 2 and y.shape[1] > 1 and dataset.class_labels(y) is not None
+        return keras.metrics.F1Score(average="macro", threshold=None if one else 0.5, name=name)
+
+    return for_each(samples, lambda y: [made(name, y) for name in names]) if names else None
+
+
+def for_each(samples: Parts, make: Callable[[np.ndarray], Any]) -> Any:
+    """What Keras takes for each output: one value, or a structure of them as the targets are."""
+    return structure.like(samples.train.targets(), lambda _, y: make(y), "y")
 
 
 @contextlib.contextmanager
 def building() -> Iterator[None]:
-    """A block in which a model is built, and Keras's refusal of a stateful layer is one line.
+    """Turns Keras's error about a stateful layer, in a block that builds a model, into one line.
 
     Raises:
         BadInput: see `fresh`.
@@ -56,35 +61,35 @@ def building() -> Iterator[None]:
 
 
 STATEFUL = (
-    ", and would go on from the samples of one batch to others of the next, which come in any "
-    "order; stateful=False would do"
+    ", and would use its state from one batch for the other samples of the next batch, which come "
+    "in any order; stateful=False would do"
 )
 
 
 def fresh(model: Any) -> None:
-    """Refuses what a model's `build` may not return.
+    """Checks the model that `build` has returned.
 
     Raises:
-        BadInput: it is compiled, for `params.yaml` says which optimizer trains it; or it takes
-            batches of one size alone, or remembers one batch in the next: an epoch's last batch is
-            smaller, and samples come in a new order.
+        BadInput: the model is compiled, although `params.yaml` names the optimizer; or it takes
+            only batches of one size, although the last batch of an epoch may be smaller; or it has
+            a stateful layer, although the samples come in a new order in each epoch.
     """
     import keras
 
     if model.compiled:
         raise BadInput(
-            f"model: build returned it compiled, with {type(model.optimizer).__name__}; return it "
-            "uncompiled (keras.models.load_model has compile=False), since the group optimizer "
+            "model: expected a model that is not compiled (for keras.models.load_model: "
+            f"compile=False), got one with {type(model.optimizer).__name__}; the group optimizer "
             "of params.yaml says what trains it"
         )
     if hasattr(model, "learn"):
-        return  # It makes its steps itself, on batches that it may cut as it likes.
+        return  # It makes its steps itself, and may cut its batches as it likes.
     for layer in model._flatten_layers(include_self=True):
         if isinstance(layer, keras.layers.InputLayer) and layer.batch_shape[0] is not None:
             raise BadInput(
-                f"model: layer {layer.name} takes batches of {layer.batch_shape[0]} samples alone, "
+                f"model: layer {layer.name} takes only batches of {layer.batch_shape[0]} samples, "
                 "and the last batch of an epoch can be smaller; an Input without a batch size "
-                "would do, for training.batch_size says it"
+                "would do"
             )
         if isinstance(layer, keras.layers.RNN) and layer.stateful:
             raise BadInput(f"model: layer {layer.name} is stateful{STATEFUL}")
@@ -92,14 +97,14 @@ def fresh(model: Any) -> None:
 
 @contextlib.contextmanager
 def checking(model: Any, samples: Parts, classes: int, training: Training) -> Iterator[None]:
-    """A block in which a model's first evaluation is looked at, as far as Keras makes it.
+    """Checks, in a block that makes a model's first evaluation, what loss and metrics get.
 
-    What loss and metrics get is known only there: a model may have a loss of its own, which need
-    not ask for Keras's, or outputs that follow from its code alone.
+    Only an evaluation shows this: a model may have a loss of its own that does not call Keras's,
+    and outputs whose shape only its code determines.
 
     Args:
-        classes: as the data function says.
-        training: the group of the parameters.
+        classes: the number of classes that the data function says.
+        training: the parameters of the group `training`.
 
     Raises:
         BadInput: class weights, loss or metrics do not fit the targets or the outputs.
@@ -108,30 +113,34 @@ def checking(model: Any, samples: Parts, classes: int, training: Training) -> It
 
     class_weights(samples, classes, training.class_weight)
     compute_loss, compute_metrics = keras.Model.compute_loss, keras.Model.compute_metrics
-    parts = {name: part.y for name, part in samples.parts().items()}
+    parts = {name: structure.flat("y", part.targets()) for name, part in samples.parts().items()}
     weighted = samples.train.weight is not None or training.class_weight is not None
 
     def look(which: Any, key: str, y: Any, y_pred: Any, names: Sequence[str], of: Any) -> None:
-        told = samples.train.y.shape[1:]
-        if which is not model or not names or y is None or tuple(y.shape[1:]) != told:
-            return  # Another model inside this one, or targets that the model made itself.
+        told = [array.shape[1:] for array in parts["train"].values()]
+        given = [tuple(one.shape[1:]) for one in keras.tree.flatten(y)]
+        if which is not model or not names or y is None or given != told:
+            return  # It is another model inside this one, or the model made its own targets.
         outputs = keras.tree.flatten(y_pred)
-        if len(outputs) != 1:
+        if len(outputs) != len(told):
             raise BadInput(
-                f"{key}: {names[0]} needs one output, and the model has {len(outputs)}; a "
-                "compute_loss of the model's own, training.loss=null and training.metrics=[] "
-                "would do"
+                f"{key}: {names[0]} needs one output for each array of targets, and the model has "
+                f"{len(outputs)} outputs for {len(told)}; a compute_loss of the model's own with "
+                "training.loss=null and training.metrics=[] would do"
             )
-        seen = Seen(parts, tuple(outputs[0].shape[1:]), classes)
-        if None in seen.outputs:
-            return
-        if weighted and not seen.outputs:
-            raise BadInput(
-                "model: with weights of samples or classes its outputs need shape (batch, 1), "
-                "and theirs is (batch,)"
-            )
-        _last_layer(model, seen, training.loss)
-        needs.check(seen, key, names, of)
+        for name, output in zip(parts["train"], outputs, strict=True):
+            targets = {part: arrays[name] for part, arrays in parts.items()}
+            seen = Seen(targets, tuple(output.shape[1:]), classes)
+            if None in seen.outputs:
+                continue
+            if weighted and not seen.outputs:
+                raise BadInput(
+                    "model: expected outputs of shape (batch, 1), since samples or classes have "
+                    "weights; got (batch,)"
+                )
+            if len(told) == 1:
+                _last_layer(model, seen, training.loss)
+            needs.check(seen, key if len(told) == 1 else f"{key}, {name}", names, of)
 
     def loss(self: Any, *arguments: Any, **keywords: Any) -> Any:
         named = dict(zip(("x", "y", "y_pred"), arguments, strict=False)) | keywords
@@ -151,7 +160,11 @@ def checking(model: Any, samples: Parts, classes: int, training: Training) -> It
 
 
 def _last_layer(model: Any, seen: Seen, loss: str | None) -> None:
-    """Refuses a last layer whose outputs the loss cannot mean, as far as a model tells of it."""
+    """Checks that the loss can use the last layer's outputs, if the model shows its last layer.
+
+    Raises:
+        BadInput: the activation of the layer does not fit the loss.
+    """
     import keras
 
     made = next(iter(getattr(model, "outputs", None) or ()), None)
@@ -175,19 +188,24 @@ def _last_layer(model: Any, seen: Seen, loss: str | None) -> None:
         )
 
 
-def class_labels(y: np.ndarray) -> np.ndarray | None:
-    """The class of each sample, also of whole numbers in floating point; None: no classes."""
-    labels = splits.class_labels(y)
+def class_labels(y: Structure) -> np.ndarray | None:
+    """Returns the class of each sample, of shape (samples,); None: the targets are not classes.
+
+    Whole numbers count as classes even if their type is a floating-point one.
+    """
+    if not isinstance(y, np.ndarray):
+        return None
+    labels = dataset.class_labels(y)
     if labels is None and y.dtype.kind == "f" and y.size == len(y) and (y == np.floor(y)).all():
         labels = y.reshape(-1).astype(np.int64)
     return labels
 
 
 def class_weights(samples: Parts, classes: int, class_weight: dict[int, float] | None) -> None:
-    """Refuses weights of classes that the targets do not have.
+    """Checks that each class with a weight occurs in the targets.
 
     Raises:
-        BadInput: the targets are no classes, or one is weighted that is not there.
+        BadInput: the targets are not classes, or a class with a weight does not occur in them.
     """
     if class_weight is None:
         return
@@ -195,10 +213,12 @@ def class_weights(samples: Parts, classes: int, class_weight: dict[int, float] |
     for part in samples.parts().values():
         labels = class_labels(part.y)
         if labels is None:
+            found = structure.flat("y", part.y).items()
+            told = ", ".join(f"{name} of type {a.dtype} and shape {a.shape}" for name, a in found)
             raise BadInput(
                 "training.class_weight: expected null, since the targets do not say one class for "
-                f"each sample; they have type {part.y.dtype} and shape {part.y.shape}. A weight "
-                "for each sample, which the data function can return, would do"
+                f"each sample; they are {told}; weights for samples, which a data function may "
+                "return, would do"
             )
         known |= set(labels.tolist())
     for label in class_weight:
@@ -212,17 +232,17 @@ def class_weights(samples: Parts, classes: int, class_weight: dict[int, float] |
 def weighted(part: Part, class_weight: dict[int, float] | None) -> Part:
     """Multiplies the weight of each sample by that of its class, as `fit(class_weight=…)` does.
 
-    Targets with one column for each class are such of the column that is 1. `class_weights`
-    has seen to it that each sample has one class.
+    If the targets have one column for each class, the class is the column that is 1.
+    `class_weights` has checked that each sample has one class.
     """
     labels = class_labels(part.y)
     if class_weight is None or labels is None:
         return part
-    weight = np.ones(len(part.y), np.float32)
+    weight = np.ones(len(part), np.float32)
     if part.weight is not None:
-        # Whole numbers cannot be multiplied by a share.
+        # A weight that is a whole number becomes a float, so that it can be multiplied by a share.
         real = part.weight.dtype.kind == "f"
         weight = part.weight.copy() if real else part.weight.astype(np.float32)
     for label, factor in class_weight.items():
         weight[labels == int(label)] *= factor
-    return Part(part.x, part.y, weight)
+    return replace(part, weight=weight)

@@ -1,3 +1,3 @@
-"""This room plans and runs many recipes, on one machine or on many, and makes a table of what comes
-out.
+"""This room plans and runs many recipes, on one machine or on many, and makes a table of their
+results.
 """

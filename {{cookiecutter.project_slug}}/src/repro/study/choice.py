@@ -1,4 +1,4 @@
-"""What is chosen in a study and what its trials say beside that: ties, equal bits, what repeats."""
+"""Chooses the best of a study, and finds ties, equal final states and repeated recipes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from repro.study.results import Done, Result
 from repro.study.search import Values
 
 NOT_RUN = "not run"
-"""What a trial failed with that has not begun or not ended."""
+"""The reason why a trial has no result if it has not begun, or has not ended."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial that was planned, and what came of it."""
+    """A planned trial and its result."""
 
     planned: PlannedTrial
     result: Result | None
-    """None: nothing yet."""
+    """None: there is none yet."""
 
     @property
     def number(self) -> int:
@@ -35,31 +35,31 @@ class Trial:
 
     @property
     def done(self) -> Done | None:
-        """Its result, where it has one."""
+        """The result, if the trial is done."""
         return self.result if isinstance(self.result, Done) else None
 
     @property
     def failed(self) -> str | None:
-        """Why it has no result."""
+        """Why there is no result; None if there is one."""
         return NOT_RUN if self.result is None else self.result.failed
 
     def as_json(self) -> dict[str, Any]:
-        """As answers have it."""
+        """Returns the trial as answers have it."""
         told = self.planned.model_dump(include={"trial", "configuration", "repetition"})
         return told | (self.result.as_json() if self.result else {"failed": NOT_RUN})
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean of a result over trials, and its deviation."""
+    """Mean and standard deviation of a result over trials."""
 
     mean: float
     deviation: float | None
-    """That of a sample (n - 1); None of a single trial."""
+    """The standard deviation of a sample (n - 1); None for a single trial."""
 
     @classmethod
     def of(cls, column: Sequence[float]) -> Spread:
-        """The spread of these values; of values that are not all finite there is none."""
+        """Returns the spread of these values; both numbers are NaN if a value is not finite."""
         if not all(map(math.isfinite, column)):
             return cls(math.nan, math.nan)
         deviation = statistics.stdev(column) if len(column) > 1 else None
@@ -72,7 +72,7 @@ Spreads = dict[str, Spread]
 
 @dataclass(frozen=True)
 class Row:
-    """A configuration, with what its trials that are done gave."""
+    """A row of the table: a configuration, and the results of those of its trials that are done."""
 
     configuration: int
     values: Values
@@ -86,24 +86,24 @@ class Row:
         return self.done == self.trials
 
     def as_json(self) -> dict[str, Any]:
-        """As answers have it."""
+        """Returns the row as answers have it."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The row that is the best, and its first trial."""
+    """The best row, and its first trial."""
 
     row: Row
     tied: list[int]
-    """The configurations that are as good; the first of all is taken."""
+    """The other configurations that are equally good; the first one of all was chosen."""
     trial: int
     run: str
     outer_fold: int | None = None
-    """The one that it was chosen in, in a nested study."""
+    """In a nested study, the outer fold in which the row was chosen."""
 
     def as_json(self) -> dict[str, Any]:
-        """As answers have it."""
+        """Returns the choice as answers have it."""
         first = {"trial": self.trial, "run": self.run}
         if self.outer_fold is None:
             return self.row.as_json() | {"tied": self.tied} | first
@@ -112,15 +112,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Nested:
-    """What a nested study chose in each outer fold, and the test of that."""
+    """The choices of a nested study, one in each outer fold, and their test results."""
 
     folds: int
+    """The number of outer folds."""
     chosen: list[Choice]
     metrics: Spreads
-    """Over the outer folds; nothing before all of them are done."""
+    """The test results over all outer folds; empty until all of them are done."""
 
     def as_json(self) -> dict[str, Any]:
-        """As answers have it."""
+        """Returns the same as answers have it."""
         return {
             "folds": self.folds,
             "chosen": [one.as_json() for one in self.chosen],
@@ -134,7 +135,7 @@ class Same:
 
     numbers: list[int]
     parameters: list[str]
-    """What sets them apart."""
+    """The parameters in which they differ, which had no effect."""
 
 
 @dataclass(frozen=True)
@@ -144,23 +145,23 @@ class Repeated:
     configuration: int
     trials: list[int]
     different: int
-    """How many results it gave that differ."""
+    """How many different results it gave."""
 
 
 @dataclass(frozen=True)
 class Again:
-    """The trial that is trained once more to show that it can be."""
+    """The trial that is trained once more, to show that it gives the same bits again."""
 
     trial: int
     run: str
     what: str
-    """What it is, in words."""
+    """Which trial it is, in words."""
     why_not: str | None
-    """Why it is not trained once more, where that is so."""
+    """Why it is not trained once more; None if it is."""
 
 
 def row(number: int, values: Values, trials: Sequence[Trial]) -> Row:
-    """A configuration, with mean and deviation over those of its trials that are done."""
+    """Returns a configuration's row, with mean and deviation over its trials that are done."""
     done = [trial.done for trial in trials if trial.done]
     names = list(done[0].metrics) if done else []
     metrics = {name: Spread.of([one.metrics[name] for one in done]) for name in names}
@@ -168,7 +169,7 @@ def row(number: int, values: Values, trials: Sequence[Trial]) -> Row:
 
 
 class Better:
-    """Chooses by the mean of what is monitored."""
+    """Chooses rows by the mean of the monitored result."""
 
     def __init__(self, monitor: str, larger: bool) -> None:
         self.monitor, self._sign = monitor, -1 if larger else 1
@@ -176,13 +177,13 @@ class Better:
     def of(
         self, rows: Iterable[Row], trials: Sequence[Trial], fold: int | None = None
     ) -> Choice | None:
-        """The first of the best rows, with those that are tied with it.
+        """Returns the first of the best rows, and names the rows that are tied with it.
 
-        Rows with a failed trial, or with a mean that is no number, are left out.
+        Rows with a failed trial, or whose mean is not finite, are left out.
 
         Args:
-            trials: those of the rows.
-            fold: the outer fold that all of them are in, in a nested study.
+            trials: the trials of the rows.
+            fold: in a nested study, the outer fold that all of them are in.
         """
         finite = [row for row in rows if row.whole and math.isfinite(self._mean(row))]
         best = min(finite, key=lambda row: self._sign * self._mean(row), default=None)
@@ -201,11 +202,11 @@ class Better:
 def nested(
     rows: Sequence[Row], trials: Sequence[Trial], folds: Sequence[int], better: Better
 ) -> Nested:
-    """What is chosen in each outer fold by its own validations, and the test of what was chosen.
+    """Chooses a configuration in each outer fold, by the validations of this fold.
 
-    The validations of one outer fold hold the tests of the others, so nothing is chosen across
-    them. The test of an outer fold is the mean over the trainings of the chosen configuration in
-    it, one for each inner fold and seed.
+    The validation parts of one outer fold contain samples of the other folds' test parts, so
+    nothing is chosen across outer folds. The test result of an outer fold is the mean over the
+    trainings of its chosen configuration: one for each inner fold and seed.
     """
     chosen = []
     for fold in folds:
@@ -230,10 +231,10 @@ def nested(
 
 
 def same(rows: Sequence[Row], trials: Sequence[Trial]) -> list[Same]:
-    """Groups of rows that end in the same state to the last bit, and what sets them apart.
+    """Returns groups of rows that end in the same state to the last bit, the largest group first.
 
-    The largest group is the first. Of several configurations these are the rows that are whole, of
-    a single one its trials of different recipes.
+    Only rows whose trials are all done are compared. If there is only one configuration, its trials
+    with different recipes are compared instead.
     """
     found: dict[str, list[tuple[int, Values]]] = {}
     for one in rows if len(rows) > 1 else []:
@@ -256,7 +257,7 @@ def same(rows: Sequence[Row], trials: Sequence[Trial]) -> list[Same]:
 
 
 def _apart(group: Sequence[Values]) -> list[str]:
-    """The names that do not have the same value in all of a group."""
+    """Returns the parameters that do not have the same value in the whole group."""
     return [
         key
         for key in group[0]
@@ -265,7 +266,7 @@ def _apart(group: Sequence[Values]) -> list[str]:
 
 
 def repeated(trials: Sequence[Trial]) -> list[Repeated]:
-    """Of each recipe that was trained more than once: how many results it gave that differ."""
+    """Returns each recipe that was trained more than once, with the number of its results."""
     found: dict[str, list[tuple[Trial, Done]]] = {}
     for trial in trials:
         if trial.done:
@@ -287,12 +288,12 @@ def again(
     chosen: Sequence[Choice],
     alone: bool,
 ) -> Again | None:
-    """Which trial is trained once more to show that it can be, and what it is; None: there is none.
+    """Returns the trial to train once more; None: there is none, or it is not known yet.
 
     Args:
         best: the best row, if there is one.
-        chosen: what the outer folds of a nested study chose, if there is something to choose.
-        alone: whether there is nothing to choose between, so that the first trial will do.
+        chosen: the choices of a nested study, if it has several configurations.
+        alone: whether there is nothing to choose between, so that the first trial is taken.
     """
     if best is not None:
         number, what = best.trial, "the best"

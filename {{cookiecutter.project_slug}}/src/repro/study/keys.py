@@ -1,7 +1,7 @@
-"""The keys of a Dask cluster: made once, copied to each machine, and asked for by all of them.
+"""The keys of a Dask cluster. They are made once and copied to each machine.
 
 Whoever can talk to a Dask scheduler can run code on its workers. So scheduler, workers and studies
-speak TLS, and each shows the others one certificate that only who has the key can show.
+use TLS. Each of them shows the others one certificate, and only the owner of the key can show it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from repro.basics.errors import BadInput
 
 FOLDER = "keys"
-"""Where a project has its keys, outside git."""
+"""The folder of a project's keys, which git ignores."""
 VARIABLE = "REPRO_CLUSTER_KEYS"
-"""Names another folder with keys."""
+"""The variable that names another folder with keys."""
 DAYS = 3650
-"""How long a certificate is valid."""
+"""How many days a certificate is valid."""
 
 _REQUEST = """\
 [req]
@@ -39,7 +39,7 @@ authorityKeyIdentifier = keyid
 
 @dataclass(frozen=True)
 class Keys:
-    """The two files: a key, and the certificate that it has signed itself."""
+    """The two files: a key, and its certificate, which the key has signed itself."""
 
     folder: Path
 
@@ -52,7 +52,7 @@ class Keys:
         return self.folder / "cluster.key"
 
     def lines(self) -> list[str]:
-        """What was made and what to do with it, for a person."""
+        """Returns what was made and what to do with it, as lines for a person."""
         files = {"ca-file": self.certificate, "cert": self.certificate, "key": self.key}
         options = " ".join(f"--tls-{name} {path}" for name, path in files.items())
         return [
@@ -65,14 +65,15 @@ class Keys:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The address of a Dask scheduler, and the keys to it; None where it has none."""
+    """The address of a Dask scheduler, and the keys to it."""
 
     address: str
     keys: Keys | None
+    """None: the scheduler is used without TLS."""
 
 
 def make(folder: Path) -> Keys:
-    """Makes a key and its certificate in a folder, for this user's eyes alone.
+    """Makes a key and its certificate in a folder; only this user can read them.
 
     Raises:
         BadInput: one of the files is there already, the program `openssl` is missing or fails, or
@@ -81,10 +82,10 @@ def make(folder: Path) -> Keys:
     keys = Keys(folder)
     for path in (keys.certificate, keys.key):
         if path.exists() or path.is_symlink():
-            raise BadInput(f"{path}: is there already, and is not written over")
+            raise BadInput(f"{path}: is there already, and is not overwritten")
     program = shutil.which("openssl")
     if program is None:
-        raise BadInput("openssl: no such program; it makes the keys, and has to be installed")
+        raise BadInput("openssl: the program was not found; install it, since it makes the keys")
     with tempfile.TemporaryDirectory(prefix="repro-") as made:  # Nobody else can enter it.
         new = Keys(Path(made))
         request = new.folder / "request.cnf"
@@ -99,7 +100,7 @@ def make(folder: Path) -> Keys:
             text=True,
         )
         if done.returncode != 0:
-            raise BadInput(f"openssl: made no keys: {' '.join(done.stderr.split())}")
+            raise BadInput(f"openssl: cannot make the keys: {' '.join(done.stderr.split())}")
         written: list[Path] = []
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -114,22 +115,23 @@ def make(folder: Path) -> Keys:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes a file that was not there, for this user alone; of a link nothing is followed."""
+    """Writes a new file that only this user can read; it does not follow a link."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
 
 
 def cluster(address: str | None, folder: Path | None, insecure: bool, root: Path) -> Cluster | None:
-    """The cluster that options name; None: this machine alone.
+    """Returns the cluster that options name; None: this machine is used.
 
     Args:
-        address: of the scheduler.
-        folder: where its keys are; None: what REPRO_CLUSTER_KEYS says, else the project's `keys/`.
-        insecure: whether a scheduler without TLS is wanted.
-        root: of the project.
+        address: the address of the scheduler.
+        folder: the folder of its keys; None: the one of REPRO_CLUSTER_KEYS, or the project's
+            `keys/`.
+        insecure: whether to accept a scheduler without TLS.
+        root: the root of the project.
 
     Raises:
-        BadInput: the address has no TLS and that is not wanted, or the keys are not there.
+        BadInput: the address has no TLS and this is not accepted, or the keys are missing.
     """
     if address is None:
         for option, given in (("--keys", folder), ("--insecure", insecure)):
@@ -142,14 +144,14 @@ def cluster(address: str | None, folder: Path | None, insecure: bool, root: Path
         return Cluster(address, None)
     if not address.startswith("tls://"):
         raise BadInput(
-            f"--scheduler: {address}: expected tls://…, with keys of `repro cluster-keys`; whoever "
-            "reaches a scheduler without TLS can run code as you, and --insecure is to want that"
+            f"--scheduler: expected tls://…, with keys of `repro cluster-keys`, got {address}; "
+            "whoever reaches a scheduler without TLS can run code as you; --insecure accepts this"
         )
     keys = Keys(folder or Path(os.environ.get(VARIABLE) or root / FOLDER))
     for path in (keys.certificate, keys.key):
         if not path.is_file():
             raise BadInput(
-                f"{path}: no such file; `repro cluster-keys` makes the keys of a cluster once, and "
-                f"--keys or {VARIABLE} says where they are"
+                f"{path}: no such file; make the keys with `repro cluster-keys`, or name their "
+                f"folder with --keys or {VARIABLE}"
             )
     return Cluster(address, keys)

@@ -1,4 +1,4 @@
-"""The plan of a study: all of its trials, each a checked recipe, before the first one is run."""
+"""Makes the plan of a study: all its trials, with recipes that are checked before the first run."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from typing import Any, Literal, get_args
 import pydantic
 
 from repro.basics.errors import BadInput
+from repro.basics.text import nearest
 from repro.data import datalock
 from repro.environment import provenance
 from repro.environment.provenance import Code
 from repro.recipe import packages, parameters
+from repro.recipe.literals import written
 from repro.recipe.parameters import Group
 from repro.recipe.project import Project
-from repro.recipe.reading import nearest, written
 from repro.recipe.recipe import Recipe
 from repro.run import recipes
 from repro.study.search import Repetitions, Search, Values
 
 FILE = "study.json"
 OUTER_FOLD = "split.outer_fold"
-"""The parameter that a nested study repeats its configurations over."""
+"""The parameter over which a nested study repeats its configurations."""
 LARGER_IS_BETTER = {name: not name.endswith("_error") for name in get_args(parameters.Metric)}
-"""Whether Keras maximises a metric."""
+"""For each metric, whether Keras maximises it."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """A study that is asked for."""
+    """What a person asks of a study."""
 
     kind: str
     """`sweep` or `cross-validate`."""
@@ -40,18 +41,18 @@ class Design:
     repetitions: Repetitions = field(default_factory=Repetitions)
     method: str = "grid"
     points: int | None = None
-    """How many configurations to try, unless all are."""
+    """How many configurations to try; None: all."""
     monitor: str = "val_loss"
-    """The result that the best is chosen by."""
+    """The result by which the best is chosen."""
     mode: str | None = None
-    """`max` or `min`: whether more or less of it is better; None: what is known of it."""
+    """`max` if more of it is better, `min` if less is; None: what Keras says about the metric."""
 
     @property
     def larger_is_better(self) -> bool:
-        """Whether more of what is monitored is better.
+        """Whether more of the monitored result is better.
 
         Raises:
-            BadInput: that is not known, or the monitor is of the test.
+            BadInput: this is not known, or the result is one of the test.
         """
         if self.monitor.startswith("test_"):
             would = f"val_{self.monitor[5:]} would do"
@@ -60,24 +61,25 @@ class Design:
 
 
 class PlannedTrial(Group):
-    """One trial of a plan: a configuration, and how it is repeated."""
+    """One trial of a plan: a configuration and one of its repetitions."""
 
     trial: int
-    """Its number, from 0."""
+    """The number of the trial, from 0."""
     configuration: int
+    """The number of the configuration, from 0."""
     repetition: Values
     overrides: Sequence[str]
-    """What its recipe is made from beside `params.yaml`."""
+    """The overrides of `params.yaml` in its recipe."""
     recipe_digest: str
 
 
 class Plan(Group):
-    """What is in `study.json`."""
+    """The content of `study.json`."""
 
     format: Literal[1] = 1
     kind: str
     digest: str
-    """Over what is chosen by, the recipes and the code: what makes two studies the same."""
+    """The digest of the monitored result, the recipes and the code; the same study has the same."""
     monitor: str
     larger_is_better: bool
     fixed: Sequence[str]
@@ -95,16 +97,16 @@ class Plan(Group):
 
     @property
     def code_digest(self) -> str:
-        """The digest of the code that all trials are to be trained by."""
+        """The digest of the code that has to train all trials."""
         assert self.code.digest is not None, "a plan names the code that it was made with"
         return self.code.digest
 
     def as_json(self) -> dict[str, Any]:
-        """As it stands in the file."""
+        """Returns the plan as the file has it."""
         return self.model_dump()
 
     def values(self, trial: PlannedTrial) -> Values:
-        """All that tells a trial from the others."""
+        """Returns all values in which a trial may differ from the others."""
         return self.configurations[trial.configuration] | trial.repetition
 
 
@@ -117,37 +119,40 @@ class Planned:
 
 
 def maximised(monitor: str, mode: str | None = None) -> bool:
-    """Whether more of what is monitored is better: `mode` (`max` or `min`), or what is known of it.
+    """Whether more of the monitored result is better, by `mode` or by what Keras says about it.
+
+    Args:
+        mode: `max`, `min`, or None: as Keras says.
 
     Raises:
-        BadInput: nothing is, such as of what a model judges itself by.
+        BadInput: there is no mode and Keras does not know the result, such as one of `judge`.
     """
     known = LARGER_IS_BETTER | {"loss": False}
     name = monitor.removeprefix("val_")
     if mode is None and name not in known:
         raise BadInput(
-            f"--monitor: {monitor}: whether more of it is better is not known; "
-            f"--mode max or --mode min would say{nearest(name, known)}"
+            f"--monitor: it is not known whether more of {monitor} is better; add --mode max or "
+            f"--mode min{nearest(name, known)}"
         )
     return known[name] if mode is None else mode == "max"
 
 
 def plan(project: Project, design: Design) -> Planned:
-    """Returns all trials of a study, each with its recipe, checked.
+    """Returns the plan of a study, and the checked recipe of each trial.
 
     Raises:
-        BadInput: a recipe is impossible, a search too, or the monitor is of the test, or neither
-            known nor given a mode; or outer folds would be compared; or a data file is not what
+        BadInput: a recipe or the search is impossible; or the monitored result is one of the test,
+            or needs a mode; or the study would compare outer folds; or a data file is not what
             `data.lock` says.
     """
     larger, search = design.larger_is_better, design.search
     locked = packages.lock(project.root)
     seed = recipes.make(project, search.fixed, locked).parameters.seed
-    datalock.check(project.root)  # Here once, so that workers find it done.
+    datalock.check(project.root)  # Done once here, so that the trainings find the digests kept.
     if OUTER_FOLD in {*search.choices, *search.ranges}:
         raise BadInput(
-            f"{OUTER_FOLD}: a study that compares outer folds would choose by their tests; "
-            "--outer-folds N chooses within each"
+            f"{OUTER_FOLD}: a study must not compare outer folds, since it would choose by their "
+            "tests; --outer-folds N chooses within each"
         )
     configurations = search.configurations(design.method, design.points, seed or 0)
     trials: list[PlannedTrial] = []
@@ -182,10 +187,10 @@ def plan(project: Project, design: Design) -> Planned:
 
 
 def read(directory: Path) -> Plan:
-    """Returns the plan of a study.
+    """Returns the plan of a study from its directory.
 
     Raises:
-        BadInput: its file is damaged, or is no plan.
+        BadInput: the file is missing or damaged, or is not a plan.
     """
     path = directory / FILE
     try:
@@ -196,7 +201,7 @@ def read(directory: Path) -> Plan:
 
 
 def one_line(error: Exception) -> str:
-    """What is wrong with a file; of what pydantic finds, the first place."""
+    """Returns what an error says in one line; of pydantic's errors it takes the first."""
     if isinstance(error, pydantic.ValidationError):
         first = error.errors(include_url=False)[0]
         return ": ".join([".".join(map(str, first["loc"])) or "content", first["msg"]])

@@ -1,7 +1,7 @@
-"""The trials of a study on this machine: threads of the command that start training processes.
+"""Runs the trials of a study on this machine: threads of the command start training processes.
 
 There is no port, no server and no process beside the trainings, so nobody else on the machine can
-reach a study. `workers.py` is what a cluster takes.
+reach a study. For a cluster there is `workers.py`.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ from repro.study.trials import Outcome, Task
 
 
 class Pool:
-    """Threads to give tasks to, used in a `with` block.
+    """Threads that run tasks, for a `with` block.
 
-    At its end, also by an error or Ctrl-C, the trainings that still run are ended and
-    waited for; they can go on later.
+    At the end of the block, even after an error or Ctrl-C, it ends the trainings that still run,
+    and waits for them. They can go on later.
 
     Args:
-        number: of trainings side by side at most. How many the machine has room for is a matter of
-            `slots`, whatever the number is.
+        number: the most trainings side by side. `slots` may allow fewer on this machine.
     """
 
     def __init__(self, number: int, listener: Listener) -> None:
         self._number, self._listener = number, listener
         self._executor = ThreadPoolExecutor(number, thread_name_prefix="trial")
         self._running: set[subprocess.Popen[str]] = set()
-        self._lock = threading.Lock()  # Held while the set is changed or gone through.
+        self._lock = threading.Lock()  # Held while the set is changed or read.
         self._stopped = threading.Event()
 
     def __enter__(self) -> Pool:
@@ -55,11 +54,11 @@ class Pool:
         tasks: Sequence[Task],
         further: Callable[[], Task | None] = lambda: None,
     ) -> Iterator[Outcome]:
-        """Yields the outcome of each task, as they come; the runs are then in `runs/`.
+        """Yields the outcome of each task as soon as it is over; its run is then in `runs/`.
 
         Args:
-            every: the recipes that tasks may have. All that they name is here already.
-            further: asked for a task more, while threads have nothing to do.
+            every: all recipes that tasks may have; not needed here, since their files are here.
+            further: is asked for one more task while a thread has nothing to do.
         """
 
         def submit(task: Task) -> Future[Outcome]:
@@ -76,7 +75,7 @@ class Pool:
                 yield future.result()
 
     def _work(self, project: Project, task: Task) -> Outcome:
-        """In a thread: runs a task, or goes on with it where another study was killed."""
+        """Runs a task in a thread, or goes on with a run that a killed study has left."""
 
         def tell(event: Wait) -> None:
             self._listener(project.runs / task.name, event)
@@ -92,5 +91,5 @@ class Pool:
     def _started(self, process: subprocess.Popen[str]) -> None:
         with self._lock:
             self._running = {one for one in self._running if one.poll() is None} | {process}
-        if self._stopped.is_set():  # It was started while all others were ended.
+        if self._stopped.is_set():  # It was started while the others were being ended.
             process.terminate()

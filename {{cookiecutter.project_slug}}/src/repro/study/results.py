@@ -1,6 +1,6 @@
-"""What came of the trials of a study: the lines of its `results.jsonl`.
+"""The results of a study: the lines of its `results.jsonl`.
 
-A line is written when a trial is over, when one was verified, and when the study has ended.
+A line is written when a trial is over, when a trial was verified, and when the study has finished.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class Failed(Group):
     trial: int
     worker: str
     failed: str
-    """Why."""
+    """Why there is no result."""
 
     def as_json(self) -> dict[str, Any]:
-        """As it stands in its line."""
+        """Returns the same as its line has it."""
         return self.model_dump()
 
 
 class Done(Group):
-    """A trial with a result: what its manifest says."""
+    """A trial with a result, taken from the manifest of its run."""
 
     model_config = pydantic.ConfigDict(allow_inf_nan=True)
 
@@ -46,68 +46,68 @@ class Done(Group):
     failed: None = None
     run: str
     digest: str
-    """Of the final state."""
+    """The digest of the final state."""
     metrics: dict[str, Number]
     guarantee: Promise
     notes: list[str]
     recipe_digest: str
-    """Of the recipe with what its data were read from."""
+    """The digest of the recipe, with what its data were read from."""
     duration_seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        """As it stands in its line."""
+        """Returns the same as its line has it."""
         return self.model_dump()
 
 
 Result = Done | Failed
-"""What came of a trial that is over."""
+"""The result of a trial that is over, or why it has none."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What became of a trial that was trained once more."""
+    """The comparison of a trial with its further run: the trial was trained once more."""
 
     trial: int
     verdict: Verdict
-    """On its run and the further one."""
+    """The verdict on the trial's run and the further run."""
 
     def as_json(self) -> dict[str, Any]:
-        """As answers and the line have it."""
+        """Returns the same as answers and the line have it."""
         return {"trial": self.trial, **self.verdict.as_json()}
 
 
 @dataclass(frozen=True)
 class NotVerified:
-    """The further training of a trial failed; it is tried again when the study goes on."""
+    """The further run of a trial failed; it is tried again when the study goes on."""
 
     failed: str
-    """Why."""
+    """Why it failed."""
     verdict: Literal["failed"] = "failed"
 
     def as_json(self) -> dict[str, Any]:
-        """As answers have it."""
+        """Returns the same as answers have it."""
         return {"verdict": self.verdict, "failed": self.failed}
 
 
 @dataclass
 class Results:
-    """What a study has so far."""
+    """The results that a study has so far."""
 
     trials: dict[int, Result] = field(default_factory=dict)
-    """The last result of each trial, by its number."""
+    """The last result of each trial, by the trial's number."""
     verification: Verification | None = None
 
     def done(self, trial: int) -> Done | None:
-        """The result of a trial, where it has one."""
+        """Returns the result of a trial, if the trial is done."""
         found = self.trials.get(trial)
         return found if isinstance(found, Done) else None
 
 
 def read(directory: Path) -> Results:
-    """Returns what the lines of a study's file say.
+    """Returns the results in a study's file; a half-written last line is passed over.
 
     Raises:
-        BadInput: a line is damaged. A last one that is not whole is passed over.
+        BadInput: a line is damaged.
     """
     results = Results()
     path = directory / FILE
@@ -116,7 +116,7 @@ def read(directory: Path) -> Results:
         lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
         for number, line in enumerate(lines, 1):
             place = f"{path}, line {number}"
-            if line.endswith(b"\n"):  # Else the study was killed while it was written.
+            if line.endswith(b"\n"):  # Else the study was killed while it wrote this line.
                 _add(results, json.loads(line))
     except (OSError, ValueError, TypeError) as error:
         raise BadInput(f"{place}: not a readable result: {one_line(error)}") from None
@@ -124,10 +124,10 @@ def read(directory: Path) -> Results:
 
 
 def _add(results: Results, content: Any) -> None:
-    """Adds what a line says.
+    """Adds the result in a line.
 
     Raises:
-        ValueError, TypeError: it is not as it was written.
+        ValueError, TypeError: the line was altered or is not a result.
     """
     if not isinstance(content, dict):
         raise TypeError("expected an object")
@@ -150,7 +150,7 @@ _VERDICT = pydantic.TypeAdapter(Verdict)
 
 
 def cut(path: Path) -> None:
-    """Takes away a last line of which a killed study wrote a part, so that another can follow."""
+    """Removes a last line that a killed study has left half written, so that lines can follow."""
     with path.open("r+b") as file:
         content = file.read()
         file.truncate(content.rfind(b"\n") + 1)

@@ -10,16 +10,20 @@ from typing import Any
 
 from repro.basics import seeds
 from repro.basics.errors import BadInput
-from repro.recipe import reading
+from repro.recipe import literals
 
 METHODS = ("grid", "random", "latin_hypercube", "sobol")
 Values = dict[str, Any]
-"""What a configuration or a repetition sets, by the parameter's dotted name."""
+"""The values that a configuration or a repetition sets, by the dotted name of the parameter."""
 
 
 @dataclass(frozen=True)
 class Repetitions:
-    """How each configuration is repeated: over seeds, folds, or both."""
+    """How each configuration is repeated: over seeds, over folds, or over both.
+
+    Raises:
+        BadInput: a number is too small, or folds are repeated and there are none.
+    """
 
     seeds: int = 1
     folds: int | None = None
@@ -36,15 +40,18 @@ class Repetitions:
             raise BadInput("--repeats: expected 1 without --folds")
 
     def values(self, seed: int | None) -> list[Values]:
-        """The parameters that tell the repetitions apart.
+        """Returns the parameters that each repetition sets.
 
-        The first seed is the recipe's own, and the others follow from it: another value in a sweep
-        moves no seed, and all configurations see the same ones.
+        The first seed is the recipe's own, and the others follow from it. So another value in a
+        sweep changes no seed, and all configurations see the same seeds.
+
+        Args:
+            seed: the recipe's seed; None: each run draws its own.
         """
         seeded: list[Values] = [{}]
         if self.seeds > 1:
             numbers = range(1, self.seeds)
-            seeded = [{}] * self.seeds  # seed: null draws one each time.
+            seeded = [{}] * self.seeds  # With `seed: null` each run draws a seed.
             if seed is not None:
                 derived = (seeds.seed(seed, "repetition", number) for number in numbers)
                 seeded = [{"seed": one} for one in (seed, *derived)]
@@ -67,29 +74,29 @@ class Repetitions:
 
 @dataclass(frozen=True)
 class Search:
-    """Which values a sweep tries.
-
-    `choices` are lists; `ranges` are (lowest, highest, whether in steps of equal ratio), of two
-    whole numbers or two floats.
-    """
+    """The values that a sweep tries."""
 
     fixed: Sequence[str] = ()
+    """The overrides that all trials have."""
     choices: dict[str, list[Any]] = field(default_factory=dict)
+    """By parameter: the values to try."""
     ranges: dict[str, tuple[float, float, bool]] = field(default_factory=dict)
+    """By parameter: lowest value, highest value, and whether the scale is logarithmic. If both
+    ends are whole numbers, so are the values."""
 
     @classmethod
     def read(cls, texts: Sequence[str]) -> Search:
-        """Reads `key=1,2,3`, `key=1e-4..1e-1`, `key=1e-4..1e-1 log` and `key=value`.
+        """Reads texts such as `key=1,2,3`, `key=1e-4..1e-1`, `key=1e-4..1e-1 log`, `key=value`.
 
         Raises:
-            BadInput: it is none of these.
+            BadInput: a text is none of these.
         """
         fixed, choices, ranges = [], {}, {}
         for text in texts:
             key, equals, value = text.partition("=")
             if not equals:
                 raise BadInput(f"{text}: expected key=value,value or key=lowest..highest")
-            values = reading.values(value)
+            values = literals.listed(value)
             if len(values) == 1 and isinstance(values[0], str) and ".." in values[0]:
                 ranges[key] = _range(key, values[0])
             elif len(values) > 1:
@@ -99,14 +106,22 @@ class Search:
         return cls(fixed, choices, ranges)
 
     def fix(self, override: str) -> Search:
-        """The same with one parameter more that all trials have."""
+        """Returns the same search with one more override that all trials have."""
         return replace(self, fixed=[*self.fixed, override])
 
     def configurations(self, method: str, trials: int | None, seed: int) -> list[Values]:
-        """The values to try, each set once.
+        """Returns the configurations to try, each one once.
 
-        `random`, `latin_hypercube` and `sobol` take points from the unit cube, by SciPy, and
-        `random` the same first ones whatever their number is. Floats get four digits.
+        `random`, `latin_hypercube` and `sobol` take points of the unit cube from NumPy and SciPy.
+        With `random` the first points are the same for every number of trials. Floats are rounded
+        to four digits.
+
+        Args:
+            method: one of `METHODS`.
+            trials: the number of points; None with `grid`, which tries all values.
+
+        Raises:
+            BadInput: the method does not fit the values, or the number of points is missing.
         """
         if method == "grid":
             if self.ranges:
@@ -130,10 +145,10 @@ class Search:
                 {name: self._value(name, u) for name, u in zip(names, point, strict=True)}
                 for point in _points(method, trials, len(names), seed)
             ]
-        return list({reading.written(one): one for one in found}.values())
+        return list({literals.written(one): one for one in found}.values())
 
     def _value(self, name: str, u: float) -> Any:
-        """The value at a point from 0 to 1, which excludes 1."""
+        """Returns the value of a parameter at the point u, where 0 <= u < 1."""
         if name in self.choices:
             return self.choices[name][int(u * len(self.choices[name]))]
         low, high, log = self.ranges[name]
@@ -145,7 +160,7 @@ class Search:
 
 def _range(key: str, text: str) -> tuple[float, float, bool]:
     found = re.fullmatch(r"(\S+?)\.\.(\S+)(\s+log)?", text)
-    ends = reading.values(f"{found[1]},{found[2]}") if found else []
+    ends = literals.listed(f"{found[1]},{found[2]}") if found else []
     numbers = [end for end in ends if isinstance(end, int | float) and not isinstance(end, bool)]
     if found is None or len(numbers) != 2 or not numbers[0] < numbers[1]:
         raise BadInput(f"{key}: expected lowest..highest, such as 1e-4..1e-1, got {text}")
@@ -166,7 +181,8 @@ def _points(method: str, number: int, dimensions: int, seed: int) -> list[list[f
     elif method == "latin_hypercube":
         points = qmc.LatinHypercube(dimensions, rng=generator).random(number)
     else:
-        with warnings.catch_warnings():  # Of a number that is no power of 2: less even, not wrong.
+        # SciPy warns if the number is not a power of 2. The points are then less even, not wrong.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             points = qmc.Sobol(dimensions, rng=generator).random(number)
     return [[float(u) for u in point] for point in points]

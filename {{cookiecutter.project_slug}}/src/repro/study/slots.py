@@ -1,8 +1,8 @@
-"""How many trainings a machine has room for, and the files that count those that run.
+"""Limits how many trainings run on a machine at once, by a file for each core or GPU.
 
-The files lie in a folder that only this user can enter. Each file stands for a core or a GPU. A
-training holds its files locked, so all trainings on the machine are counted, whatever process,
-thread, worker or study they belong to.
+The files lie in a folder that only this user can enter. A training holds the files of its cores or
+of its GPU locked. So all trainings on the machine are counted, whatever process, thread, worker or
+study they belong to.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from repro.recipe.parameters import Parameters
 from repro.run.events import Wait
 
 LONG_WAIT = 10
-"""Seconds after which a training that waits for room says so."""
+"""After so many seconds, a training that waits for room says so."""
 
 
 def room(parameters: Parameters) -> int:
-    """How many trainings with these parameters this machine can run at once."""
+    """Returns how many trainings with these parameters this machine can run at once."""
     cores = machine.available_cores() // parameters.threads
     return len(machine.gpus(parameters.guarantee)) or max(1, cores)
 
@@ -39,18 +39,19 @@ def held(
     ended: Callable[[], bool],
     tell: Callable[[Wait], None],
 ) -> Iterator[str | None]:
-    """Waits until this machine has room for a training, and holds it while the block runs.
-
-    Yields the GPU to use, as `CUDA_VISIBLE_DEVICES` names it, or None where there is none.
+    """Waits until this machine has room for a training, and holds the room while the block runs.
 
     Args:
-        parameters: those of the training.
-        ended: asked again and again whether the wait is to be given up.
-        tell: called once with an event where the wait is long.
+        parameters: the parameters of the training.
+        ended: is asked again and again whether to give up.
+        tell: is called once with an event if the wait is long.
+
+    Yields:
+        The GPU to use, as `CUDA_VISIBLE_DEVICES` names it; None: the training uses no GPU.
 
     Raises:
         BadInput: the folder of the files belongs to somebody else, or others can enter it.
-        RunFailed: the wait was given up.
+        RunFailed: `ended` has said to give up.
     """
     devices = machine.gpus(parameters.guarantee)
     cores = machine.available_cores()
@@ -77,13 +78,13 @@ def held(
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Callable[[str], TextIO]]:
-    """Opens this user's own folder; yields what opens a file in it. No link is followed.
+    """Opens this user's own folder, and yields a function that opens a file in it.
 
-    The temporary folder is everybody's, so somebody else can have made a folder or a link of that
-    name before.
+    Everybody can write into the temporary folder, so somebody else may have made a folder or a link
+    of this name before. So no link is followed, and the owner and the mode are checked.
 
     Raises:
-        BadInput: it is a link, not this user's, or open to others.
+        BadInput: the folder is a link, belongs to another user, or is open to others.
     """
     if not hasattr(os, "getuid"):  # On Windows the temporary folder is the user's own.
         folder = Path(tempfile.gettempdir()) / "repro-slots"

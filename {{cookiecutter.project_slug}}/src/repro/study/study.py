@@ -1,13 +1,13 @@
-"""A study: many recipes, all known before the first is run, and a table of what came out.
+"""A study: many recipes, all known before the first one runs, and a table of their results.
 
-A study is configurations (values of parameters) times repetitions (seeds, folds); each pair is a
-trial, which is a recipe like any other: its row is what `repro train` gives with the same values.
-So a table does not depend on how many workers made it, in which order, or how often it was ended
-and begun again.
+A study has configurations (values of parameters) and repetitions (seeds, folds). Each pair of these
+is a trial, and a trial is a recipe like any other: `repro train` gives the same result with the
+same values. So a table does not depend on how many workers made it, on the order of the trials, or
+on how often the study was ended and begun again.
 
     studies/<id>/study.json      the plan: configurations, repetitions, the digest of each recipe
-    studies/<id>/results.jsonl   a line for each trial when it is over, the verification, the end
-    runs/<id>-<number>/          the trials' runs
+    studies/<id>/results.jsonl   a line for each trial that is over, for the verification, the end
+    runs/<id>-<number>/          the runs of the trials
 """
 
 from __future__ import annotations
@@ -48,10 +48,14 @@ class Trainers(Protocol):
 
 
 class Study:
-    """A study on the disk, which goes on where it was. Used in a `with` block.
+    """A study on the disk, for a `with` block. It goes on with an unfinished study of its plan.
+
+    Args:
+        fresh: whether to begin a new study in any case.
 
     Raises:
-        BadInput: another process is at it, or it cannot be written, or what it had is damaged.
+        BadInput: another process is at work on the study, its files cannot be written, or its
+            results are damaged.
     """
 
     def __init__(self, project: Project, planned: Planned, fresh: bool = False) -> None:
@@ -75,7 +79,7 @@ class Study:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._file.close()
         if kind is BadInput and not self.results.trials:
-            # Of one that was refused nothing is left behind.
+            # A study that was refused leaves nothing behind.
             for run in self.project.runs.glob(f"{self.directory.name}-*"):
                 shutil.rmtree(run, ignore_errors=True)
             shutil.rmtree(self.directory)
@@ -88,20 +92,21 @@ class Study:
         tell: Callable[[str, str, int], None] = lambda run, line, done: None,
         verify: bool = True,
     ) -> table.Answer:
-        """Runs the trials that are left and the best again, and returns what `table.read` does.
+        """Runs the trials that are left and the best one again; returns what `table.read` does.
 
-        Where no trial is left to begin, what is the best so far is trained again meanwhile. Of
-        what turns out not to be it, that further run is removed.
+        As soon as no trial is left to begin, the best one so far is trained again. If another trial
+        turns out to be better, this further run is removed.
 
         Args:
-            workers: trainings side by side here; None: as many as fit on this machine.
-            cluster: in place of this machine, a Dask cluster.
-            tell: called for each trial that is over, with its run's name, a line on it, and how
-                many have a result.
+            workers: how many trainings to run at once; None: as many as fit on this machine.
+            cluster: the Dask cluster to use; None: this machine.
+            tell: is called for each trial that is over, with the name of its run, a line about it,
+                and the number of trials that have a result.
+            verify: whether to train the best one again.
 
         Raises:
-            BadInput: a trial was refused by the process that saw the data.
-            RunFailed: the study cannot be written to, or its cluster was lost.
+            BadInput: the process of a trial has found a wrong input.
+            RunFailed: the study cannot be written, or the connection to the cluster was lost.
         """
         trials, every = self.plan.trials, self._recipes
         left = [trial for trial in trials if self.results.done(trial.trial) is None]
@@ -151,7 +156,7 @@ class Study:
         return int(outcome.task.name.removeprefix(f"{self.directory.name}-").partition("-")[0])
 
     def _add(self, outcome: Outcome) -> str:
-        """Writes what came of a trial, and returns a line on it."""
+        """Writes the result of a trial, and returns a line about it."""
         number = self._trial(outcome)
         result: Result
         if outcome.failed is None:
@@ -178,7 +183,11 @@ class Study:
         return f"trial {number}:  {table.describe(values)}  {said}"
 
     def _check(self, content: Finished) -> None:
-        """Workers that read other data, or have not the metric to choose by, are no use."""
+        """Checks that all trials read the same data and have the result by which to choose.
+
+        Raises:
+            BadInput: a worker has read other data, or the monitored result is missing.
+        """
         asked = content.recipe.as_json()["parameters"]
         key = json.dumps([asked["data"], asked["model"]], sort_keys=True)
         found = content.recipe.data or {}
@@ -192,23 +201,27 @@ class Study:
             )
 
     def _unverified(self) -> int | None:
-        """The trial to train once more, where it was not: another may have become the best."""
+        """Returns the trial that has still to be trained once more, or None.
+
+        It may change while trials run, since another one may become the best.
+        """
         again, verified = table.table(self.plan, self.results).again, self.results.verification
         if again is None or again.why_not or (verified and verified.trial == again.trial):
             return None
         return again.trial
 
     def _verify(self, number: int, again: dict[int, Outcome | None]) -> NotVerified | None:
-        """Compares a trial with its further run, in changed surroundings.
+        """Compares a trial with its further run, which was made in changed surroundings.
 
-        Returns why it could not be compared, where that is so.
+        Returns:
+            Why they cannot be compared; None if they were compared.
         """
         task = self._task(self.plan.trials[number], varied=True)
         for run in self.project.runs.glob(f"{self.directory.name}-*-again"):
             if run.name != task.name:
                 shutil.rmtree(run, ignore_errors=True)
         outcome = again[number]
-        assert outcome is not None, "a pool that ended has asked for it and told of it"
+        assert outcome is not None, "a pool that ended has asked for it and given its outcome"
         if failed := outcome.refused or outcome.failed:
             return NotVerified(failed)
         done = self.results.done(number)
@@ -229,7 +242,7 @@ class Study:
             ) from None
 
     def _unfinished(self) -> Path | None:
-        """The newest study of the same plan that is not all done."""
+        """Returns the newest study of the same plan that has not finished, or None."""
         known = _folder(self.project).glob(f"*-{self.plan.digest[:6]}*")
         for path in sorted(known, reverse=True):
             with contextlib.suppress(OSError, ValueError, BadInput):
@@ -252,10 +265,10 @@ class Study:
 
 
 def _opened(path: Path) -> TextIO:
-    """The file of results, to add to.
+    """Opens the file of results, to add lines to it.
 
     Raises:
-        BadInput: it cannot be written.
+        BadInput: the file cannot be written.
     """
     try:
         return path.open("a", encoding="utf-8")
@@ -265,7 +278,10 @@ def _opened(path: Path) -> TextIO:
 
 @contextlib.contextmanager
 def _trainers(number: int, cluster: Cluster | None, listener: Listener) -> Iterator[Trainers]:
-    """Threads of this process, or, of a cluster, its workers. Only the latter import Dask."""
+    """Yields what runs tasks: threads of this process, or the workers of a cluster.
+
+    Dask is imported only for a cluster.
+    """
     if cluster is None:
         with Pool(number, listener) as pool:
             yield pool
@@ -281,5 +297,9 @@ def _folder(project: Project) -> Path:
 
 
 def find(project: Project, name: str) -> Path:
-    """Returns the folder of a study: a path, its id, or how that begins."""
+    """Returns the folder of a study for a name: a path, its id, or the beginning of its id.
+
+    Raises:
+        BadInput: there is no such study, or there are several.
+    """
     return manifest.find_directory(_folder(project), planning.FILE, name, ("study", "studies"))

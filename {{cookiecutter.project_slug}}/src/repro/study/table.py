@@ -1,4 +1,4 @@
-"""The table of a study: what came of its trials, read from its folder and told."""
+"""Makes the table of a study from the files in its folder, and shows it to people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from repro.basics.errors import BadInput
 from repro.basics.text import result
 from repro.compare.comparison import Verdict
-from repro.compare.gate import Why
+from repro.compare.gate_verdict import Why
 from repro.study import choice, planning, results
 from repro.study.choice import Again, Choice, Nested, Repeated, Row, Same, Spread, Trial
 from repro.study.planning import OUTER_FOLD, Plan
@@ -21,19 +21,19 @@ from repro.study.search import Values
 
 @dataclass(frozen=True)
 class Table:
-    """What came of the trials of a study."""
+    """The results of a study."""
 
     kind: str
     monitor: str
     rows: Sequence[Row]
-    """One for each configuration."""
+    """One row for each configuration."""
     trials: Sequence[Trial]
     best: Choice | None
-    """The row with the best mean of the monitored result among those without failed trials. None
-    where there is nothing to choose between: one configuration, or rows that all end in the same
-    state. None in a nested study, which chooses in each outer fold."""
+    """The row with the best mean of the monitored result, among those without failed trials. It is
+    None if there is only one configuration, or if all rows end in the same state. It is also None
+    in a nested study, which chooses in each outer fold."""
     nested: Nested | None
-    """What a nested study chose in each outer fold, and the test of these."""
+    """The choices of a nested study and their test results; None: the study is not nested."""
     same: Sequence[Same]
     repeated: Sequence[Repeated]
     again: Again | None
@@ -46,24 +46,26 @@ class Table:
 
     @property
     def digest(self) -> str:
-        """Over the final states of all trials: two tables of the same digest are the same to the
-        last bit."""
+        """The digest of the final states of all trials.
+
+        If two tables have the same digest, all their trials ended in the same bits.
+        """
         states = (trial.done.digest if trial.done else None for trial in self.trials)
         return hashlib.sha256("".join(map(str, states)).encode()).hexdigest()
 
     @property
     def notes(self) -> list[str]:
-        """What there is to know of the trials, each once."""
+        """The notes of all trials, each one once."""
         return sorted({note for one in self.trials if one.done for note in one.done.notes})
 
     @property
     def broken(self) -> list[str]:
-        """Why the guarantee that was asked for does not hold; nothing where it does."""
+        """Why the guarantee that was asked for does not hold; empty if it does."""
         done = [one.done for one in self.trials if one.done]
         return sorted({why for one in done for why in one.guarantee.broken})
 
     def as_json(self) -> dict[str, Any]:
-        """As answers have it."""
+        """Returns the table as answers have it."""
         return {
             "kind": self.kind,
             "monitor": self.monitor,
@@ -83,7 +85,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a study: its table, and of the trial that was trained once more."""
+    """The answer of a study: its table, and what became of the trial that was trained once more."""
 
     directory: Path
     table: Table
@@ -91,20 +93,20 @@ class Answer:
 
     @property
     def compared(self) -> Verdict | None:
-        """The verdict on the further training, where there is one."""
+        """The verdict on the trial and its further run, if there is one."""
         found = self.verification
         return found.verdict if isinstance(found, Verification) else None
 
     @property
     def not_verified(self) -> bool:
-        """Whether the further training failed."""
+        """Whether the further run failed."""
         return isinstance(self.verification, NotVerified)
 
     def as_json(self, why: Why | None = None) -> dict[str, Any]:
-        """As `--json` has it.
+        """Returns the answer as `--json` prints it.
 
         Args:
-            why: why the further training differs, where that was looked for.
+            why: why the further run differs, if this was searched for.
         """
         verified = self.verification.as_json() if self.verification else None
         if verified is not None and why is not None:
@@ -114,7 +116,7 @@ class Answer:
 
 
 def read(directory: Path) -> Answer:
-    """What came of a study, which may not be finished.
+    """Returns the answer of a study, which need not be finished.
 
     Raises:
         BadInput: its files are damaged; the message names the place.
@@ -127,7 +129,7 @@ def read(directory: Path) -> Answer:
 
 
 def table(plan: Plan, found: Results) -> Table:
-    """The table of a study, which may not be finished."""
+    """Makes the table of a study, which need not be finished."""
     trials = [Trial(one, found.trials.get(one.trial)) for one in plan.trials]
     by_configuration: dict[int, list[Trial]] = {}
     for trial in trials:
@@ -162,18 +164,21 @@ def table(plan: Plan, found: Results) -> Table:
 
 
 def _without_tests(row: Row) -> Row:
-    """Whoever chose by these would choose across the tests of a nested study."""
+    """Returns a row of a nested study without test results, so that nobody chooses by them."""
     kept = {name: one for name, one in row.metrics.items() if not name.startswith("test_")}
     return replace(row, metrics=kept)
 
 
 HIDDEN = ("split.folds", "split.outer_folds")
-"""Set by repetitions, and the same in all of them."""
+"""Parameters that repetitions set and that are the same in all of them, so they are not shown."""
 
 
 def columns(table: Table) -> tuple[list[str], list[list[str]]]:
-    """The head and the rows of the table that people see: a row for each configuration, or, of
-    a single one, for each trial, and the mean."""
+    """Returns the head and the rows of the table that people see.
+
+    There is a row for each configuration. If there is only one, there is a row for each trial, and
+    a row with the mean.
+    """
     rows, trials = table.rows, table.trials
     measured = next((row.metrics for row in rows if row.metrics), {})
     names = [name for name in measured if name.startswith(("val_", "test_"))]
@@ -196,7 +201,7 @@ def columns(table: Table) -> tuple[list[str], list[list[str]]]:
 
 
 def nested_columns(nested: Nested, monitor: str) -> tuple[list[str], list[list[str]]]:
-    """The same for what a nested study chose: a row for each outer fold, and the mean."""
+    """Returns the same for the choices of a nested study: a row for each outer fold and a mean."""
     tests = list(nested.metrics)
     lines = [
         [str(one.outer_fold), describe(one.row.values) or "–"]
@@ -208,7 +213,7 @@ def nested_columns(nested: Nested, monitor: str) -> tuple[list[str], list[list[s
 
 
 def lines(table: Table) -> list[str]:
-    """What a person has to know of the table beside its rows: what was chosen, and what is odd."""
+    """Returns what a person has to know beside the rows: what was chosen, and what is unusual."""
     best, rows, monitor = table.best, table.rows, table.monitor
     told = []
     if best is not None:
@@ -249,12 +254,12 @@ def _told_of_nested(nested: Nested, chosen: str) -> list[str]:
 
 
 def assigned(values: Values) -> str:
-    """Values as the command line takes them, apart from how words are quoted."""
+    """Returns values as the command line takes them, but without quotation marks."""
     return ", ".join(f"{name}={shown(value)}" for name, value in values.items())
 
 
 def _tied(best: Choice) -> str:
-    """That other rows are as good, where some are."""
+    """Names the other rows that are equally good; empty if there is none."""
     if not best.tied:
         return ""
     rows = f"row{'s' * (len(best.tied) > 1)} {_ranges([n + 1 for n in best.tied])}"
@@ -262,7 +267,7 @@ def _tied(best: Choice) -> str:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers in their order as people write them: 1–3, 5 and 7."""
+    """Returns ascending numbers as people write them: 1–3, 5 and 7."""
     runs: list[list[int]] = []
     for one in numbers:
         if runs and one == runs[-1][-1] + 1:
@@ -280,12 +285,12 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def short(key: str) -> str:
-    """The last word of a parameter's dotted name."""
+    """Returns the last word of a parameter's dotted name."""
     return key.rpartition(".")[2]
 
 
 def shown(value: object) -> str:
-    """A value as people see it, the same before and after it was kept as JSON."""
+    """Returns a value as people see it; it looks the same before and after it was kept as JSON."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {shown(one)}' for key, one in value.items())}}}"
     if isinstance(value, list):
@@ -302,5 +307,5 @@ def _spread(found: Spread | None) -> str:
 
 
 def describe(values: Values) -> str:
-    """The values that tell a trial from the others, in words."""
+    """Returns in words the values in which a trial may differ from the others."""
     return "  ".join(f"{short(key)} {shown(v)}" for key, v in values.items() if key not in HIDDEN)

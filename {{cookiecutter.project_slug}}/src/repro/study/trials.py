@@ -1,8 +1,7 @@
-"""One trial of a study, wherever it runs: what is asked for, what came of it, and the training.
+"""One trial of a study, on whatever machine: its task, its training and its outcome.
 
-A trial is trained in a process of its own, as everything here is, so that nothing of one reaches
-the next. What gives the trials room and threads is `pool.py` on this machine, and `workers.py` on a
-Dask cluster.
+Each trial is trained in a fresh process, like every run. `pool.py` gives the trials threads on this
+machine, and `workers.py` gives them workers on a Dask cluster.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from repro.run.manifest import Manifest, Surroundings
 
 @dataclass(frozen=True)
 class Task:
-    """One training that is asked for; what it holds travels over the network."""
+    """One training to be made. It travels over the network, so it holds only plain data."""
 
     study: str
     name: str
@@ -34,27 +33,28 @@ class Task:
     overrides: Sequence[str]
     root: str
     code: str
-    """The digest that a worker's own code must have; see `provenance.digest`."""
+    """The digest that the code of a worker must have; see `provenance.digest`."""
     varied: bool = False
-    """In changed surroundings, as the further runs of the gate."""
+    """Whether to train in changed surroundings, like the further runs of the gate."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task: a run in the caller's `runs/`, or why there is none."""
+    """The end of a task: a run in the caller's `runs/`, or why there is none."""
 
     task: Task
     worker: str = ""
     refused: str | None = None
     failed: str | None = None
     archive: bytes | None = None
-    """The run, from a worker with another copy of the project."""
+    """The files of the run, if the worker has another copy of the project."""
 
 
 def attempt(task: Task, worker: str, train: Callable[[], object]) -> Outcome:
-    """What came of a task that `train` trains.
+    """Calls `train` for a task and returns the outcome.
 
-    What goes wrong is the trial's own: a full disk and a folder that cannot be written too.
+    An error is a failure of this trial alone. This holds even for a full disk, or for a folder that
+    cannot be written.
     """
     try:
         train()
@@ -68,7 +68,7 @@ def attempt(task: Task, worker: str, train: Callable[[], object]) -> Outcome:
 
 
 def told(error: BaseException) -> str:
-    """An error in one line, with its kind."""
+    """Returns an error as one line, with its type."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
@@ -80,21 +80,22 @@ def train(
     on_start: Callable[[subprocess.Popen[str]], None],
     ended: Callable[[], bool],
 ) -> Path:
-    """Trains what a task asks for, or goes on with what is there of it; returns the run.
+    """Trains the recipe of a task, or goes on with its run; returns the run directory.
 
-    A run of the task's name that another process is at, whose study was killed, is waited for.
+    If the study was killed, another process may still be at work on the run. Then this function
+    waits for it.
 
     Args:
-        gpu: the one that the process may see; see `launcher.train`.
-        on_start: called with each process, so that the caller can end it.
-        ended: asked again and again whether the wait is to be given up.
+        gpu: the GPU that the process may see; see `launcher.Launch`.
+        on_start: is called with each process, so that the caller can end it.
+        ended: is asked again and again whether to give up waiting.
 
     Raises:
-        BadInput, RunFailed: see `launcher.train`; or the wait was given up.
-        OSError: the runs cannot be written here, which is not what the study asks for.
+        BadInput, RunFailed: see `launcher.train`; or `ended` has said to give up.
+        OSError: `runs/` cannot be written, which is no fault of the study's input.
     """
     run = project.runs / task.name
-    while run.exists() and not launcher.idle(run):  # `idle` itself waits a while.
+    while run.exists() and not launcher.idle(run):  # `idle` waits up to three seconds itself.
         if ended():
             raise RunFailed("the study was ended")
     resume = None
@@ -120,13 +121,13 @@ def train(
     )
     try:
         return launcher.train(launch, listener, on_start)
-    except Changed:  # Another processor, say: the finished part would not be this machine's.
+    except Changed:  # For example, this machine has another processor. The run begins again.
         shutil.rmtree(run)
         return launcher.train(replace(launch, resume=None), listener, on_start)
 
 
 def _manifest(run: Path) -> Manifest | None:
-    """That of a run; None where the run was killed before it was written."""
+    """Returns the manifest of a run; None if the run was killed before it was written."""
     try:
         return manifest.read(run)
     except BadInput:
@@ -134,7 +135,11 @@ def _manifest(run: Path) -> Manifest | None:
 
 
 def _check_writable(folder: Path) -> None:
-    """Makes a file that has no name, and so leaves nothing behind."""
+    """Checks that a folder can be written, by a temporary file that leaves nothing behind.
+
+    Raises:
+        OSError: it cannot.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass

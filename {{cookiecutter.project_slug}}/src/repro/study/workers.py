@@ -1,8 +1,8 @@
-"""Workers of a Dask cluster that run the trials of a study, on this machine or on others.
+"""Runs the trials of a study on the workers of a Dask cluster, on this machine or on others.
 
-Only a study with `--scheduler` imports this, and Dask. A worker with another copy of the project
-uses that, if its code and lock are the same, and sends the run back. At most cores ÷ threads
-trainings run on a machine at once, or one on each GPU, whatever number of workers there are.
+Only a study with `--scheduler` imports this module and Dask. A worker may have another copy of the
+project. It uses this copy if code and lock are the same, and sends the run back. However many
+workers a machine has, it runs at most cores ÷ threads trainings at once, or one on each GPU.
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ from repro.study.keys import Cluster
 from repro.study.trials import Outcome, Task
 
 WAIT_FOR_WORKERS = 30
-"""Seconds after which a scheduler without workers is given up."""
+"""A scheduler that has no workers after so many seconds is given up."""
 
-# In a worker: the processes it has started, by the caller's session; the sessions that were ended.
+# In a worker: the processes that it has started, by session, and the sessions that were ended. A
+# session is one use of `Workers` by a study.
 _running: dict[str, set[subprocess.Popen[str]]] = {}
 _stopped: set[str] = set()
 _adding = threading.Lock()
 
 
 class Workers:
-    """Workers to give tasks to, used in a `with` block.
+    """The workers of a cluster, for a `with` block.
 
     Args:
         cluster: the address of a running Dask scheduler, and the keys to it.
@@ -59,7 +60,7 @@ class Workers:
     def __init__(self, cluster: Cluster, listener: Listener) -> None:
         self._stack = contextlib.ExitStack()
         self._listener = listener
-        self._session = f"repro-{secrets.token_hex(8)}"  # Its events have this topic.
+        self._session = f"repro-{secrets.token_hex(8)}"  # Dask's topic for the events, too.
         address = cluster.address
         try:
             self._client = self._stack.enter_context(
@@ -89,16 +90,19 @@ class Workers:
         tasks: Sequence[Task],
         further: Callable[[], Task | None] = lambda: None,
     ) -> Iterator[Outcome]:
-        """Yields the outcome of each task, as they come; the runs are then in `runs/`.
+        """Yields the outcome of each task as soon as it is over; its run is then in `runs/`.
 
-        When the caller stops before the end, what is running is ended.
+        If the caller stops before the end, the trainings that still run are ended.
 
         Args:
-            every: the recipes that tasks may have; each worker gets the files that they name.
-            further: asked for a task more, while workers have nothing to do.
+            every: all recipes that tasks may have; each worker gets the files that they name.
+            further: is asked for one more task while a worker has nothing to do.
+
+        Raises:
+            RunFailed: the connection to the scheduler was lost, or a run cannot be kept here.
         """
         files = _archive(project.root, _inputs(project, every))
-        # On all workers: one of them may be killed.
+        # All workers get the files, since the one that has them might be killed.
         sent = self._client.scatter(files, broadcast=True, hash=False)
 
         def submit(task: Task) -> Any:
@@ -130,10 +134,10 @@ class Workers:
                     self._client.run(stop, self._session)
 
     def _idle(self, tasks: int) -> bool:
-        """Whether there are more workers than tasks; also where none are left, of no tasks."""
+        """Whether there are more workers than tasks, or no tasks at all."""
         if not tasks:
             return True
-        with contextlib.suppress(CancelledError, OSError):  # The next task tells what is lost.
+        with contextlib.suppress(CancelledError, OSError):  # The next task raises the error.
             threads: dict[str, int] = self._client.nthreads()
             return tasks < sum(threads.values())
         return False
@@ -146,10 +150,12 @@ class Workers:
 
 
 def _outcome(future: Any, task: Task) -> Outcome:
-    """What came of a task, from Dask's future.
+    """Returns the outcome of a task from Dask's future.
+
+    An error on the worker is the failure of its trial.
 
     Raises:
-        RunFailed: the scheduler was lost. An error of the worker is that of the trial.
+        RunFailed: the connection to the scheduler was lost.
     """
     try:
         outcome: Outcome = future.result()
@@ -159,13 +165,14 @@ def _outcome(future: Any, task: Task) -> Outcome:
         if future.status == "error":
             return Outcome(task, failed=trials.told(error))
         raise RunFailed(
-            f"the scheduler was lost: {error}; the same study started again goes on"
+            f"the connection to the scheduler was lost: {error}; the same study started again "
+            "goes on"
         ) from None
     return outcome
 
 
 def _security(cluster: Cluster) -> Security | None:
-    """What Dask takes to speak TLS, and nothing else; None where the cluster has no keys."""
+    """Returns the settings with which Dask uses only TLS; None if the cluster has no keys."""
     if cluster.keys is None:
         return None
     return Security(  # type: ignore[no-untyped-call]
@@ -177,7 +184,7 @@ def _security(cluster: Cluster) -> Security | None:
 
 
 def work(task: Task, files: bytes, session: str) -> Outcome:
-    """In a worker: runs a task, or goes on with it where another worker was killed."""
+    """Runs a task in a worker, or goes on with a run that a killed worker has left."""
     worker = get_worker()
     host = f"{socket.gethostname()} {worker.address}"
     last = 0.0
@@ -193,7 +200,7 @@ def work(task: Task, files: bytes, session: str) -> Outcome:
     def train() -> None:
         nonlocal archive
         mine = Project.find(Path(__file__))
-        # Where the caller's folder can be seen from here, the run is made in it.
+        # If this machine sees the caller's folder, the run is made there.
         root = Path(task.root)
         shared = (root / "studies" / task.study).is_dir()
         project = Project.find(root) if shared else mine
@@ -213,7 +220,7 @@ def work(task: Task, files: bytes, session: str) -> Outcome:
 
 
 def stop(session: str) -> None:
-    """In a worker: ends the trainings of a session, and lets no other begin."""
+    """Ends, in a worker, the trainings of a session, and lets no other training of it begin."""
     _stopped.add(session)
     for process in list(_running.get(session, ())):
         process.terminate()
@@ -231,7 +238,7 @@ def _train(project: Project, task: Task, session: str, tell: Listener) -> Path:
 
     def started(process: subprocess.Popen[str]) -> None:
         processes.add(process)
-        if ended():  # It was started while all others were ended.
+        if ended():  # It was started while the others were being ended.
             process.terminate()
 
     try:
@@ -242,8 +249,8 @@ def _train(project: Project, task: Task, session: str, tell: Listener) -> Path:
 
 
 def _inputs(project: Project, every: Iterable[Recipe]) -> set[Path]:
-    """The files, beside code and data, that recipes name by their digest."""
-    named = {}  # One recipe of many that name the same.
+    """Returns the files, beside code and data, that recipes name by their digests."""
+    named = {}  # By what recipes name: one of the recipes that name it.
     for recipe in every:
         split, training = recipe.parameters.split, recipe.parameters.training
         begun = (getattr(training, name) for name in recipes.BEGINNINGS)
@@ -268,17 +275,17 @@ def _archive(folder: Path, paths: Iterable[Path]) -> bytes:
 
 
 def _unpack(archive: bytes, folder: Path) -> None:
-    """The folder gets its name when all of it is there.
+    """Unpacks a run into a folder, which gets its name only when all files are there.
 
     Raises:
-        RunFailed: there is no room for it, or no right to write it.
+        RunFailed: the folder cannot be written.
     """
     part = folder.with_name(folder.name + ".part")
     try:
-        for old in (part, folder):  # Of a study that was killed as it took the run over.
+        for old in (part, folder):  # A study that was killed here may have left them.
             shutil.rmtree(old, ignore_errors=True)
         with zipfile.ZipFile(io.BytesIO(archive)) as file:
-            file.extractall(part)  # Names that lead out of the folder are made harmless by it.
+            file.extractall(part)  # It makes names harmless that would lead out of the folder.
         part.rename(folder)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
@@ -288,7 +295,7 @@ def _unpack(archive: bytes, folder: Path) -> None:
 
 
 def _add(archive: bytes, root: Path) -> None:
-    """Adds the files that are not there yet."""
+    """Unpacks those files of an archive that are not there yet."""
     with _adding, zipfile.ZipFile(io.BytesIO(archive)) as file:
         for name in file.namelist():
             if not (root / name).exists():

@@ -1,0 +1,95 @@
+"""Whether two versions of the template train the same bits: each preset on each backend, shortly.
+
+.venv/bin/python -m benchmarks.bits COMMIT                    # compares it with what is here
+.venv/bin/python -m benchmarks.bits COMMIT --backends jax
+
+`REPRO_DATA` names the folder with mnist.npz. Each training has one epoch of 15 steps. Its state,
+its whole ledger and its recipe are compared by their digests; docs/design.md is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.real.conftest import environment
+
+from . import figures
+
+TEMPLATE = Path(__file__).resolve().parents[1]
+BACKENDS = ("tensorflow", "jax", "torch")
+SHORT = ("training.epochs=1", "training.steps_per_epoch=15")
+COMPARED = ("digest", "ledger_head", "recipe_digest")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("commit", help="of the template, such as v0.1.0 or HEAD^")
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
+    asked = parser.parse_args()
+    work = TEMPLATE / "build" / "bits"
+    shutil.rmtree(work, ignore_errors=True)
+    before = checked_out(asked.commit, work / "template")
+    tried, differing = 0, []
+    for backend in asked.backends:
+        python = environment(backend)
+        projects = [
+            generated(template, work / name / backend, backend)
+            for name, template in (("before", before), ("now", TEMPLATE))
+        ]
+        for preset in sorted(path.stem for path in (projects[0] / "presets").glob("*.yaml")):
+            one, other = (trained(project, python, preset) for project in projects)
+            same = all(one[name] == other[name] for name in COMPARED)
+            tried += 1
+            if not same:
+                differing.append(f"{preset} {backend}")
+            print(f"{'same   ' if same else 'DIFFERS'}  {backend:<10}  {preset}", flush=True)
+    same_bits = tried - len(differing)
+    if asked.backends == list(BACKENDS):
+        told = f"{same_bits} of {tried} short trainings had the same digest, ledger and recipe"
+        figures.write("bits", told, file="design.md")
+    sys.exit(f"DIFFERS: {', '.join(differing)}" if differing else 0)
+
+
+def checked_out(commit: str, folder: Path) -> Path:
+    """Writes the files of a commit into a folder."""
+    folder.mkdir(parents=True)
+    command = ["git", "-C", str(TEMPLATE), "archive", commit]
+    content = subprocess.run(command, check=True, capture_output=True).stdout
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=content, check=True)
+    return folder
+
+
+def generated(template: Path, folder: Path, backend: str) -> Path:
+    """Generates a project with all models."""
+    answers = [f"backend={backend}", "starter=all", "git_init=no"]
+    command = [sys.executable, "-m", "cookiecutter", str(template), "--no-input", "-o", str(folder)]
+    subprocess.run([*command, *answers], check=True)
+    (project,) = folder.iterdir()
+    return project
+
+
+def trained(project: Path, python: Path, preset: str) -> dict[str, str]:
+    """What the manifest of a short training has of what is compared."""
+    command = [str(python), "-m", "repro", "train", f"preset={preset}", *SHORT, "--json"]
+    done = subprocess.run(
+        command,
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(project / "src")},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(f"{project.name}, {preset}: {done.stderr}")
+    run = Path(json.loads(done.stdout.splitlines()[-1])["run_dir"])
+    content = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    return {name: content[name] for name in COMPARED}
+
+
+if __name__ == "__main__":
+    main()
