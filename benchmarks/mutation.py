@@ -6,7 +6,7 @@ says for each.
 
     make mutation                               # all modules, and writes docs/mutation.md
     make mutation ARGS="run/loop basics/seeds"  # these alone
-    make mutation ARGS=--survivors              # tries those again that survived the last time
+    make mutation ARGS=--survivors              # tries those that were not killed the last time
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MODULES = {
     "run/boundary": ("test_boundaries", "test_loop"),
     "run/steps": ("test_boundaries", "test_loop"),
     "compare/comparison": ("test_ledger", "test_machinery"),
-    "basics/digests": ("test_ledger", "test_machinery"),
+    "basics/digests": ("test_ledger", "test_files", "test_sources"),
     "basics/seeds": ("test_ledger",),
     "run/manifest": ("test_ledger", "test_machinery"),
 }
@@ -296,11 +296,11 @@ class Project:
         print(json.dumps([seconds, files]), file=self._server.stdin, flush=True)
         return self._read()
 
-    def tried(self, module: str, again: Collection[str] | None) -> list[Mutant]:
+    def tried(self, module: str, killed: Collection[str]) -> list[Mutant]:
         """Puts each mutant of a module into the project, and says what became of it.
 
         Args:
-            again: the names of those that are tried; None: all of them.
+            killed: the names of those that need not be tried, as the last time has killed them.
         """
         path = self.root / "src" / "repro" / f"{module}.py"
         source = path.read_text(encoding="utf-8")
@@ -312,7 +312,7 @@ class Project:
         try:
             for number, (text, mutant) in enumerate(mutants(module, source).items()):
                 status = "1"
-                if again is None or mutant.name in again:
+                if mutant.name not in killed:
                     path.write_text(text, encoding="utf-8")
                     # Python tells by this time, in seconds, whether its byte code is still right.
                     os.utime(path, (number, number))
@@ -343,8 +343,8 @@ def main(project: Path, modules: list[str], survivors: bool) -> str | None:
     for module in modules:
         start = time.monotonic()
         before = kept(module) if survivors else []
-        again = {mutant.name for mutant in before if mutant.status == "0"}
-        done = process.tried(module, again if survivors else None)
+        alive = {mutant.name for mutant in before if mutant.status == "0"}
+        done = process.tried(module, {mutant.name for mutant in before} - alive)
         file_of(module).write_text(json.dumps([asdict(mutant) for mutant in done], indent=1))
         print(f"{module}: {len(done)} in {time.monotonic() - start:.0f} s", flush=True)
     explained = set(re.findall(r"^- (`.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
@@ -375,6 +375,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutation")
     parser.add_argument("project", type=Path, help="a generated project with its lock installed")
     parser.add_argument("modules", nargs="*", default=list(MODULES))
-    parser.add_argument("--survivors", action="store_true", help="only those of the last time")
-    options = parser.parse_args()
+    parser.add_argument("--survivors", action="store_true", help="those not killed the last time")
+    options = parser.parse_intermixed_args()
     sys.exit(main(options.project.resolve(), options.modules, options.survivors))

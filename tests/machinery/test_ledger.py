@@ -19,6 +19,7 @@ from repro.basics import digests, seeds
 from repro.basics.errors import BadInput
 from repro.compare import comparison
 from repro.compare.comparison import Verdict
+from repro.data import feed
 from repro.environment.determinism import Promise
 from repro.environment.provenance import Provenance
 from repro.environment.reads import Reads
@@ -499,8 +500,38 @@ def test_a_difference_is_described_in_a_few_lines(stage: str, place: str) -> Non
     ).replace("2 others", "2 more")
     for names in (["w\n"], None):
         assert ", and" not in comparison.describe(replace(found, names=names))
+    assert "weights: w\\n, and 1 more\n" in comparison.describe(replace(found, names=["w", "v"]))
     short = comparison.describe(replace(found, a="a" * 63, b="b" * 65))
     assert f"    {'a' * 63}\n    {'b' * 65}\n" in short
+
+
+@pytest.mark.parametrize("keys", [[], ["b"], ["b", "c"]])
+def test_samples_with_another_content_are_named(
+    keys: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [
+        run(tmp_path / value, START, ("step", {"content": {"samples": value}}, 1, 2))
+        for value in "12"
+    ]
+    asked: list[tuple[Path, Path]] = []
+
+    def changed(one: Path, other: Path) -> list[str]:
+        asked.append((one, other))
+        return keys
+
+    monkeypatch.setattr(feed, "changed", changed)
+    found = diverged(*runs)
+    assert asked == [(runs[0], runs[1])]
+    assert (found.stage, found.what, found.a, found.b) == ("step", "content", "1", "2")
+    if keys:
+        assert (found.name, found.names) == ("sample b", [f"sample {key}" for key in keys])
+        assert found.means == comparison.EXPLAINED["content"]
+    else:
+        assert (found.name, found.names) == ("samples", ["samples"])
+        assert found.means == (
+            "each sample was read with the same content; `augment` made other samples of them, so "
+            "it draws from something else than its generator"
+        )
 
 
 # The manifest of a run.
