@@ -520,7 +520,10 @@ def test_samples_with_another_content_are_named(
         return keys
 
     monkeypatch.setattr(feed, "changed", changed)
-    found = diverged(*runs)
+    for value in "34":
+        runs.append(run(tmp_path / value, ("data", {"arrays": {"train/x": value}}, 0, 0)))
+    assert diverged(*runs[2:]).name == "train/x" and asked == []
+    found = diverged(*runs[:2])
     assert asked == [(runs[0], runs[1])]
     assert (found.stage, found.what, found.a, found.b) == ("step", "content", "1", "2")
     if keys:

@@ -93,6 +93,8 @@ def test_a_state_is_digested_by_name_and_content(nothing: list[Any]) -> None:
     kept = state.arrays(of, state.KEPT)
     assert list(kept)[:3] == ["generators/seed", "generators/keras", "weights/a/kernel"]
     assert state.digest_of(kept) == state.digest(state.digests(of, *state.KEPT))
+    of.weights = []
+    assert state.digests(of, "weights") == {"weights": {}}
     assert kept["weights/a/bias"].tolist() == [3.0]
 
 
@@ -141,6 +143,7 @@ def test_a_state_is_given_whole_or_not_at_all() -> None:
             good | {"weights/a/bias": np.zeros((1, 1))},
             r"a/bias: expected the shape \(1,\), got \(1, 1\)",
         ),
+        (good | {"weights/a/bias": np.zeros(0)}, r"a/bias: expected the shape \(1,\), got \(0,\)"),
         (good | {"optimizer/adam/m": np.zeros(2)}, r"adam/m: expected the shape \(\), got \(2,\)"),
     ):
         with pytest.raises(BadInput, match=f"^state.npz: .*{told}"):
@@ -165,8 +168,9 @@ def test_weights_are_taken_where_path_and_shape_are_the_same(tmp_path: Path) -> 
     assert state.transfer(path, of, digest) == ["a/kernel"]
     assert of.weights[0].value.tolist() == [[5, 6]] and of.weights[1].value.tolist() == [3]
     assert of.optimizer.variables[0].value == 3
-    with pytest.raises(BadInput, match="no weight has path and shape in common"):
-        state.transfer(path, model(variable("b", 1), variable("a/bias", 1)), digest)
+    for other in (variable("a/bias", 1), variable("a/bias", [1]), variable("a/bias", [1, 2, 3])):
+        with pytest.raises(BadInput, match="no weight has path and shape in common"):
+            state.transfer(path, model(variable("b", 1), other), digest)
     with pytest.raises(BadInput, match=r"expected the state with the digest .*, got another"):
         state.transfer(path, of, "0" * 64)
 
