@@ -360,7 +360,7 @@ def test_the_checkpoint_of_another_recipe_is_refused(recipe: str, tmp_path: Path
 
 
 def test_what_a_kill_left_of_a_checkpoint_goes(tmp_path: Path) -> None:
-    torn, other = tmp_path / "000001-000000000.npz.new", tmp_path / "kept.txt"
+    torn, other = tmp_path / "000000-000000125.npz.new", tmp_path / "kept.txt"
     torn.touch()
     other.touch()
     (tmp_path / "000001-000000000.npz").touch()
@@ -438,3 +438,13 @@ def test_nothing_is_refused_where_nothing_is_torn(tmp_path: Path) -> None:
     (tmp_path / "000002-000000000.json").unlink()
     assert checkpoints.newest() is not None
     assert checkpoints.refused == []
+
+
+def test_a_vocabulary_is_digested_by_the_path_of_its_layer() -> None:
+    plain = SimpleNamespace(path="a/dense")
+    words = SimpleNamespace(path="a/words", get_vocabulary=lambda: ["", "[UNK]", np.str_("one")])
+    of: Any = SimpleNamespace(_flatten_layers=lambda: [plain, words])
+    digest = hashlib.sha256(b'["","[UNK]","one"]').hexdigest()
+    assert state.vocabularies(of) == {"vocabulary": {"a/words": digest}}
+    of = SimpleNamespace(_flatten_layers=lambda: [plain])
+    assert state.vocabularies(of) == {}
