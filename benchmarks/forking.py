@@ -3,7 +3,7 @@
 It runs with the Python of a project, and imports nothing of the project itself: each process that
 it forks imports `repro` from the disk, as it stands there at that moment. A question is a line of
 JSON on standard input: the seconds that the tests may take, and their files. The answer is a line
-with the exit status of pytest, or `timeout`.
+with the exit status of the process, a negative number for a signal, and the seconds it took.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -26,12 +27,20 @@ BEFORE = (
 WITHOUT = ("cacheprovider", "unraisableexception", "threadexception")
 """Of pytest's own plugins. They look for garbage again and again, among all of TensorFlow."""
 
+MEMORY = 8 * 1024**3
+"""Bytes that the tests may ask for, far more than they need."""
+
 
 def answer(seconds: float, files: list[str]) -> str:
-    """Forks a process that runs the tests until one fails, and waits for it."""
+    """Forks a process that runs the tests until one fails; returns its status and its CPU time.
+
+    It is ended where it takes more than these seconds of a core, or ten times as long by the clock.
+    """
     child = os.fork()
     if child == 0:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (round(seconds), round(seconds)))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))  # A mutant may never end.
         quiet = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(quiet, stream)
@@ -41,15 +50,14 @@ def answer(seconds: float, files: list[str]) -> str:
             status = int(importlib.import_module("pytest").main(["-qx", *without, *files]))
         finally:
             os._exit(status)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
+    end = time.monotonic() + 10 * seconds
+    while True:
+        done, status, used = os.wait4(child, os.WNOHANG)
         if done:
-            return str(os.waitstatus_to_exitcode(status))
+            return f"{os.waitstatus_to_exitcode(status)} {used.ru_utime + used.ru_stime:.1f}"
+        if time.monotonic() > end:
+            os.killpg(child, signal.SIGKILL)
         time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "timeout"
 
 
 if __name__ == "__main__":

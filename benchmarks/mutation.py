@@ -6,7 +6,7 @@ says for each.
 
     make mutation                               # all modules, and writes docs/mutation.md
     make mutation ARGS="run/loop basics/seeds"  # these alone
-    make mutation ARGS=--survivors              # tries those again that survived the last time
+    make mutation ARGS=--survivors              # tries what was not killed the last time
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MODULES = {
     "run/boundary": ("test_boundaries", "test_loop"),
     "run/steps": ("test_boundaries", "test_loop"),
     "compare/comparison": ("test_ledger", "test_machinery"),
-    "basics/digests": ("test_ledger", "test_machinery"),
+    "basics/digests": ("test_ledger", "test_files", "test_sources"),
     "basics/seeds": ("test_ledger",),
     "run/manifest": ("test_ledger", "test_machinery"),
 }
@@ -128,7 +128,7 @@ class Mutant:
     change: str
     """What stood there, and what stands there now."""
     status: str = ""
-    """1: a test failed; 0: it survived; `timeout`, or another exit status of pytest."""
+    """1: a test failed; 0: it survived; else another end of the process, such as a signal."""
 
     @property
     def name(self) -> str:
@@ -158,7 +158,8 @@ class Core(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> ast.AST:
-        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        names = {one.id for one in ast.walk(node.test) if isinstance(one, ast.Name)}
+        if names == {"TYPE_CHECKING"}:
             return ast.Pass()
         return self.generic_visit(node)
 
@@ -288,35 +289,38 @@ class Project:
         assert self._server.stdout is not None
         return self._server.stdout.readline().strip()
 
-    def passes(self, module: str, seconds: float) -> str:
-        """Runs the tests of a module, and returns what `forking` answers."""
+    def status(self, module: str, seconds: float) -> tuple[str, float]:
+        """Runs the tests of a module; returns their status and the seconds that they took."""
         assert self._server.stdin is not None
         files = [str(TESTS / f"{name}.py") for name in MODULES[module]]
         print(json.dumps([seconds, files]), file=self._server.stdin, flush=True)
-        return self._read()
+        status, took = self._read().split()
+        return status, float(took)
 
-    def tried(self, module: str, again: Collection[str] | None) -> list[Mutant]:
+    def tried(self, module: str, killed: Collection[str]) -> list[Mutant]:
         """Puts each mutant of a module into the project, and says what became of it.
 
         Args:
-            again: the names of those that are tried; None: all of them.
+            killed: the names of those that need not be tried, as the last time has killed them.
         """
         path = self.root / "src" / "repro" / f"{module}.py"
         source = path.read_text(encoding="utf-8")
-        start = time.monotonic()
-        if self.passes(module, 600) != "0":
+        status, took = self.status(module, 600)
+        if status != "0":
             raise SystemExit(f"{module}: the tests fail without a mutant")
-        limit = 20 + 5 * (time.monotonic() - start)
         done = []
+        file_of(module).write_text("")
         try:
             for number, (text, mutant) in enumerate(mutants(module, source).items()):
                 status = "1"
-                if again is None or mutant.name in again:
+                if mutant.name not in killed:
                     path.write_text(text, encoding="utf-8")
                     # Python tells by this time, in seconds, whether its byte code is still right.
                     os.utime(path, (number, number))
-                    status = self.passes(module, limit)
+                    status, _ = self.status(module, 5 + 3 * took)
                 done.append(replace(mutant, status=status))
+                with file_of(module).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(done[-1])) + "\n")
                 if status == "0":
                     print(f"survived: {mutant.name}", flush=True)
         finally:
@@ -342,9 +346,8 @@ def main(project: Path, modules: list[str], survivors: bool) -> str | None:
     for module in modules:
         start = time.monotonic()
         before = kept(module) if survivors else []
-        again = {mutant.name for mutant in before if mutant.status == "0"}
-        done = process.tried(module, again if survivors else None)
-        file_of(module).write_text(json.dumps([asdict(mutant) for mutant in done], indent=1))
+        alive = {mutant.name for mutant in before if mutant.status == "0"}
+        done = process.tried(module, {mutant.name for mutant in before} - alive)
         print(f"{module}: {len(done)} in {time.monotonic() - start:.0f} s", flush=True)
     explained = set(re.findall(r"^- (`.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
     found = {module: done for module in MODULES if (done := kept(module))}
@@ -360,20 +363,21 @@ def main(project: Path, modules: list[str], survivors: bool) -> str | None:
 
 def file_of(module: str) -> Path:
     """Where it stands what came of the mutants of a module."""
-    return RESULTS / f"{module.replace('/', '-')}.json"
+    return RESULTS / f"{module.replace('/', '-')}.jsonl"
 
 
 def kept(module: str) -> list[Mutant]:
     """What the last run that tried it found of a module."""
     if not file_of(module).exists():
         return []
-    return [Mutant(**one) for one in json.loads(file_of(module).read_text(encoding="utf-8"))]
+    lines = file_of(module).read_text(encoding="utf-8").splitlines()
+    return [Mutant(**json.loads(line)) for line in lines]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutation")
     parser.add_argument("project", type=Path, help="a generated project with its lock installed")
     parser.add_argument("modules", nargs="*", default=list(MODULES))
-    parser.add_argument("--survivors", action="store_true", help="only those of the last time")
-    options = parser.parse_args()
+    parser.add_argument("--survivors", action="store_true", help="those not killed the last time")
+    options = parser.parse_intermixed_args()
     sys.exit(main(options.project.resolve(), options.modules, options.survivors))

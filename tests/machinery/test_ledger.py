@@ -19,13 +19,14 @@ from repro.basics import digests, seeds
 from repro.basics.errors import BadInput
 from repro.compare import comparison
 from repro.compare.comparison import Verdict
+from repro.data import feed
 from repro.environment.determinism import Promise
 from repro.environment.provenance import Provenance
 from repro.environment.reads import Reads
 from repro.recipe.parameters import Training
 from repro.recipe.project import Project
 from repro.run import ledger, manifest
-from repro.run.ledger import FIELDS, FRESH, Divergence, Entry, Ledger
+from repro.run.ledger import FIELDS, FRESH, Divergence, Entry, Ledger, Parted
 
 # SHA-256 of nothing, of "abc" (FIPS 180-2) and of arrays, as `sha256sum` says them.
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -172,6 +173,20 @@ def test_a_ledger_does_not_go_on_behind_another_head(keep: int, head: str, tmp_p
     with pytest.raises(BadInput, match=f"not the ledger that belongs to the checkpoint.*{FRESH}$"):
         Ledger(path, keep=keep, head=head)
     assert path.read_bytes() == b"".join(lines)
+
+
+def test_a_ledger_does_not_go_on_behind_a_torn_entry(tmp_path: Path) -> None:
+    path, lines, heads = three(tmp_path / "ledger.jsonl")
+    path.write_bytes(b"".join([*lines[:2], lines[2][:-9]]))
+    with pytest.raises(BadInput, match=f"it was cut or altered{FRESH}$"):
+        Ledger(path, keep=3, head=heads[2])
+    assert Ledger(path, keep=2, head=heads[1]).entries == 2
+
+
+def test_a_run_that_has_parted_says_where() -> None:
+    where = Divergence("data", 0, 0, "samples", "x", "1", "2")
+    error = Parted("not the same", where)
+    assert (str(error), error.where) == ("not the same", where)
 
 
 def test_a_ledger_does_not_go_on_where_entries_are_missing(tmp_path: Path) -> None:
@@ -482,8 +497,41 @@ def test_a_difference_is_described_in_a_few_lines(stage: str, place: str) -> Non
     ).replace("2 others", "2 more")
     for names in (["w\n"], None):
         assert ", and" not in comparison.describe(replace(found, names=names))
+    assert "weights: w\\n, and 1 more\n" in comparison.describe(replace(found, names=["w", "v"]))
     short = comparison.describe(replace(found, a="a" * 63, b="b" * 65))
     assert f"    {'a' * 63}\n    {'b' * 65}\n" in short
+
+
+@pytest.mark.parametrize("keys", [[], ["b"], ["b", "c"]])
+def test_samples_with_another_content_are_named(
+    keys: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [
+        run(tmp_path / value, START, ("step", {"content": {"samples": value}}, 1, 2))
+        for value in "12"
+    ]
+    asked: list[tuple[Path, Path]] = []
+
+    def changed(one: Path, other: Path) -> list[str]:
+        asked.append((one, other))
+        return keys
+
+    monkeypatch.setattr(feed, "changed", changed)
+    for value in "34":
+        runs.append(run(tmp_path / value, ("data", {"arrays": {"train/x": value}}, 0, 0)))
+    assert diverged(*runs[2:]).name == "train/x" and asked == []
+    found = diverged(*runs[:2])
+    assert asked == [(runs[0], runs[1])]
+    assert (found.stage, found.what, found.a, found.b) == ("step", "content", "1", "2")
+    if keys:
+        assert (found.name, found.names) == ("sample b", [f"sample {key}" for key in keys])
+        assert found.means == comparison.EXPLAINED["content"]
+    else:
+        assert (found.name, found.names) == ("samples", ["samples"])
+        assert found.means == (
+            "each sample was read with the same content; `augment` made other samples of them, so "
+            "it draws from something else than its generator"
+        )
 
 
 # The manifest of a run.

@@ -93,6 +93,8 @@ def test_a_state_is_digested_by_name_and_content(nothing: list[Any]) -> None:
     kept = state.arrays(of, state.KEPT)
     assert list(kept)[:3] == ["generators/seed", "generators/keras", "weights/a/kernel"]
     assert state.digest_of(kept) == state.digest(state.digests(of, *state.KEPT))
+    of.weights = []
+    assert state.digests(of, "weights") == {"weights": {}}
     assert kept["weights/a/bias"].tolist() == [3.0]
 
 
@@ -141,6 +143,7 @@ def test_a_state_is_given_whole_or_not_at_all() -> None:
             good | {"weights/a/bias": np.zeros((1, 1))},
             r"a/bias: expected the shape \(1,\), got \(1, 1\)",
         ),
+        (good | {"weights/a/bias": np.zeros(0)}, r"a/bias: expected the shape \(1,\), got \(0,\)"),
         (good | {"optimizer/adam/m": np.zeros(2)}, r"adam/m: expected the shape \(\), got \(2,\)"),
     ):
         with pytest.raises(BadInput, match=f"^state.npz: .*{told}"):
@@ -165,8 +168,9 @@ def test_weights_are_taken_where_path_and_shape_are_the_same(tmp_path: Path) -> 
     assert state.transfer(path, of, digest) == ["a/kernel"]
     assert of.weights[0].value.tolist() == [[5, 6]] and of.weights[1].value.tolist() == [3]
     assert of.optimizer.variables[0].value == 3
-    with pytest.raises(BadInput, match="no weight has path and shape in common"):
-        state.transfer(path, model(variable("b", 1), variable("a/bias", 1)), digest)
+    for other in (variable("a/bias", 1), variable("a/bias", [1]), variable("a/bias", [1, 2, 3])):
+        with pytest.raises(BadInput, match="no weight has path and shape in common"):
+            state.transfer(path, model(variable("b", 1), other), digest)
     with pytest.raises(BadInput, match=r"expected the state with the digest .*, got another"):
         state.transfer(path, of, "0" * 64)
 
@@ -356,7 +360,7 @@ def test_the_checkpoint_of_another_recipe_is_refused(recipe: str, tmp_path: Path
 
 
 def test_what_a_kill_left_of_a_checkpoint_goes(tmp_path: Path) -> None:
-    torn, other = tmp_path / "000001-000000000.npz.new", tmp_path / "kept.txt"
+    torn, other = tmp_path / "000000-000000125.npz.new", tmp_path / "kept.txt"
     torn.touch()
     other.touch()
     (tmp_path / "000001-000000000.npz").touch()
@@ -434,3 +438,13 @@ def test_nothing_is_refused_where_nothing_is_torn(tmp_path: Path) -> None:
     (tmp_path / "000002-000000000.json").unlink()
     assert checkpoints.newest() is not None
     assert checkpoints.refused == []
+
+
+def test_a_vocabulary_is_digested_by_the_path_of_its_layer() -> None:
+    plain = SimpleNamespace(path="a/dense")
+    words = SimpleNamespace(path="a/words", get_vocabulary=lambda: ["", "[UNK]", np.str_("one")])
+    of: Any = SimpleNamespace(_flatten_layers=lambda: [plain, words])
+    digest = hashlib.sha256(b'["","[UNK]","one"]').hexdigest()
+    assert state.vocabularies(of) == {"vocabulary": {"a/words": digest}}
+    of = SimpleNamespace(_flatten_layers=lambda: [plain])
+    assert state.vocabularies(of) == {}
