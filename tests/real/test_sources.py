@@ -84,8 +84,10 @@ def test_what_is_read_gives_the_bits_of_what_is_in_memory(backend: str, tmp_path
 
 
 def test_a_killed_run_reads_on_where_it_was(reading: Generated, tmp_path: Path) -> None:
-    settings = (*SHORT, f"data.folder={tmp_path / 'digits'}", "data.noise=0.1")
-    settings = (*settings, "training.epochs=3", "training.validation_freq=2")
+    settings = (
+        *(*SHORT, f"data.folder={tmp_path / 'digits'}", "data.noise=0.1"),
+        *("training.epochs=3", "training.validation_freq=2"),
+    )
     whole = end(Path(reading.repro("train", *settings)["run_dir"]))
     often = (*settings, "--checkpoint-seconds", "0")
     run = kill_when(reading, often, len(whole["ledger"]) * 0.7)  # After the one with a validation.
