@@ -258,6 +258,7 @@ def test_a_checkpoint_is_two_files_that_are_read_back(tmp_path: Path, own: Own) 
     of = model()
     folder = tmp_path / "checkpoints"
     checkpoints = Checkpoints(folder, 60, "recipe", 0)
+    assert checkpoints.refused == []
     assert checkpoints.newest() is None and checkpoints.refused == []
     position = Position(
         3, 40, False, [{"loss": 0.5, "nan": float("inf")}], {"c": {"wait": 1}}, 7, "head"
@@ -448,3 +449,13 @@ def test_a_vocabulary_is_digested_by_the_path_of_its_layer() -> None:
     assert state.vocabularies(of) == {"vocabulary": {"a/words": digest}}
     of = SimpleNamespace(_flatten_layers=lambda: [plain])
     assert state.vocabularies(of) == {}
+
+
+def test_it_is_said_where_no_checkpoint_is_whole(tmp_path: Path) -> None:
+    checkpoints = written(tmp_path, (1, 0))
+    (tmp_path / "000001-000000000.npz").unlink()
+    assert checkpoints.newest() is None
+    assert checkpoints.refused == [
+        "000001-000000000.npz: torn or altered, not used",
+        "no checkpoint is whole, so this run begins again",
+    ]
