@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.real.conftest import environment
+from tests.real.conftest import TEMPLATE, Generated, bake, environment
 
 from . import figures
 
-TEMPLATE = Path(__file__).resolve().parents[1]
 BACKENDS = ("tensorflow", "jax", "torch")
 SHORT = ("training.epochs=1", "training.steps_per_epoch=15")
 COMPARED = ("digest", "ledger_head", "recipe_digest")
@@ -38,12 +36,13 @@ def main() -> None:
     tried, differing = 0, []
     for backend in asked.backends:
         python = environment(backend)
+        answers = {"starter": "all", "git_init": "no"}
         projects = [
-            generated(template, work / name / backend, backend)
+            bake(work / name / backend, python, template, **answers | {"backend": backend})
             for name, template in (("before", before), ("now", TEMPLATE))
         ]
-        for preset in sorted(path.stem for path in (projects[0] / "presets").glob("*.yaml")):
-            one, other = (trained(project, python, preset) for project in projects)
+        for preset in sorted(path.stem for path in (projects[0].root / "presets").glob("*.yaml")):
+            one, other = (trained(project, preset) for project in projects)
             same = all(one[name] == other[name] for name in COMPARED)
             tried += 1
             if not same:
@@ -65,28 +64,9 @@ def checked_out(commit: str, folder: Path) -> Path:
     return folder
 
 
-def generated(template: Path, folder: Path, backend: str) -> Path:
-    """Generates a project with all models."""
-    answers = [f"backend={backend}", "starter=all", "git_init=no"]
-    command = [sys.executable, "-m", "cookiecutter", str(template), "--no-input", "-o", str(folder)]
-    subprocess.run([*command, *answers], check=True)
-    (project,) = folder.iterdir()
-    return project
-
-
-def trained(project: Path, python: Path, preset: str) -> dict[str, str]:
+def trained(project: Generated, preset: str) -> dict[str, str]:
     """What the manifest of a short training has of what is compared."""
-    command = [str(python), "-m", "repro", "train", f"preset={preset}", *SHORT, "--json"]
-    done = subprocess.run(
-        command,
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project / "src")},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise SystemExit(f"{project.name}, {preset}: {done.stderr}")
-    run = Path(json.loads(done.stdout.splitlines()[-1])["run_dir"])
+    run = Path(project.repro("train", f"preset={preset}", *SHORT)["run_dir"])
     content = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     return {name: content[name] for name in COMPARED}
 

@@ -87,7 +87,6 @@ def test_every_array_of_a_structure_is_looked_at() -> None:
 
 
 def test_digests_and_rows_have_the_names_of_arrays() -> None:
-    made = Dataset({"left": X, "right": -X}, (Y, X), labels=Y, class_names=["abcde"])
     made = Dataset({"left": X, "right": -X}, (Y, X), labels=Y)
     names = ["x/left", "x/right", "y/0", "y/1", "labels"]
     assert list(made.digests) == names

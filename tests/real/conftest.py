@@ -107,10 +107,10 @@ class Generated:
         return Generated(to, self.python)
 
 
-def bake(to: Path, python: Path, **answers: str) -> Generated:
+def bake(to: Path, python: Path, template: Path = TEMPLATE, **answers: str) -> Generated:
     """Generates a project with the defaults, but for these answers."""
     pairs = [f"{key}={value}" for key, value in answers.items()]
-    command = ["-m", "cookiecutter", str(TEMPLATE), "--no-input", "-o", str(to), *pairs]
+    command = ["-m", "cookiecutter", str(template), "--no-input", "-o", str(to), *pairs]
     subprocess.run([sys.executable, *command], check=True)
     (root,) = (path for path in to.iterdir() if path.is_dir())
     return Generated(root, python)

@@ -23,7 +23,7 @@ def convolve(size: tuple[int, int], padding: str, filters: int) -> tuple[set[str
     images = tf.random.stateless_normal((8, 13, 11, 1), (1, 2))
     kernel = tf.random.stateless_normal((*size, 1, filters), (3, 4))
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def graph() -> tuple[Any, ...]:
         with tf.GradientTape() as tape:
             tape.watch([images, kernel])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -15,6 +16,7 @@ from sklearn import metrics as reference
 from repro import backends
 from repro.basics.errors import BadInput
 from repro.data.dataset import Part, Parts
+from repro.data.feed import Chunk, Feed
 from repro.recipe.parameters import SGD, Own, Parameters, Training
 from repro.run import judging, needs, preparing, steps, targets
 
@@ -25,7 +27,7 @@ BINARY = (np.arange(SAMPLES) % 2).astype(np.int32)
 SEVERAL = RANDOM.integers(0, 2, (SAMPLES, 4)).astype(np.float32)
 SEVERAL[:2] = [[1], [0]]
 NUMBERS = RANDOM.normal(size=(SAMPLES, 3)).astype(np.float32)
-TARGETS = {
+TARGETS: dict[str, np.ndarray] = {
     "sparse": LABELS,
     "sparse column": LABELS[:, None],
     "one-hot": np.eye(CLASSES, dtype=np.float32)[LABELS],
@@ -76,7 +78,7 @@ def train(samples: Parts, model: Any, loss: str, metrics: list[str]) -> dict[str
     """Makes a model ready as a run does, makes two steps, and returns their results."""
     parameters = Parameters(
         backend=keras.backend.backend(),
-        training=Training(loss=loss, metrics=metrics),
+        training=Training.model_validate({"loss": loss, "metrics": metrics}),
         data=Own(name="any"),
         model=Own(name="small"),
         optimizer=SGD(),
@@ -86,7 +88,7 @@ def train(samples: Parts, model: Any, loss: str, metrics: list[str]) -> dict[str
     with targets.checking(model, samples, CLASSES, parameters.training):
         steps.ready(model, samples.train)
     train_on = backends.current().Steps(model, "train", samples.train, False)
-    train_on(np.arange(SAMPLES, dtype=np.int32).reshape(2, -1))
+    train_on(Chunk(np.arange(SAMPLES, dtype=np.int32).reshape(2, -1)))
     return steps.results(model)
 
 
@@ -129,7 +131,7 @@ def models() -> dict[str, str]:
         model.compile("rmsprop", "sparse_categorical_crossentropy")
         return model
 
-    made = {
+    made: dict[str, Callable[[], Any]] = {
         "several": several,
         "one softmax": lambda: small((1,), "softmax"),
         "linear": lambda: small((2,), "linear"),
@@ -179,10 +181,11 @@ def main() -> dict[str, Any]:
                         told["refused"][f"loss {loss}"] = str(error)
                         continue
                     if metrics:
-                        judge_on = backends.current().Steps(model, "test", part, False)
+                        make = backends.current().Steps(model, "test", part, False)
+                        judge_on = steps.PartSteps("test", Feed(part), make)
                         told["measured"] = steps.evaluate(model, judge_on, SAMPLES // 3)
-                        outputs = judging.predictions(model, part, SAMPLES)["output 0"]
-                        told["expected"] = expected(y, outputs, metrics)
+                        outputs = judging.predictions(model, judge_on, SAMPLES).arrays
+                        told["expected"] = expected(y, outputs["output 0"], metrics)
             found[f"{kind}, {head}"] = told
     return found
 

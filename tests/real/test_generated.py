@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import MACHINERY, Generated, bake
+from .conftest import MACHINERY, TEMPLATE, Generated, bake
 
 pytestmark = pytest.mark.real
 
@@ -27,7 +27,7 @@ BAKES: dict[str, dict[str, str]] = {
 def test_the_generated_suite_passes_with(
     answers: dict[str, str], installed: Path, tmp_path: Path
 ) -> None:
-    project = bake(tmp_path, installed, **answers)
+    project = bake(tmp_path, installed, TEMPLATE, **answers)
     for command in (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)):
         done = project.run(*command)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -5,6 +5,7 @@ One of them alone: `.venv/bin/python -m pytest tests/real/test_machinery.py -k t
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,16 @@ def test_the_machinery_passes(file: Path, place: Generated) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_machinerys_tests_are_typed(place: Generated) -> None:
-    done = place.run("mypy", str(MACHINERY))
+SCRIPTS = [
+    str(path)
+    for path in sorted(Path(__file__).parent.glob("*.py"))
+    if not path.name.startswith(("test_", "conftest"))
+    and re.search("^from repro", path.read_text(encoding="utf-8"), re.MULTILINE)
+]
+"""What other tests run in a project, whose types only a project's environment knows."""
+
+
+def test_what_runs_in_a_project_is_typed(place: Generated) -> None:
+    assert SCRIPTS
+    done = place.run("mypy", str(MACHINERY), *SCRIPTS)
     assert done.returncode == 0, done.stdout + done.stderr

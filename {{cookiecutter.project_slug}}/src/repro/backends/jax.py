@@ -125,8 +125,7 @@ class Steps:
             if chunk.content is None:
                 state = self._gathered(state, self._arrays, chunk.indices[number])
             else:
-                batch = {name: array[number] for name, array in chunk.content.items()}
-                state = self._run(state, batch)
+                state = self._run(state, chunk.batch(number))
         # Waits until the steps are made. Else the ledger would wait, and the time of the steps
         # would be counted as the ledger's.
         _assign(variables, jax.block_until_ready(state))

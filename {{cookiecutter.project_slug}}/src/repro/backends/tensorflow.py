@@ -187,8 +187,7 @@ class Steps:
     def __call__(self, chunk: Chunk) -> None:
         import tensorflow as tf
 
-        given = {"rows": chunk.indices} if chunk.content is None else chunk.content
-        self._run({name: tf.constant(array) for name, array in given.items()})
+        self._run({name: tf.constant(array) for name, array in chunk.arrays.items()})
 
 
 def one_step(model: Any, batch: tuple[Any, ...]) -> None:

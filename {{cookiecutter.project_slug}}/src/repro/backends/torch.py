@@ -173,8 +173,7 @@ class Steps:
         import keras
         import torch
 
-        given = {"rows": chunk.indices} if chunk.content is None else chunk.content
-        tensors = {name: keras.ops.convert_to_tensor(array) for name, array in given.items()}
+        tensors = {n: keras.ops.convert_to_tensor(array) for n, array in chunk.arrays.items()}
         for number in range(chunk.steps):
             found = {name: one[number] for name, one in tensors.items()}
             if chunk.content is None:

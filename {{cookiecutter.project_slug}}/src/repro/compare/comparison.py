@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from repro.basics import files
 from repro.basics.text import printable
-from repro.data import feed
 from repro.run import ledger, manifest
 from repro.run.ledger import Divergence
 from repro.run.manifest import Finished
@@ -116,6 +115,8 @@ def compare(a: Path, b: Path, one_recipe: bool = False) -> Verdict:
     if found is None:  # The ledgers are equal, and only the final states differ.
         found = Divergence("final", 0, 0, "weights", "state", *digests, ["state"])
     if found.what == "content":
+        from repro.data import feed  # It imports NumPy, which no other comparison waits for.
+
         found = _of_samples(found, feed.changed(a, b))
     text = (found.means or means_of(found)) + _processors(one, other) + _made_of(one, other)
     return Verdict(runs, digests, "diverged", replace(found, means=text))

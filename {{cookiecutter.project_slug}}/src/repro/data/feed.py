@@ -45,6 +45,15 @@ class Chunk:
         """How many steps are made on it."""
         return len(self.indices)
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a backend is given: the content, or the indices as `rows`."""
+        return {"rows": self.indices} if self.content is None else self.content
+
+    def batch(self, number: int) -> dict[str, np.ndarray]:
+        """The part of `arrays` that one of its steps is made on."""
+        return {name: array[number] for name, array in self.arrays.items()}
+
 
 def steps_of_chunk(part: Part, batch_size: int) -> int:
     """How many steps a chunk of a part has at most."""

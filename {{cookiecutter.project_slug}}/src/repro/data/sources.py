@@ -93,10 +93,7 @@ class Reader:
 
     def at(self, chosen: np.ndarray) -> Reader:
         """A reader of some of the part's samples, by their places in the part."""
-        import numpy as np
-
-        keys = np.asarray(self.keys)[chosen]
-        return replace(self, places=self.places[chosen], keys=keys)
+        return replace(self, places=self.places[chosen], keys=self.keys[chosen])
 
     def read(self, number: int, epoch: int | None) -> Sample:
         """Returns a sample of the part.

@@ -11,7 +11,7 @@ import numpy as np
 from repro.basics.digests import Streamed, sha256
 from repro.data.dataset import Part, class_labels
 from repro.run import faults
-from repro.run.steps import PartSteps, chunks
+from repro.run.steps import PartSteps
 
 KEPT = 64 * 2**20
 """Bytes of outputs that are kept for a report; of more only their digest is."""
@@ -43,11 +43,9 @@ def predictions(model: Any, steps: PartSteps, batch_size: int) -> Predictions:
         arrays = {f"output {number}": np.asarray(one) for number, one in enumerate(outputs)}
         return Predictions({name: sha256(array) for name, array in arrays.items()}, arrays)
     digests, kept, size = dict[str, Streamed](), dict[str, list[np.ndarray]](), 0
-    order = np.arange(len(part), dtype=np.int32)
-    for chunk in steps.feed.chunks(chunks(order, batch_size, steps.most(batch_size))):
-        assert chunk.content is not None
+    for chunk in steps.in_order(batch_size):
         for number in range(chunk.steps):
-            batch = part.packed({name: array[number] for name, array in chunk.content.items()})
+            batch = part.packed(chunk.batch(number))
             with faults.calling("predictions"):
                 x = keras.tree.map_structure(_readable, batch[0])
                 outputs = keras.tree.flatten(model.predict_on_batch(x))

@@ -7,8 +7,8 @@ what was read, and calls Keras's own `model.train_step` or `model.test_step` on 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ class OwnSteps:
             if chunk.content is None:
                 batch = self._part.rows(rows)
             else:
-                batch = self._part.packed({n: a[number] for n, a in chunk.content.items()})
+                batch = self._part.packed(chunk.batch(number))
             with faults.calling("learn", watch=False):
                 self._model.learn(*batch)
 
@@ -106,6 +106,11 @@ class PartSteps:
         """The steps of a chunk, at most."""
         return steps_of_chunk(self.part, batch_size)
 
+    def in_order(self, batch_size: int) -> Iterator[Chunk]:
+        """Yields the chunks of all samples in the order of the part, as an evaluation has them."""
+        order = np.arange(len(self.part), dtype=np.int32)
+        return self.feed.chunks(chunks(order, batch_size, self.most(batch_size)))
+
     @property
     def content(self) -> dict[str, str]:
         """The digest of the samples that were read in the last evaluation, by its part's name."""
@@ -131,8 +136,7 @@ def evaluate(model: Any, steps: PartSteps, batch_size: int) -> Results:
     found = {}
     if not hasattr(model, "learn"):
         model.reset_metrics()
-        order = np.arange(len(steps.part), dtype=np.int32)
-        for chunk in steps.feed.chunks(chunks(order, batch_size, steps.most(batch_size))):
+        for chunk in steps.in_order(batch_size):
             steps(chunk)
         found = results(model)
     if hasattr(model, "judge"):
@@ -171,10 +175,8 @@ def compiled(
             "model: `judge` needs the samples in memory, and these are read one by one; "
             "training.metrics says what can be measured batch by batch"
         )
-
-    def reading() -> AbstractContextManager[None]:
-        # What a source or `augment` computes is looked at as well, in the thread that reads.
-        return faults.calling("what is read")
+    # What a source or `augment` computes is looked at as well, in the thread that reads.
+    reading = functools.partial(faults.calling, "what is read")
 
     def steps(name: str, part: Part) -> Any:
         if hasattr(model, "learn"):
