@@ -116,7 +116,7 @@ def test_each_loss_and_metric_is_computed_or_refused(backend: str, project: Gene
     assert "f1_score" in found["multi-label, shares"]["expected"]
     assert not found["numbers, shares"]["loss"]
     for name, told_of in {
-        "several": "needs one output, and the model has 2",
+        "several": "needs one output for each array of targets, and the model has 2 outputs for 1",
         "one softmax": "is 1 for every sample; linear would do for numbers, sigmoid for 0 and 1",
         "linear": "softmax would do for classes",
         "compiled": "got one with RMSprop",
