@@ -5,6 +5,7 @@ An experiment does not need a change in this folder; it changes `params.yaml`, `
 that trains, whose environment was fixed before it started.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from repro.basics.digests import sha256
@@ -13,6 +14,9 @@ from repro.data.datafiles import fetch
 from repro.data.dataset import Dataset, Part, Parts, arrays
 
 if TYPE_CHECKING:
+    from repro.data.images import ImageFolder
+    from repro.data.sources import Rows
+    from repro.data.stored import ArrayFile
     from repro.recipe.parameters import (
         Fraction,
         NonNegativeFloat,
@@ -22,28 +26,37 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "ArrayFile",
     "BadInput",
     "Dataset",
     "Fraction",
+    "ImageFolder",
     "NonNegativeFloat",
     "NonNegativeInt",
     "Part",
     "Parts",
     "PositiveFloat",
     "PositiveInt",
+    "Rows",
     "arrays",
     "fetch",
     "sha256",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Imports the types of parameters only when they are asked for.
+SOURCES = {
+    "ArrayFile": "repro.data.stored",
+    "ImageFolder": "repro.data.images",
+    "Rows": "repro.data.sources",
+}
+"""Ready-made sources, and the modules that they are in."""
 
-    They need pydantic, and `repro image` has to work without any installed package.
+
+def __getattr__(name: str) -> Any:
+    """Imports sources and the types of parameters only when they are asked for.
+
+    Sources need NumPy, the types pydantic; `repro image` has to work without any installed package.
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from repro.recipe import parameters
-
-    return getattr(parameters, name)
+    return getattr(importlib.import_module(SOURCES.get(name, "repro.recipe.parameters")), name)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import queue
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,8 +18,9 @@ from urllib.parse import quote
 from repro.basics import files
 from repro.basics.errors import BadInput
 from repro.basics.text import printable
-from repro.data import datalock
+from repro.data import datalock, listing
 from repro.data.datalock import LOCK, Entry, Tell, silent
+from repro.data.listing import Listing
 
 LIMIT = 1_000_000
 """The most bytes of a file in git itself."""
@@ -94,6 +96,27 @@ def provide(
         _download(root, path, given, sha256, most=LARGEST if size is None else size)
         handed_out[path] = sha256
     return shown
+
+
+def listed(folder: str) -> Listing:
+    """Returns a folder of the data folder with the files that `data.lock`, or a list of it, names.
+
+    Raises:
+        BadInput: the lock names none, or the list is missing or another one.
+    """
+    path, entries = folder + listing.SUFFIX, datalock.read(Path())
+    if path in entries:
+        return listing.read(fetch(path))
+    digests = {
+        name.removeprefix(f"{folder}/"): entry.sha256
+        for name, entry in entries.items()
+        if name.startswith(f"{folder}/")
+    }
+    if not digests:
+        where = Path("data", folder)
+        raise BadInput(f"{where}: not in {LOCK}; add it: repro data add {where}")
+    files = [fetch(f"{folder}/{name}") for name in digests]
+    return Listing(Path(str(files[0]).removesuffix(next(iter(digests)))), digests)
 
 
 class _Sink:
@@ -228,6 +251,8 @@ def add(
 ) -> dict[str, Any]:
     """Adds a file, or each file of a folder, to the lock as it is now; returns the entries.
 
+    Of a folder with more than `listing.MANY` files, the lock has the list; see `listing`.
+
     Args:
         sources: addresses to download from; for a folder they end with a slash. If there are none,
             each file keeps the sources that the lock has for it.
@@ -246,27 +271,67 @@ def add(
             raise BadInput(f"--{wrong}")
         if many and not source.endswith("/"):
             raise BadInput(f"--source: expected the address of a folder, {source}/; got {source}")
-    files = {"": given}
-    if many:
-        files = _files(given)
-    if not files:
+    below = _files(given) if many else {"": given}
+    if not below:
         raise BadInput(f"{given}: no file in it")
-    entries, added = datalock.read(root), []
+    paths = {"/".join(p for p in (name, one) if p not in ("", ".")): one for one in below}
+    for path, one in paths.items():
+        if datalock.leads_out(path):
+            raise BadInput(f"{below[one]}: {path!r} cannot be a path in {LOCK}; rename the file")
+        datalock.no_pointer(below[one])
+    entries = datalock.read(root)
+    locked = {path: tuple(source + quote(one) for source in sources) for path, one in paths.items()}
+    for top, members in _lists(entries, name, paths).items():
+        _write_list(folder / top, [path.removeprefix(f"{top}/") for path in members], tell)
+        for path in members:
+            entries.pop(path, None)
+            del locked[path]
+        own = [source.removesuffix("/") + listing.SUFFIX for source in sources if top == name]
+        locked[top + listing.SUFFIX] = tuple(own)
+    added = []
     with datalock.remembered(root):
-        for below, file in files.items():
-            path = "/".join(part for part in (name, below) if part not in ("", "."))
-            if datalock.leads_out(path):
-                raise BadInput(f"{file}: {path!r} cannot be a path in {LOCK}; rename the file")
-            found = datalock.at(folder, file)
-            datalock.no_pointer(file)
-            before = entries.get(path)
-            own = tuple(source + quote(below) for source in sources)
-            kept = own or (before.sources if before else ())
+        for path, given_now in locked.items():
+            found, before = datalock.at(folder, folder / path), entries.get(path)
+            kept = given_now or (before.sources if before else ())
             now = Entry(path, found.stamp[0], datalock.digest(found, tell, again=True), kept)
             entries[path] = now
             added.append(asdict(now) | {"changed": now != before})
     datalock.write(root, entries.values())
     return {"added": added}
+
+
+def _lists(entries: dict[str, Entry], name: str, paths: Iterable[str]) -> dict[str, list[str]]:
+    """Returns the folders whose lists are to have files, with the paths of these files.
+
+    They are folders that have a list, and those that need one.
+
+    Args:
+        name: the path of what is added; `.` is the whole data folder.
+    """
+    known = [listing.folder_of(path) for path in entries if listing.is_list(path)]
+
+    def top(path: str) -> str:
+        own = name if name != "." else path.partition("/")[0]
+        return next((folder for folder in known if path.startswith(f"{folder}/")), own)
+
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        found.setdefault(top(path), []).append(path)
+    return {t: all_ for t, all_ in found.items() if t in known or len(all_) > listing.MANY}
+
+
+def _write_list(folder: Path, names: Sequence[str], tell: Tell) -> None:
+    """Writes the list of a folder with these files as they are now.
+
+    What it says of other files stays, if they are there.
+    """
+    path = folder.with_name(folder.name + listing.SUFFIX)
+    before = listing.read(path).digests if path.is_file() else {}
+    digests = {name: digest for name, digest in before.items() if (folder / name).is_file()}
+    for name in names:
+        datalock.at(folder, folder / name)  # A link must not lead out.
+        digests[name] = datalock.read_digest(folder / name, tell)
+    listing.write(folder, digests)
 
 
 def verify(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -> dict[str, Any]:
@@ -277,7 +342,8 @@ def verify(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -> dict[
     """
     entries = datalock.read(root)
     chosen, extra = _chosen(root, entries, given)
-    missing, changed = [], {}
+    missing, changed = list[str](), dict[str, str]()
+    count, size = len(chosen), sum(entry.size for entry in chosen)
     with datalock.remembered(root):
         for entry in chosen:
             file = datalock.find(root, entry.path)
@@ -289,14 +355,32 @@ def verify(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -> dict[
                 datalock.other_size(entry, file) or datalock.other_content(entry, file, tell, True)
             ):
                 changed[entry.path] = wrong
+            elif listing.is_list(entry.path):
+                listed = listing.read(file.path)
+                count += len(listed.digests)
+                size += _verify_listed(listed, tell, missing, changed)
     return {
         "verdict": "differs" if missing or changed or extra else "identical",
-        "files": len(chosen),
-        "bytes": sum(entry.size for entry in chosen),
+        "files": count,
+        "bytes": size,
         "missing": missing,
         "changed": changed,
         "extra": extra,
     }
+
+
+def _verify_listed(listed: Listing, tell: Tell, missing: list[str], changed: dict[str, str]) -> int:
+    """Notes which files of a list are missing or changed; returns the bytes of those there."""
+    size = 0
+    for name, expected in listed.digests.items():
+        path, shown = listed.folder / name, f"{listed.folder.name}/{name}"
+        if not path.is_file():
+            missing.append(shown)
+            continue
+        size += path.stat().st_size
+        if (found := datalock.read_digest(path, tell)) != expected:
+            changed[shown] = datalock.unequal(found, expected, "the list")
+    return size
 
 
 def fetch_missing(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -> dict[str, Any]:
@@ -318,12 +402,34 @@ def fetch_missing(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -
                 datalock.no_pointer(file.path)
                 datalock.check(root, [entry.path])
                 there.append(entry.path)
+            if listing.is_list(entry.path):
+                fetched |= _fetch_listed(root, entry, tell)
         except BadInput as error:
             failed.append(str(error))
     if failed:
         more = f" (and {len(failed) - 1} more)" if failed[1:] else ""
         raise BadInput(failed[0] + more)
     return {"fetched": fetched, "there": there}
+
+
+def _fetch_listed(root: Path, entry: Entry, tell: Tell) -> dict[str, str]:
+    """Downloads what a list names and is not there; returns the sources by the paths.
+
+    Raises:
+        BadInput: a file is missing, and no source has it.
+    """
+    file = datalock.find(root, entry.path)
+    assert file is not None
+    listed, fetched = listing.read(file.path), {}
+    for name, digest in listed.digests.items():
+        if (listed.folder / name).is_file():
+            continue
+        path = f"{listing.folder_of(entry.path)}/{name}"
+        if listed.folder.parent != (root / "data" / entry.path).parent:
+            raise BadInput(f"{listed.folder / name}: no such file; put it there")
+        sources = [f"{listing.folder_of(source)}/{quote(name)}" for source in entry.sources]
+        fetched[path] = _download(root, path, sources, digest, tell=tell)
+    return fetched
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -347,12 +453,19 @@ def _chosen(
     Raises:
         BadInput: a path means neither.
     """
-    extra = [path for path in _files(root / "data") if path not in entries]
+    listed = _listed(root, entries)
+    extra = [path for path in _files(root / "data") if path not in entries and path not in listed]
     # A person may give the path of a file, or the path that the lock has.
     named = [(one, {_place(root, one)[1], one.as_posix()}) for one in given]
 
     def meant(path: str, names: set[str | None]) -> bool:
-        return "." in names or any(path == name or path.startswith(f"{name}/") for name in names)
+        # Whoever names a folder that has a list, or a file in it, means the list.
+        folder = listing.folder_of(path) if listing.is_list(path) else path
+        return "." in names or any(
+            name in (path, folder) or path.startswith(f"{name}/") or name.startswith(f"{folder}/")
+            for name in names
+            if name is not None
+        )
 
     for one, names in named:
         if not any(meant(path, names) for path in (*entries, *extra)):
@@ -362,6 +475,17 @@ def _chosen(
         return not named or any(meant(path, names) for _, names in named)
 
     return [e for e in entries.values() if chosen(e.path)], [path for path in extra if chosen(path)]
+
+
+def _listed(root: Path, entries: Iterable[str]) -> set[str]:
+    """Returns the paths of all files that are in a list which is there."""
+    found: set[str] = set()
+    for path in filter(listing.is_list, entries):
+        with contextlib.suppress(BadInput):
+            if (file := datalock.find(root, path)) is not None:
+                names = listing.read(file.path).digests
+                found.update(f"{listing.folder_of(path)}/{name}" for name in names)
+    return found
 
 
 def _place(root: Path, file: Path) -> tuple[Path | None, str | None]:

@@ -275,7 +275,12 @@ def other_content(entry: Entry, file: Found, tell: Tell = silent, again: bool = 
     found = digest(file, tell, again)
     if found == entry.sha256:
         return ""
-    return f"its SHA-256 is {found[:12]}…, {LOCK} says {entry.sha256[:12]}…"
+    return unequal(found, entry.sha256)
+
+
+def unequal(found: str, expected: str, says: str = LOCK) -> str:
+    """Says that a file has another SHA-256 than the lock, or another list, says."""
+    return f"its SHA-256 is {found[:12]}…, {says} says {expected[:12]}…"
 
 
 def _digest_known(file: Found) -> str | None:
@@ -287,19 +292,30 @@ def digest(file: Found, tell: Tell = silent, again: bool = False) -> str:
     """Returns the SHA-256 of a file; reads the file only if it is not known, or if `again`."""
     if not again and (known := _digest_known(file)):
         return known
-    found, done = hashlib.sha256(), 0
-    try:
-        with file.path.open("rb") as content:
-            while chunk := content.read(1 << 20):
-                found.update(chunk)
-                done += len(chunk)
-                tell(str(file.path), done, file.stamp[0])
-    except OSError as error:
-        raise BadInput(f"{file.path}: cannot be read: {error.strerror}") from None
+    found = read_digest(file.path, tell)
     # A file that has just changed may change again and keep its times. So its digest is not kept.
     settled = all(abs(time.time_ns() - moment) > SETTLED for moment in file.stamp[1:3])
     if settled and _stamp(file.path) == file.stamp:
-        _known[file.real] = [file.stamp, found.hexdigest()]
+        _known[file.real] = [file.stamp, found]
+    return found
+
+
+def read_digest(path: Path, tell: Tell = silent) -> str:
+    """Returns the SHA-256 of a file, which is read for it.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    found, done = hashlib.sha256(), 0
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                found.update(chunk)
+                done += len(chunk)
+                tell(str(path), done, size)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
     return found.hexdigest()
 
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from repro.basics.digests import sha256
 from repro.basics.errors import BadInput
@@ -59,6 +59,8 @@ class Part:
     def rows(self, places: np.ndarray, epoch: int | None = None) -> tuple[Any, ...]:
         """The samples at these places, as Keras takes them; what is not in memory is read.
 
+        A sample that cannot be read and may be skipped is the next one; see `Reader.read`.
+
         Args:
             epoch: the epoch that they are augmented for; None where they are not.
         """
@@ -66,8 +68,11 @@ class Part:
 
         found = {name: array[places] for name, array in self.arrays().items()}
         if self.reader is not None:
-            read = [self.reader.read(int(place), epoch).arrays for place in places]
-            found |= {name: np.stack([one[name] for one in read]) for name in self.reader.fields}
+            read = [self.reader.read(int(place), epoch) for place in places]
+            numbers = np.array([sample.number for sample in read])
+            found = {name: array[numbers] for name, array in self.arrays().items()}
+            for name in self.reader.fields:
+                found[name] = np.stack([sample.arrays[name] for sample in read])
         return self.packed(found)
 
     def augmented(self, keys: np.ndarray, augment: Augment, seed: int) -> Part:
@@ -130,7 +135,9 @@ class Dataset:
     `x` may be a source instead, which gives one sample at a time; see `sources`. Where `y` is not
     given, the source gives pairs of `x` and `y`. A file that NumPy has mapped into memory is one.
     `augment(sample, rng)` makes another sample of what the source gives, in the training alone; all
-    that it draws has to come from `rng`.
+    that it draws has to come from `rng`. A sample that cannot be read ends the training, and the
+    message has its key. With `on_error="skip"` the next sample of its part that can be read stands
+    for it; the manifest has the keys.
 
     `sources` belongs to the recipe: runs on other sources are not comparable. The arrays do not:
     two runs that made other arrays of the same sources have diverged.
@@ -153,6 +160,7 @@ class Dataset:
     class_names: Sequence[str] = ()
     padding: float | None = None
     augment: Augment | None = None
+    on_error: Literal["fail", "skip"] = "fail"
 
     def __post_init__(self) -> None:
         if self.source is not None:
@@ -172,7 +180,14 @@ class Dataset:
         if isinstance(self.x, np.memmap):
             return Rows(self.x)
         has = all(hasattr(self.x, name) for name in ("__len__", "__getitem__"))
-        return self.x if has and not hasattr(self.x, "dtype") else None
+        if not has or hasattr(self.x, "__mul__"):  # What can be multiplied is in memory.
+            return None
+        if any(base.__name__ == "PyDataset" for base in type(self.x).__mro__):
+            from repro.data.stored import Batched
+
+            return Batched(self.x)
+        # An array in a file, such as HDF5's and Zarr's, has a type.
+        return Rows(self.x) if hasattr(self.x, "dtype") else self.x
 
     def __len__(self) -> int:
         return len(self.source if self.source is not None else self._first)
@@ -188,10 +203,11 @@ class Dataset:
             return Part(self.x, self.y, self.weight)
         import numpy as np
 
-        pairs = self.y is None
-        sample = self.source[0]
+        pairs, skip = self.y is None, self.on_error == "skip"
+        sample = sources.first(self.source, self.names, skip)
         fields = sources.fields(sources.flat(sample, pairs))
-        reader = Reader(self.source, np.arange(len(self)), self.names, pairs, fields)
+        places = np.arange(len(self))
+        reader = Reader(self.source, places, self.names, pairs, fields, skip=skip)
         x, y = sample if pairs else (sample, self.y)
         x = structure.like(x, lambda name, _: fields[name], "x")
         y = structure.like(y, lambda name, _: fields[name], "y") if pairs else y
@@ -297,7 +313,13 @@ def _wrong_array(name: str, array: Any, length: int | None) -> str:
     import numpy as np
 
     if not isinstance(array, np.ndarray):
-        return f"{name}: expected a NumPy array, got {type(array).__name__}"
+        kind = type(array).__name__
+        if hasattr(array, "__iter__") and not hasattr(array, "__getitem__"):
+            return (
+                f"{name}: expected arrays, or a source that gives each sample by its place, with "
+                f"__len__ and __getitem__; got {kind}, which gives them in its own order alone"
+            )
+        return f"{name}: expected a NumPy array, got {kind}"
     # A type that a library registered with NumPy, such as bfloat16, is one of numbers as well.
     if array.dtype.kind not in "biufSU" and array.dtype.isbuiltin != 2:
         return f"{name}: expected numbers or strings, got an array of type {array.dtype}"
@@ -356,6 +378,8 @@ def _wrong_numbers(data: Dataset) -> str:
                 "preprocessing: expected a transformer of scikit-learn's, or a dict of them, got "
                 f"{one!r:.99}"
             )
+    if data.on_error not in ("fail", "skip"):
+        return f"on_error: expected fail or skip, got {data.on_error!r:.99}"
     if data.padding is not None and not isinstance(data.padding, (int, float)):
         return f"padding: expected the value that fills up a sequence, got {data.padding!r:.99}"
     return ""

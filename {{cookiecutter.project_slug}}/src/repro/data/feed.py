@@ -39,6 +39,9 @@ class Chunk:
     """What was read, by flat names, each of shape (steps, batch, …); None for a part in memory."""
     digest: str | None = None
     """One SHA-256 over the digests of the samples that were read."""
+    read: np.ndarray | None = None
+    """The places of the samples that were read, of the shape of `indices`. They are those of
+    `indices`, except where a sample was skipped; see `Reader.skip`."""
 
     @property
     def steps(self) -> int:
@@ -66,6 +69,8 @@ def steps_of_chunk(part: Part, batch_size: int) -> int:
 SEEN, NAMED = "samples.bin", "samples.txt"
 """The files of a run that have, in the order of the data set, the digest of each sample, zeros for
 one that was not read; and the key of each."""
+SKIPPED = 255
+"""Each byte in the place of a digest, for a sample that could not be read and was skipped."""
 
 
 class Seen:
@@ -87,6 +92,19 @@ class Seen:
                 file.truncate(size)
         (directory / NAMED).write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
         self._known = np.memmap(path, np.uint8, "r+", shape=(len(keys), 16))
+        self._keys = keys
+
+    def skipped(self) -> tuple[str, ...]:
+        """Returns the keys of the samples that could not be read and were skipped."""
+        return tuple(str(key) for key in self._keys[(self._known == SKIPPED).all(axis=1)])
+
+    def notes(self) -> list[str]:
+        """Returns what a person has to know about it, one line or none."""
+        keys = self.skipped()
+        if not keys:
+            return []
+        shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if keys[5:] else "")
+        return [f"{len(keys)} samples could not be read, and others stood for them: {shown}"]
 
     def note(self, part: Part, indices: np.ndarray, digests: np.ndarray) -> None:
         """Notes digests of shape (samples, 16).
@@ -195,9 +213,12 @@ class Feed:
 
     def _done(self, pending: _Pending) -> Chunk:
         if self._seen is not None:
-            self._seen.note(self.part, pending.indices.reshape(-1), pending.read_digests)
+            skipped = np.fromiter(pending.skipped, np.int64)
+            self._seen.note(self.part, pending.numbers, pending.read_digests)
+            self._seen.note(self.part, skipped, np.full((len(skipped), 16), SKIPPED, np.uint8))
         digest = hashlib.sha256(pending.content_digests.tobytes()).hexdigest()
-        return Chunk(pending.indices, pending.made(), digest)
+        read = pending.numbers.reshape(pending.indices.shape)
+        return Chunk(pending.indices, pending.made(), digest, read)
 
 
 class _Pending:
@@ -205,7 +226,7 @@ class _Pending:
 
     def __init__(self, part: Part, indices: np.ndarray) -> None:
         self.part, self.indices = part, indices
-        self.content = {name: array[indices] for name, array in part.arrays().items()}
+        self.numbers, self.skipped = indices.reshape(-1).copy(), set[int]()
         assert part.reader is not None
         self._read = {
             # Words may have any length until all of them are there.
@@ -218,7 +239,8 @@ class _Pending:
     def made(self) -> dict[str, np.ndarray]:
         """The content of the chunk, once all of it was read."""
         assert self.part.reader is not None
-        found = dict(self.content)
+        numbers = self.numbers.reshape(self.indices.shape)
+        found = {name: array[numbers] for name, array in self.part.arrays().items()}
         for name, array in self._read.items():
             kind = self.part.reader.fields[name].dtype.kind
             whole = array.astype(kind) if kind in "SU" else array
@@ -231,6 +253,8 @@ class _Pending:
         numbers = self.indices.reshape(-1)[block]
         for place, number in enumerate(numbers, block.start):
             sample = self.part.reader.read(int(number), epoch)
+            self.numbers[place] = sample.number
+            self.skipped.update(sample.skipped)
             for name, array in sample.arrays.items():
                 self._read[name][place] = array
             self.read_digests[place] = np.frombuffer(sample.read, np.uint8)

@@ -52,6 +52,10 @@ class Sample:
     """The digest of the sample as the source gave it, 16 bytes."""
     content: bytes
     """The digest of what became of it, 16 bytes."""
+    number: int
+    """Its place in the part."""
+    skipped: tuple[int, ...] = ()
+    """The places of those before it that could not be read, in whose stead it is."""
 
 
 class Rows:
@@ -90,13 +94,15 @@ class Reader:
     augment: Augment | None = None
     seed: int = 0
     """What the generators of `augment` are keyed by, beside epoch and key."""
+    skip: bool = False
+    """Whether the next sample stands for one that cannot be read."""
 
     def at(self, chosen: np.ndarray) -> Reader:
         """A reader of some of the part's samples, by their places in the part."""
         return replace(self, places=self.places[chosen], keys=self.keys[chosen])
 
     def read(self, number: int, epoch: int | None) -> Sample:
-        """Returns a sample of the part.
+        """Returns a sample of the part; with `skip` the next one that can be read.
 
         Args:
             number: the sample's place in the part.
@@ -105,6 +111,17 @@ class Reader:
         Raises:
             BadInput: the sample cannot be read, or is not like the others.
         """
+        skipped: list[int] = []
+        while True:
+            try:
+                return replace(self._read(number, epoch), skipped=tuple(skipped))
+            except BadInput:
+                skipped.append(number)
+                if not self.skip or len(skipped) == len(self.places):
+                    raise
+                number = (number + 1) % len(self.places)
+
+    def _read(self, number: int, epoch: int | None) -> Sample:
         key = self.keys[number]
         try:
             sample = self.source[int(self.places[number])]
@@ -114,15 +131,33 @@ class Reader:
                 generator = seeds.generator(self.seed, "augment", epoch, str(key))
                 arrays = flat(self.augment(sample, generator), self.pairs)
                 content = digest(arrays)
-        except BadInput:
-            raise
         except Exception as error:
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise BadInput(f"data: sample {key}: {said}") from None
+            raise _unreadable(key, error) from None
         found = fields(arrays)
         if found != self.fields:
             raise BadInput(f"data: sample {key}: {_unlike(self.fields, found)}")
-        return Sample(arrays, read, content)
+        return Sample(arrays, read, content, number)
+
+
+def first(source: Source, keys: np.ndarray, skip: bool) -> Any:
+    """Returns the first sample of a source, or with `skip` the first that can be read.
+
+    Raises:
+        BadInput: it cannot be read, or none can.
+    """
+    for place, key in enumerate(keys):
+        try:
+            return source[place]
+        except Exception as error:
+            if not skip or place == len(keys) - 1:
+                raise _unreadable(key, error) from None
+    raise BadInput("data: expected samples, got a source that has none")
+
+
+def _unreadable(key: Any, error: Exception) -> BadInput:
+    if isinstance(error, BadInput):
+        return error
+    return BadInput(f"data: sample {key}: {' '.join(str(error).split()) or type(error).__name__}")
 
 
 def flat(sample: Any, pairs: bool) -> dict[str, np.ndarray]:

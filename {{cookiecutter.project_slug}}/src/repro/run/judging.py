@@ -25,6 +25,8 @@ class Predictions:
     """The SHA-256 of each output over all samples."""
     arrays: dict[str, np.ndarray]
     """The outputs, of shape (samples, *of one sample's output); none if they are many bytes."""
+    samples: Part
+    """What they were predicted for: the part, or with samples in the place of those skipped."""
 
 
 def predictions(model: Any, steps: PartSteps, batch_size: int) -> Predictions:
@@ -35,15 +37,18 @@ def predictions(model: Any, steps: PartSteps, batch_size: int) -> Predictions:
     """
     part = steps.part
     if hasattr(model, "learn"):
-        return Predictions({}, {})
+        return Predictions({}, {}, part)
     if part.reader is None:
         x = keras.tree.map_structure(_readable, part.x)
         with faults.calling("predictions"):
             outputs = keras.tree.flatten(model.predict(x, batch_size=batch_size, verbose=0))
         arrays = {f"output {number}": np.asarray(one) for number, one in enumerate(outputs)}
-        return Predictions({name: sha256(array) for name, array in arrays.items()}, arrays)
+        return Predictions({name: sha256(array) for name, array in arrays.items()}, arrays, part)
+    read: list[np.ndarray] = []
     digests, kept, size = dict[str, Streamed](), dict[str, list[np.ndarray]](), 0
     for chunk in steps.in_order(batch_size):
+        assert chunk.read is not None
+        read.append(chunk.read.reshape(-1))
         for number in range(chunk.steps):
             batch = part.packed(chunk.batch(number))
             with faults.calling("predictions"):
@@ -59,7 +64,8 @@ def predictions(model: Any, steps: PartSteps, batch_size: int) -> Predictions:
         if size > KEPT:
             kept = {name: [] for name in kept}
     arrays = {} if size > KEPT else {name: np.concatenate(all_) for name, all_ in kept.items()}
-    return Predictions({name: one.hexdigest() for name, one in digests.items()}, arrays)
+    named = {name: one.hexdigest() for name, one in digests.items()}
+    return Predictions(named, arrays, part.at(np.concatenate(read)))
 
 
 def _readable(array: np.ndarray) -> Any:
@@ -71,7 +77,7 @@ SHOWN = 12
 """How many samples of each kind a report shows."""
 
 
-def judged(part: Part, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def judged(predicted: Predictions) -> dict[str, np.ndarray]:
     """Returns what a report needs: targets, predictions, and some samples to look at.
 
     Returns:
@@ -85,6 +91,7 @@ def judged(part: Part, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         Nothing is returned if the model has no output or several, or if a sample has several
         targets that are not one class.
     """
+    part, outputs = predicted.samples, predicted.arrays
     first, y = outputs.get("output 0"), part.y
     if first is None or len(outputs) != 1 or not isinstance(y, np.ndarray):
         return {}

@@ -117,6 +117,8 @@ class Finished(Manifest):
     """The digest of the ending; see `ending.Ending`."""
     transferred: list[str]
     """The names of the weights that were taken from another run."""
+    skipped: tuple[str, ...] = ()
+    """The keys of the samples that could not be read, and in whose stead others were."""
     predictions: dict[str, str]
     produced: dict[str, str]
     metrics: dict[str, Number]

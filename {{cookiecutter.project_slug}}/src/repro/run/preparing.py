@@ -86,8 +86,9 @@ def _data(project: Project, directory: Path, content: Manifest) -> Data:
     seen = None
     if dataset.source is not None:
         seen = Seen(directory, dataset.names)
-    told = splits.describe(split, dataset)
-    return Data(parts, dataset.classes, dataset.sources, entry, seen, told)
+    # Who does not say what the data were read from has read what was handed out.
+    read = dataset.sources or dict(datafiles.handed_out)
+    return Data(parts, dataset.classes, read, entry, seen, splits.describe(split, dataset))
 
 
 @dataclass(frozen=True)

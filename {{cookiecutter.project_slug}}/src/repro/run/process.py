@@ -185,6 +185,7 @@ def train(project: Project, directory: Path, content: Manifest, send: Send) -> F
         digest=made.digest,
         ending=made.trained.ending.digest(),
         transferred=ready.transferred,
+        skipped=ready.data.seen.skipped() if ready.data.seen else (),
         predictions=judged.predictions,
         produced=judged.produced,
         metrics=results,
@@ -281,6 +282,7 @@ def _notes(
     return [
         *ready.notes,
         *splits.notes(ready.data.split),
+        *(ready.data.seen.notes() if ready.data.seen else []),
         *read.lines(_named(project)),
         *judged.notes,
     ]
@@ -359,7 +361,7 @@ def _judge(directory: Path, ready: preparing.Ready, training: Training) -> _Judg
     """Evaluates the trained model on the test part, and keeps what it predicts and produces."""
     from repro.run import judging, state, steps
 
-    model, samples = ready.model, ready.data.parts
+    model = ready.model
     before = state.digests(model, "weights", "optimizer")
     batch_size = training.validation_batch_size or training.batch_size
     tested = steps.evaluate(model, ready.steps_of["test"], batch_size)
@@ -368,7 +370,7 @@ def _judge(directory: Path, ready: preparing.Ready, training: Training) -> _Judg
         produced = model.produce() if hasattr(model, "produce") else {}
     after = state.digests(model, "weights", "optimizer")
     changed = files.changed(before, after)
-    judged = judging.judged(samples.test, outputs.arrays) if training.loss else {}
+    judged = judging.judged(outputs) if training.loss else {}
     state.save(directory / "predictions.npz", judged)
     if produced:
         state.save(directory / "produced.npz", produced)
