@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from repro.basics.digests import sha256
 from repro.basics.errors import BadInput
 from repro.cli import console
 from repro.cli.commands import main
-from repro.data import datafiles, datalock
+from repro.data import datafiles, datalock, listing
 from repro.data.datafiles import fetch
 from repro.recipe.project import Project
 from repro.run import launcher, recipes
@@ -49,6 +50,7 @@ def server() -> Iterator[str]:
     has = {
         "/right.csv": CONTENT,
         "/faces/a%20b.csv": CONTENT,
+        "/faces/x/7%20.csv": CONTENT,
         "/altered.csv": CONTENT.replace(b"1", b"7"),
         "/longer.csv": CONTENT * 9,
         "/shorter.csv": CONTENT[:-1],
@@ -124,6 +126,94 @@ def test_a_folder_may_have_a_source(root: Path, server: str) -> None:
     assert command("add", "data/faces", "--source", f"{server}/faces/") == 0
     file.unlink()
     assert command("fetch") == 0 and file.read_bytes() == CONTENT
+
+
+MANY = [f"faces/{'xyz'[n % 3]}/{n:d} .csv" for n in range(listing.MANY + 1)]
+"""More files than have a line each."""
+
+
+@pytest.fixture
+def faces(root: Path) -> Path:
+    """A folder of them, in the lock."""
+    for folder in "xyz":
+        Path("data/faces", folder).mkdir()
+    for path in MANY:
+        write(path)
+    assert command("add", "data/faces") == 0
+    return root / "data" / "faces"
+
+
+def test_a_folder_of_many_files_is_one_line_of_the_lock(faces: Path) -> None:
+    assert [*datalock.read(Path())] == ["faces.sha256"]
+    lines = Path("data/faces.sha256").read_text(encoding="utf-8").splitlines()
+    expected = sorted(path.removeprefix("faces/") for path in MANY)
+    assert lines == [f"{DIGEST}  {name}" for name in expected]
+    before = Path("data.lock").read_bytes()
+    assert command("add", "data") == 0 and Path("data.lock").read_bytes() == before
+    found = datafiles.listed("faces")
+    assert found.folder.resolve() == faces and [*found.digests] == expected
+    assert datafiles.handed_out["faces.sha256"] == sha256(Path("data/faces.sha256"))
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum here")
+def test_sha256sum_checks_the_list(faces: Path) -> None:
+    check = ["sha256sum", "--check", "--quiet", "../faces.sha256"]
+    assert subprocess.run(check, cwd=faces).returncode == 0
+    write(MANY[5], b"other")
+    assert subprocess.run(check, cwd=faces).returncode == 1
+
+
+def test_what_is_in_a_list_is_verified(faces: Path, capsys: Any) -> None:
+    assert command("verify") == 0
+    assert f"IDENTICAL  {len(MANY) + 1} files" in capsys.readouterr().out
+    write(MANY[0], CONTENT.replace(b"1", b"7"))
+    Path("data", MANY[1]).unlink()
+    write("faces/x/new.csv")
+    assert command("verify", "--json") == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["missing"], [*answer["changed"]]) == ([MANY[1]], [MANY[0]])
+    assert answer["extra"] == ["faces/x/new.csv"]
+    assert command("verify", "data/faces", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["missing"] == [MANY[1]]
+    # One file is added to the list, and what is gone leaves it; the others are not looked at.
+    assert command("add", f"data/{MANY[0]}") == 0
+    assert [*datalock.read(Path())] == ["faces.sha256"]
+    found = datafiles.listed("faces").digests
+    assert found[MANY[0].removeprefix("faces/")] != DIGEST and len(found) == len(MANY) - 1
+
+
+def test_what_a_list_names_is_fetched(faces: Path, server: str, capsys: Any) -> None:
+    assert command("add", "data/faces", "--source", f"{server}/faces/") == 0
+    (entry,) = datalock.read(Path()).values()
+    assert entry.sources == (f"{server}/faces.sha256",)
+    there, missing = (faces / "x" / f"{name}.csv" for name in ("6 ", "7 "))
+    write("faces/x/7 .csv")
+    assert command("add", "data/faces") == 0
+    missing.unlink()
+    assert command("fetch") == 0 and missing.read_bytes() == CONTENT
+    there.unlink()  # No source has this one.
+    assert command("fetch") == 2
+    told = capsys.readouterr().err
+    assert "faces/x/6 .csv: no such file" in told and "404" in told
+
+
+def test_few_files_have_a_line_each_and_are_a_folder_as_well(root: Path) -> None:
+    write("faces/a.csv")
+    with pytest.raises(BadInput, match=r"data/faces: not in data\.lock; add it: repro data add"):
+        datafiles.listed("faces")
+    assert command("add", "data/faces") == 0
+    found = datafiles.listed("faces")
+    assert (found.folder.resolve(), found.digests) == (root / "data/faces", {"a.csv": DIGEST})
+
+
+@pytest.mark.parametrize(
+    "line", ["", "abc  a.csv", f"{DIGEST} a.csv", f"{DIGEST}  ../a.csv", f"{DIGEST}  a"]
+)
+def test_a_list_that_is_none_is_refused(root: Path, line: str) -> None:
+    path = Path("data/faces.sha256")
+    path.write_text(f"{DIGEST}  a\n{line}\n", encoding="utf-8")
+    with pytest.raises(BadInput, match=r"faces.sha256, line 2: expected the SHA-256 and the path"):
+        listing.read(path)
 
 
 def test_the_empty_lock_of_a_new_project_is_written_as_this_one(root: Path) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from repro import BadInput, Dataset
+from repro import ArrayFile, BadInput, Dataset, ImageFolder, Rows
 from repro.basics.digests import Streamed, sha256
-from repro.data import feed, splits, structure
+from repro.data import datafiles, datalock, feed, splits, structure
 from repro.data.dataset import Part
 from repro.data.feed import AHEAD, CHUNK, CHUNK_BYTES, Chunk, Feed, Seen, steps_of_chunk
 from repro.data.preprocessing import preprocessed
@@ -351,3 +353,191 @@ def test_the_rest_of_an_epoch_is_cut_as_the_whole_of_it(made: int) -> None:
     whole = list(chunks(order, 8, most=2))
     rest = list(chunks(order, 8, most=2, made=made))
     assert [one.tolist() for one in rest] == [one.tolist() for one in whole[made // 2 :]]
+
+
+# Ready-made sources, and what is none
+
+
+@pytest.fixture
+def flowers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a folder of images in two classes; each image is of one colour."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REPRO_DATA", raising=False)
+    monkeypatch.setattr(datalock, "_known", {})
+    folder = tmp_path / "data" / "flowers"
+    for name, colour in (("rose/b.png", 7), ("rose/a.png", 8), ("daisy/c.png", 9)):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 4), (colour, 0, 0)).save(path)
+    (folder / "rose" / "readme.txt").write_text("no image")
+    datafiles.add(tmp_path, folder)
+    return folder
+
+
+def test_images_are_listed_by_class_and_read_one_by_one(flowers: Path) -> None:
+    images = ImageFolder("flowers")
+    assert list(images.keys) == ["daisy/c.png", "rose/a.png", "rose/b.png"]
+    assert images.class_names == ["daisy", "rose"]
+    assert images.labels is not None and images.labels.tolist() == [0, 1, 1]
+    assert [images[place][0, 0, 0] for place in range(3)] == [9, 8, 7]
+    assert images[0].shape == (4, 6, 3) and images[0].dtype == np.uint8
+    small = ImageFolder("flowers", (2, 3), grey=True)[0]
+    assert small.shape == (2, 3, 1)
+    made = Dataset(images, images.labels)
+    assert made.classes == 2 and list(made.class_names) == ["daisy", "rose"]
+    assert list(made.names) == list(images.keys)
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"),
+            "its SHA-256 is .*repro data",
+        ),
+        (lambda path: path.unlink(), "No such file"),
+    ],
+    ids=["changed", "missing"],
+)
+def test_an_image_that_is_not_the_locked_one_is_named(
+    harm: Callable[[Path], object], told: str, flowers: Path
+) -> None:
+    images = ImageFolder("flowers")
+    harm(flowers / "rose" / "a.png")
+    part = Dataset(images, images.labels).whole
+    with pytest.raises(BadInput, match=f"data: sample rose/a.png: .*{told}"):
+        part.rows(np.arange(3))
+
+
+def test_a_torn_image_is_named(flowers: Path) -> None:
+    path = flowers / "rose" / "a.png"
+    path.write_bytes(path.read_bytes()[:45])
+    datafiles.add(Path(), path)
+    images = ImageFolder("flowers")
+    with pytest.raises(BadInput, match=r"data: sample rose/a\.png: "):
+        Dataset(images, images.labels).whole.rows(np.arange(3))
+
+
+def test_a_folder_without_images_is_refused(flowers: Path) -> None:
+    for path in flowers.glob("*/*.png"):
+        path.unlink()
+    Path("data.lock").unlink()
+    datafiles.add(Path(), flowers)
+    with pytest.raises(BadInput, match="flowers: no image in it"):
+        ImageFolder("flowers")
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">i2", "<U3", "?"])
+def test_rows_of_a_file_are_those_of_the_array(dtype: str, tmp_path: Path) -> None:
+    array = X.astype(dtype)
+    np.save(tmp_path / "x.npy", array)
+    file = ArrayFile(tmp_path / "x.npy")
+    made = Dataset(file, Y)
+    assert (len(file), file.shape) == (SAMPLES, array.shape)
+    assert made.source is not None
+    (found, _) = made.whole.rows(np.arange(SAMPLES))
+    np.testing.assert_array_equal(found, array)
+    assert found.dtype == array.dtype.newbyteorder("=")
+    named = Dataset(Rows({"a": file, "b": X}), Y).whole
+    assert named.fields()["x/a"].shape == (3,)
+    np.testing.assert_array_equal(named.rows(np.array([4]))[0]["a"], array[4:5])
+
+
+def test_a_file_that_has_no_rows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    for content, told in (
+        (np.asfortranarray(X), "got columns"),
+        (np.array(3), "got a single value"),
+        (np.array([{}]), "got an array of Python objects"),
+    ):
+        np.save(path, content, allow_pickle=True)
+        with pytest.raises(BadInput, match=f"x.npy: expected the rows of an array.*{told}"):
+            ArrayFile(path)
+    path.write_bytes(b"no array")
+    with pytest.raises(BadInput, match=r"x\.npy: not an .npy file: "):
+        ArrayFile(path)
+    np.save(path, X)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BadInput, match=r"data: sample 49: .* ends before it"):
+        read(Dataset(ArrayFile(path), Y).whole, 0)
+
+
+class PyDataset:
+    """Batches of pairs, as Keras's class of this name has them; the last has fewer."""
+
+    def __len__(self) -> int:
+        return 7
+
+    def __getitem__(self, place: int, /) -> Any:
+        return X[place * 8 : place * 8 + 8], Y[place * 8 : place * 8 + 8]
+
+
+def test_the_samples_of_batches_are_had_one_by_one() -> None:
+    made = Dataset(PyDataset(), classes=5)
+    assert len(made) == SAMPLES and made.source is not None
+    x, y = made.whole.rows(np.array([3, 49, 8]))
+    np.testing.assert_array_equal(x, X[[3, 49, 8]])
+    np.testing.assert_array_equal(y, Y[[3, 49, 8]])
+
+
+@pytest.mark.parametrize(
+    ("x", "told"),
+    [
+        ((sample for sample in X), "got generator, which gives them in its own order alone"),
+        (iter(X), "which gives them in its own order alone"),
+        ("words", "a NumPy array, got str"),
+    ],
+)
+def test_what_has_no_places_is_refused(x: Any, told: str) -> None:
+    with pytest.raises(BadInput, match=f"data: x: expected .*{told}"):
+        Dataset(x, Y)
+
+
+# Samples that cannot be read and are skipped
+
+
+def test_the_next_sample_stands_for_one_that_cannot_be_read(tmp_path: Path) -> None:
+    torn = Listed({3: OSError("torn"), 4: OSError("torn"), 49: OSError("torn")})
+    data = Dataset(torn, Y, classes=5, on_error="skip")
+    seen = Seen(tmp_path, data.names)
+    indices = np.arange(SAMPLES, dtype=np.int32).reshape(10, 5)
+    for readers in (0, 3):
+        (chunk,) = Feed(data.whole, readers, seen).chunks([indices])
+        expected = np.arange(SAMPLES)
+        expected[[3, 4, 49]] = [5, 5, 0]
+        assert chunk.content is not None and chunk.read is not None
+        np.testing.assert_array_equal(chunk.read.reshape(-1), expected)
+        np.testing.assert_array_equal(chunk.content["x"].reshape(-1, 3), X[expected])
+        np.testing.assert_array_equal(chunk.content["y"].reshape(-1), Y[expected])
+    assert list(seen.skipped()) == list(KEYS[[3, 4, 49]])
+    assert seen.notes()[0].startswith(
+        f"3 samples could not be read, and others stood for them: {KEYS[3]}"
+    )
+    x, y = data.whole.rows(np.array([2, 3]))
+    np.testing.assert_array_equal((x, y)[0], X[[2, 5]])
+    np.testing.assert_array_equal(y, Y[[2, 5]])
+
+
+def test_a_sample_that_can_be_read_only_at_times_is_no_sample_to_skip(tmp_path: Path) -> None:
+    torn = Listed({3: OSError("torn")})
+    data = Dataset(torn, Y, classes=5, on_error="skip")
+    seen = Seen(tmp_path, data.names)
+    indices = np.arange(SAMPLES, dtype=np.int32).reshape(10, 5)
+    list(Feed(data.whole, 0, seen).chunks([indices]))
+    torn.changed.clear()
+    with pytest.raises(BadInput, match=f"data: sample {KEYS[3]}: it was changed while this run"):
+        list(Feed(data.whole, 0, seen).chunks([indices]))
+
+
+def test_where_no_sample_can_be_read_nothing_stands_for_them() -> None:
+    none = Listed({place: OSError("torn") for place in range(SAMPLES)})
+    with pytest.raises(BadInput, match=f"data: sample {KEYS[49]}: torn"):
+        Dataset(none, Y, classes=5, on_error="skip")
+
+
+def test_without_it_a_sample_that_cannot_be_read_is_an_end() -> None:
+    data = Dataset(Listed({3: OSError("torn")}), Y, classes=5)
+    with pytest.raises(BadInput, match=f"data: sample {KEYS[3]}: torn"):
+        read(data.whole, 0)
+    with pytest.raises(BadInput, match="data: on_error: expected fail or skip, got 'ignore'"):
+        Dataset(X, Y, on_error="ignore")  # type: ignore[arg-type]

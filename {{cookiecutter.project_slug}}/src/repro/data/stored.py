@@ -34,17 +34,18 @@ class ArrayFile:
             with path.open("rb") as file:
                 version = npy.read_magic(file)
                 read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-                self.shape, by_columns, self.dtype = read(file)
+                self.shape, by_columns, self._stored = read(file)
                 self._start = file.tell()
         except FileNotFoundError:
             raise BadInput(f"{path}: no such file") from None
         except Exception as error:
             raise BadInput(f"{path}: not an .npy file: {unreadable(error)}") from None
-        if by_columns or self.dtype.hasobject or not self.shape:
-            what = "an array of Python objects" if self.dtype.hasobject else "columns"
+        if by_columns or self._stored.hasobject or not self.shape:
+            what = "an array of Python objects" if self._stored.hasobject else "columns"
             what = what if self.shape else "a single value"
             raise BadInput(f"{path}: expected the rows of an array one after the other, got {what}")
         self._path, self._row = path, math.prod(self.shape[1:])
+        self.dtype = self._stored.newbyteorder("=")
 
     def __len__(self) -> int:
         return int(self.shape[0])
@@ -52,11 +53,11 @@ class ArrayFile:
     def __getitem__(self, place: int, /) -> np.ndarray:
         if not 0 <= place < len(self):
             raise IndexError(place)
-        offset = self._start + place * self._row * self.dtype.itemsize
-        found = np.fromfile(self._path, self.dtype, self._row, offset=offset)
+        offset = self._start + place * self._row * self._stored.itemsize
+        found = np.fromfile(self._path, self._stored, self._row, offset=offset)
         if len(found) != self._row:
             raise ValueError(f"{self._path} ends before it")
-        return found.reshape(self.shape[1:])
+        return found.astype(self.dtype, copy=False).reshape(self.shape[1:])
 
 
 class Batched:
