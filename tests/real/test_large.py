@@ -61,7 +61,7 @@ def with_pictures(project: Generated, number: int) -> Generated:
     path = project.package / "data.py"
     path.write_text(path.read_text(encoding="utf-8") + DATA, encoding="utf-8")
     folder = project.root / "data" / "pictures"
-    command = [project.python, "-c", DRAW, str(folder), str(number)]
+    command = [str(project.python), "-c", DRAW, str(folder), str(number)]
     subprocess.run(command, check=True)
     added = project.repro("data", "add", "data/pictures")["added"]
     assert [one["path"] for one in added] == ["pictures.sha256"]
