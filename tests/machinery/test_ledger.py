@@ -67,6 +67,12 @@ def test_an_order_is_the_ranks_of_words_of_philox() -> None:
     assert seeds.permutation(7, 3, 0).tolist() == []
 
 
+def test_a_generator_is_keyed_by_seed_and_purpose() -> None:
+    key = int.from_bytes(bytes.fromhex(hashed("7/augment/3/a.png"))[:16], "little")
+    expected = np.random.Generator(np.random.Philox(key=key)).normal(size=5)
+    assert seeds.generator(7, "augment", 3, "a.png").normal(size=5).tolist() == expected.tolist()
+
+
 def test_equal_words_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     class Words:
         def __init__(self, key: np.ndarray) -> None:
@@ -574,11 +580,13 @@ def test_a_run_with_another_file_than_it_wrote_is_refused(tmp_path: Path) -> Non
     assert manifest.of_finished(tmp_path).files == written
 
 
-def test_a_run_that_has_not_finished_is_none_of_the_finished(tmp_path: Path) -> None:
-    manifest.write(tmp_path, examples.begun())
+@pytest.mark.parametrize("status", ["running", "failed", "probed"])
+def test_a_run_that_has_not_finished_is_none_of_the_finished(status: str, tmp_path: Path) -> None:
+    manifest.write(tmp_path, examples.begun(status=status))
+    assert manifest.read(tmp_path).status == status
     for read in (manifest.finished, manifest.of_finished):
         with pytest.raises(
-            BadInput, match=r"expected a run that has finished; its status is 'running'$"
+            BadInput, match=rf"expected a run that has finished; its status is '{status}'$"
         ):
             read(tmp_path)
 

@@ -443,6 +443,29 @@ def test_rows_of_a_file_are_those_of_the_array(dtype: str, tmp_path: Path) -> No
     np.testing.assert_array_equal(named.rows(np.array([4]))[0]["a"], array[4:5])
 
 
+def test_an_array_of_hdf5_is_a_source(tmp_path: Path) -> None:
+    with pytest.importorskip("h5py").File(tmp_path / "x.h5", "w") as file:
+        made = Dataset(file.create_dataset("x", data=X), Y)
+        assert made.source is not None
+        (found, _) = made.whole.rows(np.array([3, 0]))
+        np.testing.assert_array_equal(found, X[[3, 0]])
+        with pytest.raises(BadInput, match="x: expected a NumPy array, got DataFrame"):
+            Dataset(DataFrame(), Y)
+
+
+class DataFrame:
+    """A table of another library's, which is in memory: it can be calculated with."""
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, name: str, /) -> None:
+        raise KeyError(name)
+
+    def __mul__(self, other: object) -> None:
+        raise NotImplementedError
+
+
 def test_a_file_that_has_no_rows_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     for content, told in (

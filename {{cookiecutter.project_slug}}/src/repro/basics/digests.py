@@ -37,7 +37,7 @@ def sha256(content: bytes | np.ndarray | Path) -> str:
     array = np.ascontiguousarray(content, dtype=content.dtype.newbyteorder("<"))
     digest = hashlib.sha256(f"{array.dtype.str}{content.shape}".encode())
     # bfloat16 and other types that are not NumPy's own do not export a buffer.
-    digest.update(array.view(np.uint8).data if array.ndim else array.tobytes())
+    digest.update(array.view(np.uint8).data)
     return digest.hexdigest()
 
 

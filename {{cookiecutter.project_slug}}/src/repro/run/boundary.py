@@ -58,6 +58,11 @@ class Length:
 class Boundary:
     """Writes ledger and checkpoints at the boundaries of one training, and sends its events."""
 
+    here: Position
+    """Where the training stands; `begin` says where it begins."""
+    _length: Length
+    _watchers: list[Any]
+
     def __init__(
         self,
         model: Any,
@@ -73,9 +78,6 @@ class Boundary:
         """
         self._model, self._ledger, self._checkpoints = model, ledger, checkpoints
         self._send, self._killed = send, killed
-        self._watchers: list[Any] = []
-        self._length = Length(0, 0, 0, 1, 1)
-        self.here = Position(1)
 
     def begin(self, here: Position, length: Length, watchers: list[Any]) -> None:
         """Is told where the training stands, how long it is, and which callbacks watch it."""
