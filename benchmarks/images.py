@@ -1,17 +1,20 @@
 """A folder of images: how many a second are read and trained on, beside what others read with.
 
-    python -m benchmarks.images PROJECT [--torch PROJECT]    a quarter of an hour on two cores
+    python -m benchmarks.images PROJECT [--torch PROJECT] [--grain PYTHON]    20 minutes, two cores
 
 Each PROJECT is a generated project that is installed (`make demo` leaves one in build/demo). Images
 are drawn into a copy of each. All programs decode the same files, of 128 x 128 pixels, and train
 the same small network with batches of 32. They take turns in each repetition; a ratio is between
 two programs of one repetition, and its median is told. The table in docs/data.md is written by
-this.
+this. PYTHON is that of an environment which has grain beside what a project has; with it, reading
+alone is measured as well, and the line in docs/design_decisions.md is written.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -51,14 +54,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("project", type=Path)
     parser.add_argument("--torch", type=Path)
+    parser.add_argument("--grain", type=Path)
     parser.add_argument("--images", type=int, default=8000)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         programs = contest(Path(folder), options)
+        if options.grain:
+            told = alone(options.grain, Path(folder) / "tensorflow")
+            figures.write("grain", told, file="design_decisions.md")
         found = turns(programs, options.repetitions)
     figures.write("images speed", table(found, options), file="data.md")
+
+
+def alone(python: Path, project: Path) -> str:
+    """Reading without training: the images a second of our readers and of grain's, as a sentence."""
+    command = [python.absolute(), PLAIN / "readers.py"]
+    env = {**os.environ, "PYTHONPATH": str(project / "src")}
+    said = subprocess.check_output(command, cwd=project, env=env, text=True)
+    found = json.loads(said.splitlines()[-1])
+    rates = [f"{name}: {statistics.median(values):.0f}" for name, values in found.items()]
+    return f"{machine()} ({', '.join(rates)})"
 
 
 def contest(folder: Path, options: argparse.Namespace) -> list[Program]:
