@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def alone(python: Path, project: Path) -> str:
-    """Reading without training: the images a second of our readers and of grain's, as a sentence."""
+    """Reading without training: how many images a second our readers read, and grain's."""
     command = [python.absolute(), PLAIN / "readers.py"]
     env = {**os.environ, "PYTHONPATH": str(project / "src")}
     said = subprocess.check_output(command, cwd=project, env=env, text=True)
