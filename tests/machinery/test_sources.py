@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from repro import ArrayFile, BadInput, Dataset, ImageFolder, Rows
+from repro import ArrayFile, BadInput, Dataset, ImageFolder, Mapped, Rows
 from repro.basics.digests import Streamed, sha256
 from repro.data import datafiles, datalock, feed, splits, structure
 from repro.data.dataset import Part
@@ -441,6 +441,14 @@ def test_rows_of_a_file_are_those_of_the_array(dtype: str, tmp_path: Path) -> No
     named = Dataset(Rows({"a": file, "b": X}), Y).whole
     assert named.fields()["x/a"].shape == (3,)
     np.testing.assert_array_equal(named.rows(np.array([4]))[0]["a"], array[4:5])
+
+
+def test_a_function_makes_samples_of_those_of_another_source() -> None:
+    made = Dataset(Mapped(Listed(), lambda x: (x * 2, np.int32(x[0] % 5))), classes=5)
+    assert list(made.names) == list(KEYS)
+    x, y = made.whole.rows(np.array([3, 1]))
+    np.testing.assert_array_equal(x, 2 * X[[3, 1]])
+    np.testing.assert_array_equal(y, X[[3, 1], 0] % 5)
 
 
 def test_an_array_of_hdf5_is_a_source(tmp_path: Path) -> None:

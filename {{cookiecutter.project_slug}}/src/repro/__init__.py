@@ -15,7 +15,7 @@ from repro.data.dataset import Dataset, Part, Parts, arrays
 
 if TYPE_CHECKING:
     from repro.data.images import ImageFolder
-    from repro.data.sources import Rows
+    from repro.data.sources import Mapped, Rows
     from repro.data.stored import ArrayFile
     from repro.recipe.parameters import (
         Fraction,
@@ -31,6 +31,7 @@ __all__ = [
     "Dataset",
     "Fraction",
     "ImageFolder",
+    "Mapped",
     "NonNegativeFloat",
     "NonNegativeInt",
     "Part",
@@ -47,6 +48,7 @@ __all__ = [
 SOURCES = {
     "ArrayFile": "repro.data.stored",
     "ImageFolder": "repro.data.images",
+    "Mapped": "repro.data.sources",
     "Rows": "repro.data.sources",
 }
 """Ready-made sources, and the modules that they are in."""

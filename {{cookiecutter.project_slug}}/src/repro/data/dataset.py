@@ -269,7 +269,7 @@ def _take_from(data: Dataset, source: Source) -> None:
     """Takes what a source says of its samples, where the data function says nothing of it."""
     import numpy as np
 
-    for name in ("keys", "labels", "groups", "class_names"):
+    for name in sources.SAID:
         said = getattr(source, name, None)
         given = getattr(data, name)
         if said is not None and not callable(said) and (given is None or not len(given)):

@@ -68,7 +68,8 @@ class ImageFolder:
                 f"repro data add {self._listed.folder / name}"
             )
         with Image.open(io.BytesIO(content)) as image:
-            made = image.convert("L" if self._grey else "RGB")
+            mode = "L" if self._grey else "RGB"
+            made: Image.Image = image if image.mode == mode else image.convert(mode)
             if self._size is not None and made.size != self._size[::-1]:
                 made = made.resize(self._size[::-1], Image.Resampling.BILINEAR)
             array = np.asarray(made)

@@ -30,6 +30,9 @@ class Source(Protocol):
         """The sample at a place, counted from 0."""
 
 
+SAID = ("keys", "labels", "groups", "class_names")
+"""What a source may say of its samples."""
+
 Augment = Callable[[Any, "np.random.Generator"], Any]
 """Makes another sample of a sample; all that it draws comes from the generator."""
 
@@ -73,6 +76,26 @@ class Rows:
         import numpy as np
 
         return structure.like(self._arrays, lambda _, array: np.array(array[place]), "x")
+
+
+class Mapped:
+    """A source of what a function makes of each sample of another one, such as a record's fields.
+
+    The function draws nothing: what is drawn belongs into `augment`.
+    """
+
+    def __init__(self, source: Source, function: Callable[[Any], Any]) -> None:
+        """Takes a source and a function of one of its samples."""
+        self._source, self._function = source, function
+        for name in SAID:
+            if (said := getattr(source, name, None)) is not None and not callable(said):
+                setattr(self, name, said)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, place: int, /) -> Any:
+        return self._function(self._source[place])
 
 
 @dataclass(frozen=True)
@@ -195,11 +218,11 @@ def digest(arrays: dict[str, np.ndarray]) -> bytes:
     """Returns 16 bytes over types, shapes and content of a sample's arrays."""
     import numpy as np
 
-    found = hashlib.blake2b(digest_size=16)
+    found = hashlib.sha256()  # Processors have instructions for it, so that it takes least time.
     for name, array in arrays.items():
         found.update(f"{name} {array.dtype.str}{array.shape}".encode())
         found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return found.digest()
+    return found.digest()[:16]
 
 
 def _unlike(expected: dict[str, Field], found: dict[str, Field]) -> str:
