@@ -21,6 +21,7 @@ from typing import Any
 from repro import backends
 from repro.backends import portable
 from repro.basics import seeds
+from repro.environment import later
 from repro.environment.variables import CLEARED
 from repro.recipe.parameters import Guarantee, Parameters
 
@@ -106,7 +107,8 @@ def apply(parameters: Parameters, recipe_seed: int) -> None:
     # The libraries' objects all stay. It takes a second to look for garbage among them, during the
     # import and once more when Python ends.
     gc.disable()
-    import keras
+    with later.pictures():
+        import keras
 
     gc.freeze()
     gc.enable()
