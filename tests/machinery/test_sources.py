@@ -20,7 +20,9 @@ from repro.data import datafiles, datalock, feed, splits, structure
 from repro.data.dataset import Part
 from repro.data.feed import AHEAD, CHUNK, CHUNK_BYTES, Chunk, Feed, Seen, steps_of_chunk
 from repro.data.preprocessing import preprocessed
+from repro.environment import machine
 from repro.recipe.parameters import Split
+from repro.run import launcher
 from repro.run.steps import chunks
 
 SAMPLES = 50
@@ -214,6 +216,20 @@ def test_the_number_of_readers_changes_nothing(readers: int) -> None:
         assert (chunk.content["y"] == Y[chunk.indices]).all()
 
 
+def test_there_is_a_reader_for_each_core_unless_a_number_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("REPRO_READERS", raising=False)
+    assert launcher._readers() == machine.available_cores()
+    for said in ("0", "3", "64"):
+        monkeypatch.setenv("REPRO_READERS", said)
+        assert launcher._readers() == int(said)
+    for said in ("", "-1", "65", "many"):
+        monkeypatch.setenv("REPRO_READERS", said)
+        with pytest.raises(BadInput, match="REPRO_READERS: expected a number from 0 to 64, got"):
+            launcher._readers()
+
+
 def test_what_is_read_is_what_is_there_in_order() -> None:
     for chunk in read(part_of(Listed()), 2):
         assert chunk.content is not None
@@ -229,6 +245,14 @@ def test_a_sample_is_augmented_by_seed_epoch_and_key_alone() -> None:
     assert (part.rows(np.array([9]))[0][0] == X[9]).all(), "it is not augmented outside an epoch"
     turned = part.at(np.arange(SAMPLES)[::-1])
     assert (turned.rows(np.array([SAMPLES - 1 - 9]), epoch=2)[0][0] == other[0]).all()
+
+
+@pytest.mark.parametrize("x", [X, Listed()], ids=["in memory", "read"])
+def test_a_part_is_gone_through_in_batches(x: Any) -> None:
+    found = list(Dataset(x, Y, classes=5).whole.batches(20))
+    assert [len(one) for one, _ in found] == [20, 20, 10]
+    np.testing.assert_array_equal(np.concatenate([one for one, _ in found]), X)
+    np.testing.assert_array_equal(np.concatenate([one for _, one in found]), Y)
 
 
 def test_arrays_in_memory_can_be_augmented() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -74,6 +74,16 @@ class Part:
             for name in self.reader.fields:
                 found[name] = np.stack([sample.arrays[name] for sample in read])
         return self.packed(found)
+
+    def batches(self, size: int) -> Iterator[tuple[Any, ...]]:
+        """Yields all samples in the order of the part, so many at a time, as `rows` gives them.
+
+        So `build(…, train)` can look at samples that do not fit in memory, to adapt a layer.
+        """
+        import numpy as np
+
+        for start in range(0, len(self), size):
+            yield self.rows(np.arange(start, min(start + size, len(self))))
 
     def augmented(self, keys: np.ndarray, augment: Augment, seed: int) -> Part:
         """The same samples, of which each epoch sees others that `augment` makes of them.

@@ -158,7 +158,7 @@ def _begun(launch: Launch, directory: Path, interpreter: str) -> Manifest:
     return content.but(
         status="running",
         checkpoint_seconds=launch.checkpoint_seconds,
-        readers=_readers(launch.recipe.parameters),
+        readers=_readers(),
         probe=launch.probe,
         code=code,
         interpreter=interpreter,
@@ -191,11 +191,14 @@ def _to_the_end(
             content = manifest.read(directory).but(resumed=[_now()])
 
 
-def _readers(parameters: Parameters) -> int:
-    """Returns how many threads read samples; what `REPRO_READERS` says, or the cores left over."""
+def _readers() -> int:
+    """Returns how many threads read samples: what `REPRO_READERS` says, or one for each core.
+
+    They wait when they are a few chunks ahead, and so leave the cores to the training.
+    """
     said = os.environ.get("REPRO_READERS")
     if said is None:
-        return max(1, machine.available_cores() - parameters.threads)
+        return machine.available_cores()
     if not said.isdecimal() or int(said) > 64:
         raise BadInput(f"REPRO_READERS: expected a number from 0 to 64, got {said!r}")
     return int(said)
