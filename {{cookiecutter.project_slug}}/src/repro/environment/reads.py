@@ -102,6 +102,7 @@ def recorded(root: Path, package: Path) -> Iterator[Reads]:
     """
     found, machinery = Reads(), str(Path(__file__).parents[1]) + os.sep
     own, active = str(package) + os.sep, True
+    sources = machinery + os.path.join("data", "sources.py")
 
     def by_project(frame: FrameType | None, near: bool = False) -> bool:
         """Whether code of the project asked; `near`: only if it did so itself, by `_LOOKUPS`."""
@@ -119,8 +120,10 @@ def recorded(root: Path, package: Path) -> Iterator[Reads]:
     def heard(event: str, arguments: tuple[Any, ...]) -> None:
         if not active or event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):
             return
-        # An open of a descriptor, or one that an import makes, is not the project's reading.
-        if by_project(sys._getframe(1)):
+        # An open of a descriptor, or one that an import makes, is not the project's reading. What a
+        # source reads is in the digest of the sample that comes of it.
+        frame = sys._getframe(1)
+        if by_project(frame) and not _within(frame, sources):
             _note(found, root, os.fsdecode(arguments[0]), arguments[1], arguments[2])
 
     environment = type(os.environ)
@@ -144,6 +147,13 @@ def recorded(root: Path, package: Path) -> Iterator[Reads]:
     finally:
         active = False
         environment.__getitem__ = original  # type: ignore[method-assign]
+
+
+def _within(frame: FrameType | None, file: str) -> bool:
+    """Whether code of a file is among those who have called."""
+    while frame is not None and frame.f_code.co_filename != file:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _note(found: Reads, root: Path, given: str, mode: str | None, flags: int) -> None:
