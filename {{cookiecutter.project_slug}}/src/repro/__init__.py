@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from repro.data.images import ImageFolder
     from repro.data.sources import Rows
     from repro.data.stored import ArrayFile
+    from repro.data.table import Table
     from repro.recipe.parameters import (
         Fraction,
         NonNegativeFloat,
@@ -38,6 +39,7 @@ __all__ = [
     "PositiveFloat",
     "PositiveInt",
     "Rows",
+    "Table",
     "arrays",
     "fetch",
     "sha256",
@@ -48,6 +50,7 @@ SOURCES = {
     "ArrayFile": "repro.data.stored",
     "ImageFolder": "repro.data.images",
     "Rows": "repro.data.sources",
+    "Table": "repro.data.table",
 }
 """Ready-made sources, and the modules that they are in."""
 
