@@ -51,6 +51,42 @@ def read(*, folder: str, noise: float = 0.0, memory: bool = False) -> Dataset:
         augment=augment if noise else None,
     )
 '''
+TABLE = '''
+
+def patients(*, file: str, memory: bool = False) -> Dataset:
+    """The patients of `diabetes` from a table: who is worse than most a year later?"""
+    import pathlib
+
+    import pyarrow
+    import pyarrow.parquet
+
+    from repro import Table
+
+    x, y = load_diabetes(return_X_y=True)
+    columns = {f"measure {n}": one.astype(np.float32) for n, one in enumerate(x.T)}
+    ill, keys = (y > 140).astype(np.int32), np.array([f"patient {n}" for n in range(len(y))])
+    if memory:
+        return Dataset(columns, ill, classes=2, labels=ill, keys=keys)
+    if not pathlib.Path(file).exists():
+        table = pyarrow.table({**columns, "ill": ill, "name": keys})
+        pyarrow.parquet.write_table(table, file)
+    return Dataset(Table(pathlib.Path(file), y="ill", labels="ill", keys="name"), classes=2)
+'''
+MODEL = '''"""A logistic regression on columns, each of shape (batch,)."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers, ops
+
+
+def build(input_shape: dict[str, tuple[int, ...]], classes: int) -> keras.Model:
+    """Output (batch, classes): the probability of each class."""
+    inputs = {name: keras.Input(shape, name=name) for name, shape in input_shape.items()}
+    columns = [ops.expand_dims(one, -1) for one in inputs.values()]
+    outputs = layers.Dense(classes, activation="softmax")(layers.Concatenate()(columns))
+    return keras.Model(inputs, outputs)
+'''
 SHORT = ("data.name=read", "training.epochs=2", "training.batch_size=32")
 
 
@@ -81,6 +117,25 @@ def test_what_is_read_gives_the_bits_of_what_is_in_memory(backend: str, tmp_path
     noisy = (folder, "data.noise=0.1")
     assert digest(project, *noisy, readers=2) == digest(project, *noisy, "data.memory=true")
     assert digest(project, *noisy) != expected
+
+
+def test_a_table_gives_the_bits_of_its_columns_in_memory(
+    project: Generated, tmp_path: Path
+) -> None:
+    copied = project.copy(tmp_path / "project")
+    data = copied.package / "data.py"
+    data.write_text(data.read_text(encoding="utf-8") + TABLE, encoding="utf-8")
+    (copied.package / "models" / "logistic.py").write_text(MODEL, encoding="utf-8")
+    settings = (
+        *("data.name=patients", f"data.file={tmp_path / 'patients.parquet'}"),
+        *("model.name=logistic", "training.epochs=2", "training.batch_size=32"),
+    )
+    memory = copied.repro("train", *settings, "data.memory=true")["digest"]
+    # The first one converts the table, the other one finds its rows.
+    for readers in ("0", "2"):
+        answer = copied.repro("train", *settings, "--fresh", REPRO_READERS=readers)
+        assert answer["digest"] == memory
+    assert len([*copied.root.glob(".repro_cache/tables/*/rows.bin")]) == 1
 
 
 def test_a_killed_run_reads_on_where_it_was(reading: Generated, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from repro.data.images import ImageFolder
     from repro.data.sources import Mapped, Rows
     from repro.data.stored import ArrayFile
+    from repro.data.table import Table
     from repro.recipe.parameters import (
         Fraction,
         NonNegativeFloat,
@@ -39,6 +40,7 @@ __all__ = [
     "PositiveFloat",
     "PositiveInt",
     "Rows",
+    "Table",
     "arrays",
     "fetch",
     "sha256",
@@ -50,6 +52,7 @@ SOURCES = {
     "ImageFolder": "repro.data.images",
     "Mapped": "repro.data.sources",
     "Rows": "repro.data.sources",
+    "Table": "repro.data.table",
 }
 """Ready-made sources, and the modules that they are in."""
 
