@@ -58,7 +58,7 @@ fix: .venv/installed ## mend what ruff can mend
 	$(BIN)/ruff format
 
 lock: .venv/installed ## pin requirements/*.in in requirements/*.txt
-	@for name in dev machinery mutation; do (set -x; \
+	@for name in dev machinery tables mutation; do (set -x; \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command "make lock" $(ARGS) \
 		--output-file requirements/$$name.txt requirements/$$name.in) || exit 1; done

@@ -309,8 +309,8 @@ def test_uv_sync_takes_no_package_away(managed: bool, bake: Bake) -> None:
 def test_what_backends_share_has_one_version() -> None:
     """And what the machinery's tests need has it as well: they run in a project of any backend."""
     versions: dict[str, set[str]] = {}
-    tests = TEMPLATE / "requirements" / "machinery.txt"
-    for path in (*TEMPLATE.glob(f"{TREE}/requirements/*.txt*"), tests):
+    tests = [TEMPLATE / "requirements" / f"{name}.txt" for name in ("machinery", "tables")]
+    for path in (*TEMPLATE.glob(f"{TREE}/requirements/*.txt*"), *tests):
         pins = re.findall(r"^([\w.-]+)==([^\s;]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
         for package, version in pins:
             versions.setdefault(package, set()).add(Version(version).public)

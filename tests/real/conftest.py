@@ -152,15 +152,20 @@ def kill_when(project: Generated, arguments: tuple[str, ...], moment: float) -> 
     return run
 
 
-def environment(backend: str = "tensorflow", device: str = "cpu") -> Path:
-    """The Python of a virtual environment that holds a backend's locks, kept for the next time."""
+def environment(backend: str = "tensorflow", device: str = "cpu", *, tables: bool = False) -> Path:
+    """The Python of a virtual environment that holds a backend's locks, kept for the next time.
+
+    With `tables` it has what reads tables as well.
+    """
     requirements = TEMPLATE / "{{cookiecutter.project_slug}}" / "requirements"
     condition = f"{{% if cookiecutter.__backend == '{backend}' %}}"
     locks = [requirements / f"{condition}{name}.txt{{% endif %}}" for name in (device, "dev")]
-    locks.append(TEMPLATE / "requirements" / "machinery.txt")  # For tests/machinery.
+    tests = ("machinery", "tables") if tables else ("machinery",)
+    locks += [TEMPLATE / "requirements" / f"{name}.txt" for name in tests]
     wheels = os.environ.get("TORCH_WHEELS", os.environ.get("PIP_FIND_LINKS", TORCH_WHEELS)).split()
     links = [f"--find-links={place}" for place in wheels if (backend, device) == ("torch", "cpu")]
     parts = [part for part in (backend, device) if part not in ("tensorflow", "cpu")]
+    parts += tests[1:]
     venv = TEMPLATE / "build" / "-".join(("test-venv", *parts))
     python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     uv = [sys.executable, "-m", "uv", "pip", "sync", "--require-hashes", "--python", str(python)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_what_is_read_gives_the_bits_of_what_is_in_memory(backend: str, tmp_path
 def test_a_table_gives_the_bits_of_its_columns_in_memory(
     project: Generated, tmp_path: Path
 ) -> None:
-    copied = project.copy(tmp_path / "project")
+    copied = replace(project.copy(tmp_path / "project"), python=environment(tables=True))
     data = copied.package / "data.py"
     data.write_text(data.read_text(encoding="utf-8") + TABLE, encoding="utf-8")
     (copied.package / "models" / "logistic.py").write_text(MODEL, encoding="utf-8")
