@@ -46,7 +46,8 @@ def test_no_wrong_cause_is_sure_where_a_fault_is_random(project: Generated, tmp_
         assert (done.returncode, answer["verdict"]) in ((0, "identical"), (1, "diverged"))
         if done.returncode:
             red.append(answer["cause"])
-    assert len(red) >= 6, "two starts of which one has the fault: 4 of 9 gates"
+    # A gate has three starts, since its second run is killed and goes on: two gates of three.
+    assert len(red) >= 14
     assert not any(cause["variation"] or cause["sure"] for cause in red)
     assert all("the fault is random" in cause["means"] for cause in red)
     document("random faults", f"{len(red)} of 40 gates were red, and 0 of them named a variation")
