@@ -143,7 +143,7 @@ def test_an_internal_error_has_its_own_status_and_says_where_to_report_it(
         (PermissionError(errno.EACCES, "Permission denied", "runs"), "runs: Permission denied; "),
         (FileNotFoundError(errno.ENOENT, "No such file", "runs/x/a.npz"), "runs/x/a.npz: No such"),
         (MemoryError(), "there is not enough memory"),
-        (ModuleNotFoundError("No module named 'rich'", name="rich"), "'rich'; the packages of the"),
+        (ModuleNotFoundError("No module named 'rich'", name="rich"), "'rich'; make install "),
     ],
 )
 def test_what_the_machine_around_refuses_is_one_line(

@@ -44,6 +44,9 @@ def test_the_file_spells_out_every_default(tmp_path: Path) -> None:
         ("training.batch_size=sixteen", "training.batch_size: expected a valid integer"),
         ("training.shuffle=1", "training.shuffle: expected a valid boolean; got 1"),
         ("training.loss=mse", "training.loss: expected 'sparse_categorical_crossentropy'"),
+        ("training.loss={a: mse}", "training.loss.a: expected 'sparse_categorical_crossentropy'"),
+        ("training.metrics=auc", "training.metrics: expected a valid list; got 'auc'"),
+        ("training.metrics={1: [auc, r2]}", "training.metrics.1.1: expected 'accuracy', 'top"),
         ("training.initial_epoch=5", "training.initial_epoch: expected less than"),
         ("training={initial_state: a, initial_weights: b}", "at most one of initial_state and"),
         ("backend=pytorch", "backend: expected 'tensorflow', 'jax' or 'torch'; got 'pytorch'"),
@@ -93,6 +96,13 @@ def test_overrides_are_numbers_as_people_write_them() -> None:
     resolved = resolve("optimizer.learning_rate=1e-3", "training.class_weight={0: 1.0, 1: 2}")
     assert resolved.optimizer.learning_rate == 1e-3
     assert resolved.training.class_weight == {0: 1.0, 1: 2.0}
+
+
+def test_each_output_may_have_its_own_loss_and_metrics() -> None:
+    """The outputs of a tuple are called 0 and 1, which are numbers in YAML."""
+    resolved = resolve("training.loss={0: huber, b: hinge}", "training.metrics={0: [auc], 1: []}")
+    assert resolved.training.loss == {"0": "huber", "b": "hinge"}
+    assert resolved.training.metrics == {"0": ["auc"], "1": []}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.decomposition import PCA
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MaxAbsScaler, OneHotEncoder, StandardScaler
 
 from repro import ArrayFile, BadInput, Dataset, ImageFolder, Mapped, Rows
 from repro.basics.digests import Streamed, sha256
@@ -168,6 +170,23 @@ def test_components_take_the_place_of_columns() -> None:
     parts = {"train": X.astype(np.float64)}
     assert preprocessed(PCA(2), parts, "float32")["train"].shape == (SAMPLES, 2)
     assert preprocessed(PCA(2), parts, "float32")["train"].dtype == np.float64
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (CountVectorizer(), [[1, 0, 2], [0, 1, 0]]),
+        (make_pipeline(CountVectorizer(), MaxAbsScaler()), [[1, 0, 1], [0, 1, 0]]),
+        ({"text": CountVectorizer(max_features=1)}, [[2], [0]]),
+    ],
+)
+def test_a_transformer_of_texts_gets_texts(asked: Any, expected: Any, shape: Any) -> None:
+    texts = np.array(["red red apple", "pear"]).reshape(shape)
+    named = isinstance(asked, dict)
+    parts = {"train": {"text": texts} if named else texts}
+    made = preprocessed(asked, parts, "float32")["train"]
+    assert (made["text"] if named else made).tolist() == expected
 
 
 def test_each_array_has_its_own_transformer() -> None:
@@ -342,6 +361,12 @@ def test_pairs_have_their_targets_read() -> None:
     assert chunk.content is not None
     assert (chunk.content["y/mask"][0] == -X[[5, 6]]).all()
     assert list(data.whole.fields()) == ["x", "y/mask"]
+
+
+def test_a_source_without_targets_is_told_where_they_go() -> None:
+    told = r"data: expected pairs of x and y .*, since no y is given; got ndarray; y of the Dataset"
+    with pytest.raises(BadInput, match=told):
+        Dataset(Listed())
 
 
 def test_words_may_have_any_length() -> None:

@@ -451,6 +451,19 @@ def test_a_vocabulary_is_digested_by_the_path_of_its_layer() -> None:
     assert state.vocabularies(of) == {}
 
 
+def test_a_layer_that_was_never_built_is_called_by_its_name() -> None:
+    """As the one within a TextVectorization, which has no path."""
+    layers = [
+        SimpleNamespace(path=None, name="lookup", get_vocabulary=lambda word=word: [word])
+        for word in ("one", "other")
+    ]
+    of: Any = SimpleNamespace(_flatten_layers=lambda: layers)
+    assert state.vocabularies(of)["vocabulary"] == {
+        "lookup": hashlib.sha256(b'["one"]').hexdigest(),
+        "lookup#2": hashlib.sha256(b'["other"]').hexdigest(),
+    }
+
+
 def test_it_is_said_where_no_checkpoint_is_whole(tmp_path: Path) -> None:
     checkpoints = written(tmp_path, (1, 0))
     (tmp_path / "000001-000000000.npz").unlink()

@@ -21,8 +21,8 @@ SEVERAL = np.tile([[1.0, 0, 1], [0, 0, 0], [0, 1, 0]], (7, 1))
 NUMBERS = np.linspace(-1, 2, 63).reshape(21, 3)
 
 
-def parts(y: np.ndarray, weight: np.ndarray | None = None) -> Parts:
-    part = Part(np.zeros((len(y), 2), np.float32), y, weight)
+def parts(y: Any, weight: np.ndarray | None = None) -> Parts:
+    part = Part(np.zeros((len(LABELS), 2), np.float32), y, weight)
     return Parts(part, part, part)
 
 
@@ -90,6 +90,61 @@ def test_a_metric_that_cannot_be_is_refused_with_one_that_can(
     with pytest.raises(BadInput) as refusal:
         needs.check(seen, "training.metrics", [name], needs.METRICS)
     assert f"training.metrics: {name} " in str(refusal.value) and told in str(refusal.value)
+
+
+NAMED = {"late": LABELS % 2, "cost": NUMBERS[:, :1]}
+
+
+@pytest.mark.parametrize(
+    ("y", "loss", "expected"),
+    [
+        (LABELS, "huber", "huber"),
+        (LABELS, None, None),
+        (NAMED, None, None),
+        (NAMED, "huber", {"late": "huber", "cost": "huber"}),
+        (NAMED, {"cost": "huber", "late": "hinge"}, {"late": "hinge", "cost": "huber"}),
+        ((LABELS, NUMBERS), {"0": "hinge", "1": "huber"}, ("hinge", "huber")),
+        ({"a": [LABELS]}, {"a/0": "hinge"}, {"a": ["hinge"]}),
+    ],
+)
+def test_each_output_has_its_loss(y: Any, loss: Any, expected: Any) -> None:
+    assert targets.losses(loss, parts(y)) == expected
+
+
+@pytest.mark.parametrize(
+    ("y", "metrics", "expected"),
+    [
+        (LABELS, ["accuracy"], ["accuracy"]),
+        (LABELS, [], None),
+        (NAMED, ["auc", "recall"], {"late": ["auc", "recall"], "cost": ["auc", "recall"]}),
+        (NAMED, {"cost": ["r2_score"]}, {"late": [], "cost": ["r2_score"]}),
+        ((LABELS, NUMBERS), {"0": ["auc"]}, (["auc"], [])),
+    ],
+)
+def test_each_output_has_its_metrics_or_none(y: Any, metrics: Any, expected: Any) -> None:
+    assert targets.metrics(metrics, parts(y)) == expected
+
+
+@pytest.mark.parametrize(
+    ("y", "loss", "told"),
+    [
+        (LABELS, {"a": "huber"}, "expected no dict, since y is one array; got {'a': 'huber'}"),
+        (NAMED, {"late": "hinge"}, "expected one for each of the outputs cost, late; there is none "
+         "for cost"),
+        (NAMED, {}, "there is none for cost"),
+        (NAMED, {"late": "hinge", "costs": "huber"}, "expected names among cost, late, as y has; "
+         "got costs"),
+    ],
+)  # fmt: skip
+def test_a_loss_for_no_output_is_refused(y: Any, loss: Any, told: str) -> None:
+    with pytest.raises(BadInput) as refusal:
+        targets.losses(loss, parts(y))
+    assert str(refusal.value).startswith("training.loss: ") and told in str(refusal.value)
+
+
+def test_metrics_for_no_output_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"training\.metrics: expected names among cost, late, .* b"):
+        targets.metrics({"b": ["auc"]}, parts(NAMED))
 
 
 @pytest.mark.parametrize(

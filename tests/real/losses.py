@@ -117,11 +117,17 @@ def expected(y: np.ndarray, outputs: np.ndarray, names: list[str]) -> dict[str, 
 
 def models() -> dict[str, str]:
     """What is said of models that cannot be trained as they are, by their names."""
-    layers, samples = keras.layers, Part(np.zeros((SAMPLES, WIDTH), np.float32), BINARY)
+    layers, x = keras.layers, np.zeros((SAMPLES, WIDTH), np.float32)
+    samples, two = Part(x, BINARY), Part(x, {"one": BINARY[:, None], "other": BINARY[:, None]})
 
     def several() -> Any:
         inputs = keras.Input((WIDTH,))
         return keras.Model(inputs, [layers.Dense(2)(inputs), layers.Dense(2)(inputs)])
+
+    def named() -> Any:
+        inputs = keras.Input((WIDTH,))
+        made = {"one": layers.Dense(1, activation="sigmoid"), "other": layers.Dense(1)}
+        return keras.Model(inputs, {name: layer(inputs) for name, layer in made.items()})
 
     def recurrent(layer: Any, size: int | None) -> Any:
         return keras.Sequential([keras.Input(batch_shape=(size, 3, WIDTH)), layer])
@@ -133,6 +139,7 @@ def models() -> dict[str, str]:
 
     made: dict[str, Callable[[], Any]] = {
         "several": several,
+        "linear of two": named,
         "one softmax": lambda: small((1,), "softmax"),
         "linear": lambda: small((2,), "linear"),
         "compiled": compiled,
@@ -144,11 +151,13 @@ def models() -> dict[str, str]:
     }
     told = {}
     for name, make in made.items():
-        loss = "binary_crossentropy" if name == "one softmax" else "sparse_categorical_crossentropy"
+        part = two if name == "linear of two" else samples
+        binary = part is two or name == "one softmax"
+        loss = "binary_crossentropy" if binary else "sparse_categorical_crossentropy"
         try:
             with targets.building():
                 model = make()
-            train(Parts(samples, samples, samples), model, loss, [])
+            train(Parts(part, part, part), model, loss, [])
         except BadInput as error:
             told[name] = str(error)
     return told

@@ -119,6 +119,7 @@ def test_each_loss_and_metric_is_computed_or_refused(backend: str, project: Gene
         "several": "needs one output for each array of targets, and the model has 2 outputs for 1",
         "one softmax": "is 1 for every sample; linear would do for numbers, sigmoid for 0 and 1",
         "linear": "softmax would do for classes",
+        "linear of two": "binary_crossentropy needs probabilities, and layer ",
         "compiled": "got one with RMSprop",
         "fixed": "takes only batches of 16 samples",
         "stateful": "stateful=False would do",

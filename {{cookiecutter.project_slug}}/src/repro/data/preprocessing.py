@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.utils import get_tags
 
 from repro.basics.errors import BadInput
 from repro.data import structure
@@ -86,19 +87,32 @@ def _of_columns(asked: Any, x: Parts, floating: str) -> Parts:
 
 
 def _transformed(asked: Any, x: Parts, floating: str, padding: float | None) -> Parts:
-    """What a transformer makes of one array; its fit and its results see each sample as a row."""
+    """What a transformer makes of one array; its fit and its results see each sample as a row.
+
+    One that takes texts sees each sample as a text.
+    """
     train = x["train"]
     if hasattr(asked, "adapt"):
         return _adapted(asked, x)
     if padding is not None and train.ndim > 2:
         return _steps_transformed(asked, x, floating, padding)
-    rows = {part: array.reshape(len(array), -1) for part, array in x.items()}
+    rows = {part: _rows(asked, array) for part, array in x.items()}
     found = {}
     for part, made in _fitted(asked, rows["train"], rows).items():
         array = _typed(_dense(made), train.dtype, floating)
         same = array.shape == rows[part].shape
         found[part] = array.reshape(x[part].shape) if same else array
     return found
+
+
+def _rows(asked: Any, array: np.ndarray) -> np.ndarray:
+    """The samples as a transformer takes them: a row for each, or a text for each."""
+    first = asked.steps[0][1] if hasattr(asked, "steps") else asked
+    if hasattr(first, "__sklearn_tags__") and array.size == len(array):
+        takes = get_tags(first).input_tags
+        if takes.string and not takes.two_d_array:  # TfidfVectorizer is one.
+            return array.reshape(-1)
+    return array.reshape(len(array), -1)
 
 
 def _steps_transformed(asked: Any, x: Parts, floating: str, padding: float) -> Parts:

@@ -195,7 +195,10 @@ def flat(sample: Any, pairs: bool) -> dict[str, np.ndarray]:
         named = structure.flat("x", sample)
     else:
         if not isinstance(sample, tuple | list) or len(sample) != 2:
-            raise ValueError(f"expected a pair of x and y, got {type(sample).__name__}")
+            raise ValueError(
+                "expected pairs of x and y from the source, since no y is given; got "
+                f"{type(sample).__name__}; y of the Dataset would do, such as the source's labels"
+            )
         named = structure.flat("x", sample[0]) | structure.flat("y", sample[1])
     found = {name: np.asarray(one) for name, one in named.items()}
     for name, array in found.items():

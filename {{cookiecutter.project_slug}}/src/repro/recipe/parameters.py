@@ -62,6 +62,33 @@ Metric = Literal[
 ]
 """The names of metrics in Keras; a test compares losses and metrics with the installed Keras."""
 
+OF_ALL, OF_EACH = "the same for all outputs", "one for each output"
+"""The two forms of what outputs have, as pydantic calls them in the place of an error."""
+
+
+def _form(given: Any) -> str:
+    return OF_EACH if isinstance(given, dict) else OF_ALL
+
+
+def _names(given: dict[Any, Any]) -> dict[str, Any]:
+    """Turns keys into text: outputs in a tuple are called 0 and 1, which YAML reads as numbers."""
+    return {str(key): value for key, value in given.items()}
+
+
+_Named = pydantic.BeforeValidator(_names)
+Losses = Annotated[
+    Annotated[Loss, pydantic.Tag(OF_ALL)]
+    | Annotated[dict[str, Loss], _Named, pydantic.Tag(OF_EACH)],
+    pydantic.Discriminator(_form),
+]
+"""One loss for all outputs, or one for each output by its name."""
+Metrics = Annotated[
+    Annotated[list[Metric], pydantic.Tag(OF_ALL)]
+    | Annotated[dict[str, list[Metric]], _Named, pydantic.Tag(OF_EACH)],
+    pydantic.Discriminator(_form),
+]
+"""The same metrics for all outputs, or some for each output by its name."""
+
 _STRICT = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
@@ -101,8 +128,8 @@ class Training(Group):
     class_weight: ClassWeight | None = None
     validation_batch_size: PositiveInt | None = None
     validation_freq: PositiveInt = 1
-    loss: Loss | None = "sparse_categorical_crossentropy"
-    metrics: list[Metric] = ["accuracy"]
+    loss: Losses | None = "sparse_categorical_crossentropy"
+    metrics: Metrics = ["accuracy"]
     jit_compile: bool = False
     dtype: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = "float32"
 

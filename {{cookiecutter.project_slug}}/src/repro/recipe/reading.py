@@ -18,6 +18,8 @@ from repro.basics.errors import BadInput
 from repro.basics.text import nearest
 from repro.recipe import literals, signatures
 from repro.recipe.parameters import (
+    OF_ALL,
+    OF_EACH,
     OPTIMIZERS,
     Adam,
     Callbacks,
@@ -223,7 +225,7 @@ def _one_line(
     functions: dict[str, signatures.Function],
 ) -> str:
     first, *more = error.errors(include_url=False)
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(str(part) for part in first["loc"] if part not in (OF_ALL, OF_EACH))
     if first["type"] == "extra_forbidden":
         known = list(_keys(schema))
         group, _, name = key.partition(".")

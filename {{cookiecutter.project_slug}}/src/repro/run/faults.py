@@ -32,7 +32,10 @@ def outside(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return "there is not enough memory for this command"
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("repro"):
-        return f"{error}; the packages of the lock are not all installed here: make install"
+        return (
+            f"{error}; make install installs what the lock has; what it has not is added to "
+            "requirements/cpu.in, then make lock sync"
+        )
     if not isinstance(error, OSError):
         return None
     try:

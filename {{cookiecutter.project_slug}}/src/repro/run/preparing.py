@@ -307,7 +307,7 @@ def compile_model(model: Any, parameters: Parameters, samples: Parts) -> None:
     # not compiled, except on JAX, which would otherwise run them operation by operation.
     model.compile(
         optimizer=optimizer,
-        loss=training.loss and targets.for_each(samples, lambda _: training.loss),
+        loss=targets.losses(training.loss, samples),
         metrics=targets.metrics(training.metrics, samples),
         jit_compile=parameters.backend == "jax",
     )

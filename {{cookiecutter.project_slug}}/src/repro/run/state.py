@@ -58,15 +58,17 @@ def variables(model: Any) -> dict[str, dict[str, Any]]:
 
 
 def _named(members: list[Any]) -> dict[str, Any]:
+    """Variables or layers by their paths, each of which is there once."""
     named: dict[str, Any] = {}
-    for variable in members:
-        # TensorFlow's own variables, which are outside the model, have a name and no path.
-        first = path = getattr(variable, "path", None) or variable.name
+    for member in members:
+        # TensorFlow's own variables, which are outside the model, have a name and no path; so have
+        # layers that Keras has not built.
+        first = path = getattr(member, "path", None) or member.name
         copy = 1
         while path in named:  # Layers of models that are nested in each other may share a name.
             copy += 1
             path = f"{first}#{copy}"
-        named[path] = variable
+        named[path] = member
     return named
 
 
@@ -87,12 +89,13 @@ def vocabularies(model: Any) -> dict[str, dict[str, str]]:
     """Returns the digest of each vocabulary that a layer looks words up in, by the layer's path.
 
     A vocabulary is adapted where the model is built, and is not a variable. The kind `vocabulary`
-    is left out if there is none.
+    is left out if there is none. The layer that looks up words within a `TextVectorization` has no
+    path, so its name stands for it.
     """
+    layers = [layer for layer in model._flatten_layers() if hasattr(layer, "get_vocabulary")]
     found = {
-        layer.path: of_json([str(word) for word in layer.get_vocabulary()])
-        for layer in model._flatten_layers()
-        if hasattr(layer, "get_vocabulary")
+        path: of_json([str(word) for word in layer.get_vocabulary()])
+        for path, layer in _named(layers).items()
     }
     return {"vocabulary": found} if found else {}
 

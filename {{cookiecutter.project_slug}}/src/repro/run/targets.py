@@ -17,32 +17,88 @@ from repro.basics.errors import BadInput
 from repro.data import dataset, structure
 from repro.data.dataset import Part, Parts
 from repro.data.structure import Structure
-from repro.recipe.parameters import Training
+from repro.recipe.parameters import Losses, Metrics, Training
 from repro.run import needs
 from repro.run.needs import Seen
 
 
-def metrics(names: Sequence[str], samples: Parts) -> Any:
-    """Returns the metrics of these names in the form that `compile` takes.
+def losses(asked: Losses | None, samples: Parts) -> Any:
+    """Returns the losses in the form that `compile` takes; None where the model has its own.
+
+    Raises:
+        BadInput: there is not one for each output.
+    """
+    if asked is None:
+        return None
+    if isinstance(asked, dict):
+        names = _outputs(samples, "training.loss", asked)
+        for name in names:
+            if name not in asked:
+                raise BadInput(
+                    f"training.loss: expected one for each of the outputs {', '.join(names)}; "
+                    f"there is none for {name}"
+                )
+    return _for_each(samples, lambda name, _: of_output(asked, name))
+
+
+def metrics(asked: Metrics, samples: Parts) -> Any:
+    """Returns the metrics in the form that `compile` takes.
 
     Keras's F1 score is one number for each column. Here it is their mean, since a result of a
     training is one number. If each row of targets has one class, the likeliest class counts as
     predicted. If not, each column with more than a half counts as predicted.
+
+    Raises:
+        BadInput: some are for an output that does not exist.
     """
-    import keras
 
     def made(name: str, y: np.ndarray) -> Any:
         if name != "f1_score":
             return name
+        import keras
+
         one = y.ndim == 2 and y.shape[1] > 1 and dataset.class_labels(y) is not None
         return keras.metrics.F1Score(average="macro", threshold=None if one else 0.5, name=name)
 
-    return for_each(samples, lambda y: [made(name, y) for name in names]) if names else None
+    if isinstance(asked, dict):
+        _outputs(samples, "training.metrics", asked)
+    if not asked:
+        return None
+    return _for_each(samples, lambda name, y: [made(one, y) for one in of_output(asked, name)])
 
 
-def for_each(samples: Parts, make: Callable[[np.ndarray], Any]) -> Any:
-    """What Keras takes for each output: one value, or a structure of them as the targets are."""
-    return structure.like(samples.train.targets(), lambda _, y: make(y), "y")
+def of_output(asked: Any, name: str) -> Any:
+    """What an output has of losses or metrics; of metrics it may have none.
+
+    Args:
+        asked: the same for all outputs, or a dict with some for each.
+        name: the flat name of the array of targets, such as `y/age`.
+    """
+    return asked.get(name.removeprefix("y/"), []) if isinstance(asked, dict) else asked
+
+
+def _outputs(samples: Parts, key: str, asked: dict[str, Any]) -> list[str]:
+    """The names of the outputs, which are those of the targets.
+
+    Raises:
+        BadInput: there is only one output, which has no name, or none of a name that is asked for.
+    """
+    flat = structure.flat("y", samples.train.targets())
+    if "y" in flat:
+        raise BadInput(f"{key}: expected no dict, since y is one array; got {asked}")
+    names = [name.removeprefix("y/") for name in flat]
+    for name in asked:
+        if name not in names:
+            raise BadInput(f"{key}: expected names among {', '.join(names)}, as y has; got {name}")
+    return names
+
+
+def _for_each(samples: Parts, make: Callable[[str, np.ndarray], Any]) -> Any:
+    """What Keras takes for each output: one value, or a structure of them as the targets are.
+
+    `make` gets the flat name of an array of targets, and the array.
+    """
+    return structure.like(samples.train.targets(), make, "y")
 
 
 @contextlib.contextmanager
@@ -115,20 +171,28 @@ def checking(model: Any, samples: Parts, classes: int, training: Training) -> It
     compute_loss, compute_metrics = keras.Model.compute_loss, keras.Model.compute_metrics
     parts = {name: structure.flat("y", part.targets()) for name, part in samples.parts().items()}
     weighted = samples.train.weight is not None or training.class_weight is not None
+    loss_of = {
+        name: [] if training.loss is None else [of_output(training.loss, name)]
+        for name in parts["train"]
+    }
+    metrics_of = {name: of_output(training.metrics, name) for name in parts["train"]}
 
-    def look(which: Any, key: str, y: Any, y_pred: Any, names: Sequence[str], of: Any) -> None:
+    def look(
+        which: Any, key: str, y: Any, y_pred: Any, asked: dict[str, list[str]], of: Any
+    ) -> None:
         told = [array.shape[1:] for array in parts["train"].values()]
         given = [tuple(one.shape[1:]) for one in keras.tree.flatten(y)]
-        if which is not model or not names or y is None or given != told:
+        some = [name for names in asked.values() for name in names]
+        if which is not model or not some or y is None or given != told:
             return  # It is another model inside this one, or the model made its own targets.
         outputs = keras.tree.flatten(y_pred)
         if len(outputs) != len(told):
             raise BadInput(
-                f"{key}: {names[0]} needs one output for each array of targets, and the model has "
+                f"{key}: {some[0]} needs one output for each array of targets, and the model has "
                 f"{len(outputs)} outputs for {len(told)}; a compute_loss of the model's own with "
                 "training.loss=null and training.metrics=[] would do"
             )
-        for name, output in zip(parts["train"], outputs, strict=True):
+        for place, (name, output) in enumerate(zip(parts["train"], outputs, strict=True)):
             targets = {part: arrays[name] for part, arrays in parts.items()}
             seen = Seen(targets, tuple(output.shape[1:]), classes)
             if None in seen.outputs:
@@ -138,18 +202,16 @@ def checking(model: Any, samples: Parts, classes: int, training: Training) -> It
                     "model: expected outputs of shape (batch, 1), since samples or classes have "
                     "weights; got (batch,)"
                 )
-            if len(told) == 1:
-                _last_layer(model, seen, training.loss)
-            needs.check(seen, key if len(told) == 1 else f"{key}, {name}", names, of)
+            _last_layer(model, place, seen, loss_of[name])
+            needs.check(seen, key if len(told) == 1 else f"{key}, {name}", asked[name], of)
 
     def loss(self: Any, *arguments: Any, **keywords: Any) -> Any:
         named = dict(zip(("x", "y", "y_pred"), arguments, strict=False)) | keywords
-        asked = [training.loss] if training.loss else []
-        look(self, "training.loss", named.get("y"), named.get("y_pred"), asked, needs.LOSSES)
+        look(self, "training.loss", named.get("y"), named.get("y_pred"), loss_of, needs.LOSSES)
         return compute_loss(self, *arguments, **keywords)
 
     def measure(self: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        look(self, "training.metrics", y, y_pred, training.metrics, needs.METRICS)
+        look(self, "training.metrics", y, y_pred, metrics_of, needs.METRICS)
         return compute_metrics(self, x, y, y_pred, sample_weight)
 
     keras.Model.compute_loss, keras.Model.compute_metrics = loss, measure
@@ -159,15 +221,19 @@ def checking(model: Any, samples: Parts, classes: int, training: Training) -> It
         keras.Model.compute_loss, keras.Model.compute_metrics = compute_loss, compute_metrics
 
 
-def _last_layer(model: Any, seen: Seen, loss: str | None) -> None:
-    """Checks that the loss can use the last layer's outputs, if the model shows its last layer.
+def _last_layer(model: Any, place: int, seen: Seen, losses: Sequence[str]) -> None:
+    """Checks that the loss can use an output, if the model shows which layer makes it.
+
+    Args:
+        place: the place of the output among those of the model.
+        losses: the loss of the output, or nothing.
 
     Raises:
         BadInput: the activation of the layer does not fit the loss.
     """
     import keras
 
-    made = next(iter(getattr(model, "outputs", None) or ()), None)
+    made = next(iter(list(getattr(model, "outputs", None) or ())[place:]), None)
     last: Any = getattr(getattr(made, "_keras_history", None), "operation", None)
     activation = getattr(last, "activation", None)
     softmax = activation is keras.activations.softmax or isinstance(last, keras.layers.Softmax)
@@ -176,16 +242,18 @@ def _last_layer(model: Any, seen: Seen, loss: str | None) -> None:
             f"model: softmax over the one output of layer {last.name} is 1 for every sample; "
             "linear would do for numbers, sigmoid for 0 and 1"
         )
-    if activation is keras.activations.linear and loss in needs.PROBABILITIES:
-        raise BadInput(
-            f"training.loss: {loss} needs probabilities, and layer {last.name} gives any number "
-            "(its activation is linear); softmax would do for classes, sigmoid for 0 and 1"
-        )
-    if activation is keras.activations.linear and loss == "poisson":
-        raise BadInput(
-            f"training.loss: poisson needs outputs above 0, and layer {last.name} gives any "
-            "number (its activation is linear); softplus would do"
-        )
+    for loss in losses if activation is keras.activations.linear else ():
+        if loss in needs.PROBABILITIES:
+            raise BadInput(
+                f"training.loss: {loss} needs probabilities, and layer {last.name} gives any "
+                "number (its activation is linear); softmax would do for classes, sigmoid for 0 "
+                "and 1"
+            )
+        if loss == "poisson":
+            raise BadInput(
+                f"training.loss: poisson needs outputs above 0, and layer {last.name} gives any "
+                "number (its activation is linear); softplus would do"
+            )
 
 
 def class_labels(y: Structure) -> np.ndarray | None:

@@ -1,0 +1,227 @@
+"""Each example of docs/examples.md, taken out of the page: it trains, learns, and can be killed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .conftest import TEMPLATE, Generated, bake, end, environment, kill_when, some
+
+pytestmark = pytest.mark.real
+
+PAGE = TEMPLATE / "docs" / "examples.md"
+LONGEST = 45
+"""The most lines of an example's data function and model together."""
+PROMISE = re.compile(
+    r"`(test_\w+)`\s+of\s+([\d.]+)\s+or\s+more.*?gives\s+(\d+(?:\.\d+)?)", re.DOTALL
+)
+"""A result of the test, the least that it has to be, and what it is without having learnt."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the page promises of a result of the test."""
+
+    name: str
+    least: float
+    chance: float
+    """What it is without having learnt anything."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training of an example, and what the page promises of it."""
+
+    settings: tuple[str, ...]
+    """What `repro verify` is told."""
+    promised: tuple[Result, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A section of the page."""
+
+    data: str
+    """What is appended to `data.py`."""
+    model: str
+    file: str
+    """The path of the model's file in the project's package."""
+    added: tuple[str, ...]
+    """The paths that `repro data add` is told."""
+    trainings: tuple[Training, ...]
+
+    def put(self, project: Generated) -> None:
+        """Writes the example into a project, as the page says."""
+        with (project.package / "data.py").open("a", encoding="utf-8") as file:
+            file.write(f"\n\n{self.data}")
+        (project.package / self.file).write_text(self.model, encoding="utf-8")
+
+
+def example(section: str) -> Example:
+    """Reads a section; one that is not written as the others are raises ValueError."""
+    (data_file, data), (file, model) = re.findall(
+        r"^In `([\w/.]+)`:\n\n```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE
+    )
+    if data_file != "data.py" or not file.startswith("models/"):
+        raise ValueError(f"expected data.py and a model, got {data_file} and {file}")
+    added: list[str] = []
+    trainings: list[Training] = []
+    for block, after in re.findall(
+        r"^```console\n(.*?)^```\n(.*?)(?=^```|\Z)", section, re.DOTALL | re.MULTILINE
+    ):
+        for command in block.replace("\\\n", " ").splitlines():
+            match shlex.split(command):
+                case ["repro", "data", "add", path]:
+                    added.append(path)
+                case ["repro", "verify", *settings]:
+                    promised = (
+                        Result(name, float(least), float(chance))
+                        for name, least, chance in PROMISE.findall(after)
+                    )
+                    trainings.append(Training(tuple(settings), tuple(promised)))
+                case _:
+                    raise ValueError(f"expected repro data add or repro verify, got {command}")
+    return Example(data, model, file, tuple(added), tuple(trainings))
+
+
+def examples() -> dict[str, Example]:
+    """The examples of the page, by their headings."""
+    _, *sections = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    parted = [section.partition("\n") for section in sections]
+    return {heading.lower(): example(section) for heading, _, section in parted}
+
+
+EXAMPLES = examples()
+BACKENDS = ("tensorflow", "jax", "torch")
+TENSORFLOW_ALONE = ("text",)
+SHORT = ("a folder of images, tensorflow", "a table with mixed columns, tensorflow")
+
+
+def cells() -> list[Any]:
+    """Each example on each backend that has what it needs, as parameters of a test."""
+    names = [
+        f"{name}, {backend}"
+        for name in EXAMPLES
+        for backend in BACKENDS
+        if backend == "tensorflow" or name not in TENSORFLOW_ALONE
+    ]
+    return some(names, SHORT)
+
+
+# The files that the examples read.
+
+
+def flowers(folder: Path) -> None:
+    """Fifty images of 80 x 72 pixels of each kind: a disc of the kind's colour, and noise."""
+    rng = np.random.default_rng(0)
+    kinds = {"daisy": (235, 235, 225), "poppy": (200, 50, 45), "violet": (120, 70, 170)}
+    down, across = np.mgrid[:72, :80]
+    for kind, colour in kinds.items():
+        (folder / kind).mkdir(parents=True)
+        for number in range(50):
+            image = rng.normal((60, 110, 50), 30, (72, 80, 3))
+            y, x, radius = rng.uniform((20, 20, 8), (52, 60, 18))
+            image[(down - y) ** 2 + (across - x) ** 2 < radius**2] += np.array(colour) - 80
+            pixels = image.clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / kind / f"{number:02d}.jpg")
+
+
+def houses(path: Path) -> None:
+    """Three hundred houses, of which every seventh has no area, and every ninth no year."""
+    rng = np.random.default_rng(0)
+    lines = ["id,area,rooms,year,district,heating,price"]
+    for number in range(300):
+        rooms, year = rng.integers(1, 8), rng.integers(1900, 2020)
+        area = 25 * rooms + rng.integers(0, 20)
+        district, heating = rng.choice(["centre", "harbour", "hill"]), rng.choice(["gas", "wood"])
+        worth = 2_000 * area + 500 * (year - 1900) + 80_000 * (district == "harbour")
+        price = worth + 20_000 * (heating == "gas") + rng.integers(0, 20_000)
+        missing = ("" if number % 7 == 0 else area, rooms, "" if number % 9 == 0 else year)
+        lines.append(",".join(map(str, (number, *missing, district, heating, price))))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def reviews(path: Path) -> None:
+    """Four hundred reviews, of 4 to 13 words; the words that tell are in no fixed place."""
+    rng = np.random.default_rng(0)
+    told = {0: ["dull", "noisy", "broken", "late"], 1: ["lovely", "quick", "sturdy", "fine"]}
+    others = ["the", "a", "it", "was", "and", "came", "with", "my", "order", "box", "très"]
+    lines = []
+    for _ in range(400):
+        liked = int(rng.integers(0, 2))
+        words = [*rng.choice(others, rng.integers(3, 12)), *rng.choice(told[liked], 1)]
+        lines.append(f"{liked}\t{' '.join(rng.permutation(words))}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+MADE: dict[str, Callable[[Path], None]] = {
+    "data/flowers": flowers,
+    "data/houses.csv": houses,
+    "data/reviews.tsv": reviews,
+}
+
+
+def begun(name: str, project: Generated) -> Example:
+    """An example in a project, with its files in the lock."""
+    found = EXAMPLES[name]
+    found.put(project)
+    for path in found.added:
+        (project.root / path).parent.mkdir(exist_ok=True)
+        MADE[path](project.root / path)
+        project.repro("data", "add", path)
+    return found
+
+
+@pytest.mark.parametrize("cell", cells())
+def test_an_example_learns_and_can_be_killed(cell: str, tmp_path: Path) -> None:
+    name, _, backend = cell.rpartition(", ")
+    # Columns have names by pandas, which only some projects have.
+    python = environment(backend, tables="ColumnTransformer" in EXAMPLES[name].data)
+    project = bake(tmp_path, python, backend=backend)
+    for training in begun(name, project).trainings:
+        answer = project.repro("verify", *training.settings)
+        assert answer["verdict"] == "identical"
+        assert answer["guarantee"] == {"asked": "machine", "holds": "machine", "broken": []}
+        for result in training.promised:
+            assert answer["metrics"][result.name] >= result.least, answer["metrics"]
+
+        whole = end(Path(answer["runs"][0]))
+        often = (*training.settings, "--checkpoint-seconds", "0")
+        run = kill_when(project, often, len(whole["ledger"]) * 0.6)
+        assert Path(project.repro("train", *often)["run_dir"]) == run
+        assert end(run) == whole
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_short_and_promises_more_than_chance(name: str) -> None:
+    found = EXAMPLES[name]
+    assert len(found.data.splitlines()) + len(found.model.splitlines()) <= LONGEST
+    assert found.trainings
+    for training in found.trainings:
+        assert training.promised, training.settings
+        assert all(one.least > one.chance + 0.2 for one in training.promised), training.promised
+
+
+def test_a_linter_finds_no_fault_in_an_example(installed: Path, tmp_path: Path) -> None:
+    """The imports go to the top of the file, where ruff sorts them; the rest stays as it is."""
+    project = bake(tmp_path, installed)
+    for one in EXAMPLES.values():
+        one.put(project)
+    path = project.package / "data.py"
+    imports = re.compile(r"^(?:from|import) (?!__future__).*\n", re.MULTILINE)
+    content = path.read_text(encoding="utf-8")
+    before, _, after = imports.sub("", content).partition("from __future__ import annotations\n")
+    top = f"{before}from __future__ import annotations\n\n{''.join(imports.findall(content))}"
+    path.write_text(re.sub(r"\n{4,}", "\n\n\n", top + after), encoding="utf-8")
+    project.run("ruff", "check", "--fix", ".")
+    for command in (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)):
+        done = project.run(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
