@@ -609,6 +609,29 @@ def test_a_sample_that_can_be_read_only_at_times_is_no_sample_to_skip(tmp_path: 
         list(Feed(data.whole, 0, seen).chunks([indices]))
 
 
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (BadInput("it is not the locked one"), "it is not the locked one"),
+        (X[0, :2], "x: expected shape"),
+        ("a word", "x: expected shape"),
+    ],
+)
+def test_what_can_be_read_and_is_wrong_is_not_skipped(found: Any, told: str) -> None:
+    data = Dataset(Listed({3: found}), Y, classes=5, on_error="skip")
+    with pytest.raises(BadInput, match=f"data: sample {KEYS[3]}: {told}"):
+        read(data.whole, 0)
+
+
+def test_a_fault_of_augment_is_not_skipped() -> None:
+    def augment(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        raise ValueError("no luck")
+
+    part = Dataset(Listed(), Y, classes=5, on_error="skip").whole.augmented(KEYS, augment, 1)
+    with pytest.raises(BadInput, match=r"data: sample \d+.png: no luck"):
+        read(part, 0)
+
+
 def test_where_no_sample_can_be_read_nothing_stands_for_them() -> None:
     none = Listed({place: OSError("torn") for place in range(SAMPLES)})
     with pytest.raises(BadInput, match=f"data: sample {KEYS[49]}: torn"):

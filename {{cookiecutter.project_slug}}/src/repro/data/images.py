@@ -63,7 +63,7 @@ class ImageFolder:
         content = (self._listed.folder / name).read_bytes()
         found, expected = hashlib.sha256(content).hexdigest(), self._listed.digests[name]
         if found != expected:
-            raise ValueError(
+            raise BadInput(
                 f"{datalock.unequal(found, expected)}; put the locked file back, or lock this one: "
                 f"repro data add {self._listed.folder / name}"
             )

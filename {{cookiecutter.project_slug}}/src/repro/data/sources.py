@@ -137,8 +137,9 @@ class Reader:
         skipped: list[int] = []
         while True:
             try:
-                return replace(self._read(number, epoch), skipped=tuple(skipped))
-            except BadInput:
+                sample = self._read(number, epoch)
+                return replace(sample, skipped=tuple(skipped)) if skipped else sample
+            except Unreadable:
                 skipped.append(number)
                 if not self.skip or len(skipped) == len(self.places):
                     raise
@@ -146,8 +147,8 @@ class Reader:
 
     def _read(self, number: int, epoch: int | None) -> Sample:
         key = self.keys[number]
+        sample = _asked(self.source, int(self.places[number]), key)
         try:
-            sample = self.source[int(self.places[number])]
             arrays = flat(sample, self.pairs)
             read = content = digest(arrays)
             if self.augment is not None and epoch is not None:
@@ -155,11 +156,18 @@ class Reader:
                 arrays = flat(self.augment(sample, generator), self.pairs)
                 content = digest(arrays)
         except Exception as error:
-            raise _unreadable(key, error) from None
+            raise BadInput(_told(key, error)) from None
         found = fields(arrays)
         if found != self.fields:
             raise BadInput(f"data: sample {key}: {_unlike(self.fields, found)}")
         return Sample(arrays, read, content, number)
+
+
+class Unreadable(BadInput):
+    """A source cannot give a sample; only this may be skipped.
+
+    A file that is not the locked one is none of these, and no fault of `augment` is.
+    """
 
 
 def first(source: Source, keys: np.ndarray, skip: bool) -> Any:
@@ -170,17 +178,30 @@ def first(source: Source, keys: np.ndarray, skip: bool) -> Any:
     """
     for place, key in enumerate(keys):
         try:
-            return source[place]
-        except Exception as error:
+            return _asked(source, place, key)
+        except Unreadable:
             if not skip or place == len(keys) - 1:
-                raise _unreadable(key, error) from None
+                raise
     raise BadInput("data: expected samples, got a source that has none")
 
 
-def _unreadable(key: Any, error: Exception) -> BadInput:
-    if isinstance(error, BadInput):
-        return error
-    return BadInput(f"data: sample {key}: {' '.join(str(error).split()) or type(error).__name__}")
+def _asked(source: Source, place: int, key: Any) -> Any:
+    """Returns what a source gives for a place.
+
+    Raises:
+        Unreadable: it gives nothing.
+        BadInput: it refuses to.
+    """
+    try:
+        return source[place]
+    except BadInput as error:
+        raise BadInput(_told(key, error)) from None
+    except Exception as error:
+        raise Unreadable(_told(key, error)) from None
+
+
+def _told(key: Any, error: Exception) -> str:
+    return f"data: sample {key}: {' '.join(str(error).split()) or type(error).__name__}"
 
 
 def flat(sample: Any, pairs: bool) -> dict[str, np.ndarray]:
