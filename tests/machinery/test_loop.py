@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from trainings import ALL, CHUNK, ORDERS, PARTS, SLOW, Bench, Seen, batches, by_
 
 from repro.backends import portable
 from repro.data import feed
-from repro.data.dataset import Part, Parts
+from repro.data.dataset import Dataset, Part, Parts
 from repro.data.feed import Chunk, Feed
+from repro.data.sources import Rows
 from repro.recipe.parameters import SGD, Adam, Callbacks, Training
 from repro.run import boundary, outside, preparing, state, steps
 from repro.run.steps import PartSteps
@@ -92,6 +94,30 @@ def test_a_training_is_what_numpy_makes_of_it(linear: Bench, tmp_path: Path) -> 
     weights, bias = linear.model.get_weights()
     assert weights == pytest.approx(expected[-1]["weights"], rel=1e-5)
     assert bias == pytest.approx(expected[-1]["bias"], rel=1e-5)
+
+
+def test_what_is_read_is_in_the_ledger_and_trains_like_what_is_in_memory(
+    linear: Bench, tmp_path: Path
+) -> None:
+    linear.fresh()
+    expected = linear.train(tmp_path / "memory", linear.parameters(epochs=2))
+    read = {name: Dataset(Rows(one.x), one.y).whole for name, one in PARTS.parts().items()}
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+    other = bench(model, SGD(learning_rate=0.125), parts=Parts(**read))
+    other.fresh()
+    made = other.train(tmp_path / "read", other.parameters(epochs=2, validation_freq=2))
+    assert made.history[1] == expected.history[1]
+    for one, same in zip(model.weights, linear.model.weights, strict=True):
+        np.testing.assert_array_equal(one, same)
+    found = [e for e in entries(tmp_path / "read") if e["stage"] in ("step", "epoch")]
+    assert all(("content" in entry) == (entry["stage"] == "step") for entry in found[:-1])
+    # The second epoch is validated, in chunks of two steps and what is left.
+    feed_of = Feed(read["validation"])
+    order = np.arange(5)
+    seen = hashlib.sha256()
+    for chunk in feed_of.chunks([order[:4].reshape(2, 2), order[4:].reshape(1, 1)]):
+        seen.update(str(chunk.digest).encode())
+    assert found[-1]["content"] == {"validation": seen.hexdigest()}
 
 
 def test_a_training_that_is_interrupted_at_each_boundary_ends_in_the_same_bits(
