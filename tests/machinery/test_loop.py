@@ -240,6 +240,16 @@ def test_a_loss_that_no_step_of_its_own_has_computed_is_none() -> None:
     assert steps.evaluate(model, PartSteps("test", Feed(part(3)), None), 2) == {}
 
 
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_an_evaluation_learns_nothing(name: str, linear: Bench) -> None:
+    linear.fresh()
+    found = steps.evaluate(linear.model, linear.steps_of[name], 2)
+    y = PARTS.parts()[name].y
+    assert found["loss"] == pytest.approx(float((y**2).mean()), rel=1e-5)  # It predicts zeros.
+    for variable, before in zip(linear.model.weights, linear.before, strict=False):
+        np.testing.assert_array_equal(variable, before)
+
+
 def test_a_model_is_judged_after_it_was_evaluated() -> None:
     class Also(keras.Sequential):
         def judge(self, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
