@@ -104,7 +104,8 @@ class Seen:
         if not keys:
             return []
         shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if keys[5:] else "")
-        return [f"{len(keys)} samples could not be read, and others stood for them: {shown}"]
+        count = f"{len(keys)} sample{'' if len(keys) == 1 else 's'}"
+        return [f"{count} could not be read, and the next ones stood for them: {shown}"]
 
     def note(self, part: Part, indices: np.ndarray, digests: np.ndarray) -> None:
         """Notes digests of shape (samples, 16).
