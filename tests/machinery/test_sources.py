@@ -591,7 +591,7 @@ def test_the_next_sample_stands_for_one_that_cannot_be_read(tmp_path: Path) -> N
         np.testing.assert_array_equal(chunk.content["y"].reshape(-1), Y[expected])
     assert list(seen.skipped()) == list(KEYS[[3, 4, 49]])
     assert seen.notes()[0].startswith(
-        f"3 samples could not be read, and others stood for them: {KEYS[3]}"
+        f"3 samples could not be read, and the next ones stood for them: {KEYS[3]}"
     )
     x, y = data.whole.rows(np.array([2, 3]))
     np.testing.assert_array_equal((x, y)[0], X[[2, 5]])
