@@ -17,6 +17,7 @@ from keras.src.random.seed_generator import global_seed_generator
 from trainings import ALL, CHUNK, ORDERS, PARTS, SLOW, Bench, Seen, batches, by_hand, entries, part
 
 from repro.backends import portable
+from repro.basics.errors import BadInput
 from repro.data import feed
 from repro.data.dataset import Dataset, Part, Parts
 from repro.data.feed import Chunk, Feed
@@ -96,14 +97,19 @@ def test_a_training_is_what_numpy_makes_of_it(linear: Bench, tmp_path: Path) -> 
     assert bias == pytest.approx(expected[-1]["bias"], rel=1e-5)
 
 
+def read_parts() -> Parts:
+    """The same samples, read one by one."""
+    return Parts(**{n: Dataset(Rows(one.x), one.y).whole for n, one in PARTS.parts().items()})
+
+
 def test_what_is_read_is_in_the_ledger_and_trains_like_what_is_in_memory(
     linear: Bench, tmp_path: Path
 ) -> None:
     linear.fresh()
     expected = linear.train(tmp_path / "memory", linear.parameters(epochs=2))
-    read = {name: Dataset(Rows(one.x), one.y).whole for name, one in PARTS.parts().items()}
+    read = read_parts()
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="zeros")])
-    other = bench(model, SGD(learning_rate=0.125), parts=Parts(**read))
+    other = bench(model, SGD(learning_rate=0.125), parts=read)
     other.fresh()
     made = other.train(tmp_path / "read", other.parameters(epochs=2, validation_freq=2))
     assert made.history[1] == expected.history[1]
@@ -112,7 +118,7 @@ def test_what_is_read_is_in_the_ledger_and_trains_like_what_is_in_memory(
     found = [e for e in entries(tmp_path / "read") if e["stage"] in ("step", "epoch")]
     assert all(("content" in entry) == (entry["stage"] == "step") for entry in found[:-1])
     # The second epoch is validated, in chunks of two steps and what is left.
-    feed_of = Feed(read["validation"])
+    feed_of = Feed(read.validation)
     order = np.arange(5)
     seen = hashlib.sha256()
     for chunk in feed_of.chunks([order[:4].reshape(2, 2), order[4:].reshape(1, 1)]):
@@ -261,6 +267,23 @@ def test_a_model_is_judged_after_it_was_evaluated() -> None:
     loss = float((PARTS.validation.y.astype(float) ** 2).mean())
     assert found == {"loss": pytest.approx(loss, rel=1e-5), "rows": 5.0}
     assert type(found["rows"]) is float
+
+
+@pytest.mark.parametrize("judges", [True, False])
+def test_a_model_that_judges_whole_arrays_has_them_in_memory(judges: bool) -> None:
+    """A model with steps of its own takes what is read, a batch after the other."""
+    model = Judging() if judges else Learner()
+    model.build((None, 2))
+    if judges:
+        with pytest.raises(BadInput, match="model: `judge` needs the samples in memory, and these"):
+            bench(model, SGD(), parts=read_parts(), loss=None)
+        return
+    made_of = bench(model, SGD(), parts=read_parts(), loss=None)
+    made_of.model.seen = []
+    (chunk,) = made_of.steps_of["train"].feed.chunks([np.array([[4, 1], [0, 6]])])
+    made_of.steps_of["train"](chunk)
+    x, y = PARTS.train.x, PARTS.train.y
+    assert made_of.model.seen == [[x[b].tolist(), y[b].tolist()] for b in ([4, 1], [0, 6])]
 
 
 def test_classes_weigh_in_the_training_alone() -> None:
