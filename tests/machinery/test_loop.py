@@ -305,3 +305,13 @@ def test_all_is_there_before_the_first_step_and_nothing_is_counted(deep: Bench) 
     assert deep.model.optimizer.built
     metrics = [np.asarray(variable) for variable in deep.model.metrics_variables]
     assert metrics and not any(array.any() for array in metrics)
+
+
+def test_the_metrics_are_there_before_the_first_step() -> None:
+    """A checkpoint and a digest have their variables from the beginning."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(loss="mean_squared_error", metrics=["mean_absolute_error"])
+    before = len(model.metrics_variables)
+    steps.ready(model, PARTS.train)
+    assert len(model.metrics_variables) == before + 2  # A sum and a count.
+    assert all((np.asarray(variable) == 0).all() for variable in model.metrics_variables)
