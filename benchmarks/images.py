@@ -59,13 +59,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
+    os.environ["PYTHONPATH"] = "src"  # That of the folder where a command runs: of the copy.
     with tempfile.TemporaryDirectory() as folder:
         programs = contest(Path(folder), options)
         if options.grain:
             told = alone(options.grain, Path(folder) / "tensorflow")
             figures.write("grain", told, file="design_decisions.md")
         found = turns(programs, options.repetitions)
-    figures.write("images speed", table(found, options), file="data.md")
+        figures.write("images speed", table(found, options), file="data.md")
 
 
 def alone(python: Path, project: Path) -> str:
@@ -100,7 +101,10 @@ def contest(folder: Path, options: argparse.Namespace) -> list[Program]:
 
 def prepared(project: Path, folder: Path, images: int) -> Path:
     """A copy of a project that has the images and the network."""
-    left_out = shutil.ignore_patterns("runs", "studies", ".venv", "data")
+
+    def left_out(where: str, names: list[str]) -> set[str]:
+        return {"runs", "studies", ".venv", "data"} if Path(where) == project else set()
+
     shutil.copytree(project, folder, ignore=left_out)
     (folder / ".venv").symlink_to((project / ".venv").resolve())
     (package,) = (

@@ -1,9 +1,12 @@
 """A folder of images with PyTorch's `DataLoader`, which has two workers, and Keras's `fit`."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
+
+os.environ["KERAS_BACKEND"] = "torch"
 
 import numpy as np
 import torch

@@ -458,6 +458,15 @@ def test_an_image_that_is_not_the_locked_one_is_named(
         part.rows(np.arange(3))
 
 
+def test_an_image_with_the_name_of_another_format_is_read(flowers: Path) -> None:
+    png = (flowers / "rose" / "a.png").read_bytes()
+    (flowers / "rose" / "d.jpg").write_bytes(png)
+    datafiles.add(Path(), flowers)
+    images = ImageFolder("flowers")
+    assert list(images.keys)[-1] == "rose/d.jpg"
+    np.testing.assert_array_equal(images[3], images[1])
+
+
 def test_a_torn_image_is_named(flowers: Path) -> None:
     path = flowers / "rose" / "a.png"
     path.write_bytes(path.read_bytes()[:45])

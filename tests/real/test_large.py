@@ -203,11 +203,11 @@ def test_another_decoder_is_named_with_the_first_sample(
     pictured: Generated, tmp_path: Path
 ) -> None:
     other = (
-        "    import os\n    from PIL import Image\n    convert = Image.Image.convert\n"
-        "    def brighter(image, mode):\n"
-        "        return convert(image, mode).point(lambda value: min(value + 1, 255))\n"
+        "    import os\n    from PIL import Image\n    opened = Image.open\n"
+        "    def brighter(file):\n"
+        "        return opened(file).point(lambda value: min(value + 1, 255))\n"
         f"    if os.path.exists('{tmp_path}/other'):\n"
-        "        Image.Image.convert = brighter\n"
+        "        Image.open = brighter\n"
     )
     pictured.insert("data.py", '    images = ImageFolder("pictures"', other)
     one = pictured.repro("train", *SETTINGS)["run_dir"]
