@@ -204,8 +204,8 @@ def test_another_decoder_is_named_with_the_first_sample(
 ) -> None:
     other = (
         "    import os\n    from PIL import Image\n    opened = Image.open\n"
-        "    def brighter(file):\n"
-        "        return opened(file).point(lambda value: min(value + 1, 255))\n"
+        "    def brighter(file, **named):\n"
+        "        return opened(file, **named).point(lambda value: min(value + 1, 255))\n"
         f"    if os.path.exists('{tmp_path}/other'):\n"
         "        Image.open = brighter\n"
     )
