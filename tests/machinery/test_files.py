@@ -314,3 +314,23 @@ def test_a_page_of_names_has_no_markdown_of_theirs() -> None:
         "# \\<i\\>\n\n## a \\[link\\](http://x)\n\none\n\\# two\n\\- three \\<b\\>\n\n"
         "| a\\|b |\n| --- |\n| \\`c\\` \\| d |\n"
     )
+
+
+def test_strings_that_go_on_and_formatted_ones_in_capitals_are_strings() -> None:
+    def digest(source: str) -> str:
+        return digests.of_python(source.encode())
+
+    # A comment after a string that goes on in the next line does not count; `# b` is in the string.
+    assert digest('x = "a\\\n# b"  # one\n') == digest('x = "a\\\n# b"  # two\n')
+    assert digest('x = "a\\\n# b"\n') != digest('x = "a\\\n# c"\n')
+    # Only Python 3.12 and later can read this string, so that the file counts as it is.
+    assert digest('x = F"{d["a"]}"  # one\n') != digest('x = F"{d["a"]}"  # two\n')
+    assert digest("x = F\"{d['a']}\"  # one\n") == digest("x = F\"{d['a']}\"  # two\n")
+
+
+def test_an_empty_line_counts_where_it_ends_a_line_that_goes_on() -> None:
+    def digest(source: str) -> str:
+        return digests.of_python(source.encode())
+
+    assert digest("a = 1\nx = 1 + \\\n\ny = 2\n") != digest("a = 1\nx = 1 + \\\ny = 2\n")
+    assert digest("x = 1 + \\\n1\n\ny = 2\n") == digest("x = 1 + \\\n1\ny = 2\n")

@@ -54,7 +54,7 @@ class Streamed:
         import numpy as np
 
         array = np.ascontiguousarray(rows, dtype=self._little)
-        self._digest.update(array.reshape(-1).view(np.uint8).data)
+        self._digest.update(array.view(np.uint8).data)
 
     def hexdigest(self) -> str:
         """Returns the digest, once all rows were given."""
