@@ -334,3 +334,8 @@ def test_an_empty_line_counts_where_it_ends_a_line_that_goes_on() -> None:
 
     assert digest("a = 1\nx = 1 + \\\n\ny = 2\n") != digest("a = 1\nx = 1 + \\\ny = 2\n")
     assert digest("x = 1 + \\\n1\n\ny = 2\n") == digest("x = 1 + \\\n1\ny = 2\n")
+
+
+def test_an_array_of_python_objects_has_no_digest() -> None:
+    with pytest.raises(BadInput, match="data: expected arrays of numbers or strings, got one of P"):
+        digests.sha256(np.array([{}, None], dtype=object))
