@@ -102,6 +102,11 @@ class Generated:
         assert content.count(before) == 1, f"{before!r} is not once in {path}"
         path.write_text(content.replace(before, text + before), encoding="utf-8")
 
+    def append(self, file: str, text: str) -> None:
+        """Writes lines at the end of a file of the project's package."""
+        with (self.package / file).open("a", encoding="utf-8") as opened:
+            opened.write(text)
+
     def copy(self, to: Path) -> Generated:
         shutil.copytree(self.root, to, ignore=shutil.ignore_patterns("runs", "studies", ".git"))
         return Generated(to, self.python)

@@ -60,8 +60,7 @@ class Example:
 
     def put(self, project: Generated) -> None:
         """Writes the example into a project, as the page says."""
-        with (project.package / "data.py").open("a", encoding="utf-8") as file:
-            file.write(f"\n\n{self.data}")
+        project.append("data.py", f"\n\n{self.data}")
         (project.package / self.file).write_text(self.model, encoding="utf-8")
 
 

@@ -58,8 +58,7 @@ SETTINGS = ("data.name=pictures", "training.epochs=2", "training.batch_size=64")
 
 def with_pictures(project: Generated, number: int) -> Generated:
     """Adds the data functions, and as many images to the data and to their lock."""
-    path = project.package / "data.py"
-    path.write_text(path.read_text(encoding="utf-8") + DATA, encoding="utf-8")
+    project.append("data.py", DATA)
     folder = project.root / "data" / "pictures"
     command = [str(project.python), "-c", DRAW, str(folder), str(number)]
     subprocess.run(command, check=True)
@@ -116,8 +115,7 @@ def test_a_file_larger_than_memory_is_trained_on(backend: str, tmp_path: Path) -
     from numpy.lib import format as npy
 
     project = bake(tmp_path / "baked", environment(backend), backend=backend)
-    path = project.package / "data.py"
-    path.write_text(path.read_text(encoding="utf-8") + DATA, encoding="utf-8")
+    project.append("data.py", DATA)
     big, shape = tmp_path / "volume.npy", (ROWS, SIDE, SIDE, 3)
     with big.open("wb") as file:
         about = {"descr": "|u1", "fortran_order": False, "shape": shape}

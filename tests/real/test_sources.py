@@ -92,8 +92,7 @@ SHORT = ("data.name=read", "training.epochs=2", "training.batch_size=32")
 
 
 def with_source(project: Generated) -> Generated:
-    path = project.package / "data.py"
-    path.write_text(path.read_text(encoding="utf-8") + DATA, encoding="utf-8")
+    project.append("data.py", DATA)
     return project
 
 
@@ -124,8 +123,7 @@ def test_a_table_gives_the_bits_of_its_columns_in_memory(
     project: Generated, tmp_path: Path
 ) -> None:
     copied = replace(project.copy(tmp_path / "project"), python=environment(tables=True))
-    data = copied.package / "data.py"
-    data.write_text(data.read_text(encoding="utf-8") + TABLE, encoding="utf-8")
+    copied.append("data.py", TABLE)
     (copied.package / "models" / "logistic.py").write_text(MODEL, encoding="utf-8")
     settings = (
         *("data.name=patients", f"data.file={tmp_path / 'patients.parquet'}"),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from repro.basics.errors import BadInput
+from repro.basics.text import said_by
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,9 +101,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     from numpy.lib import format as npy
 
     content = io.BytesIO(archive.read(member))
-    version = npy.read_magic(content)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, kind = read(content)
+    shape, _, kind = array_header(content)
     if (
         kind.hasobject
         or math.prod(shape) * kind.itemsize != len(content.getvalue()) - content.tell()
@@ -110,6 +109,20 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         raise ValueError(f"{member.filename} is not the array that its header describes")
     content.seek(0)
     found: np.ndarray = npy.read_array(content, allow_pickle=False)
+    return found
+
+
+def array_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Reads the header of an `.npy`: shape, whether columns come one after the other, and type.
+
+    Raises:
+        ValueError: the file does not begin with one.
+    """
+    from numpy.lib import format as npy
+
+    version = npy.read_magic(file)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(file)
     return found
 
 
@@ -172,7 +185,7 @@ def unreadable(error: Exception) -> str:
 
     It advises to load what it does not know in an unsafe way, which would execute it.
     """
-    said = " ".join(str(error).split()) or type(error).__name__
+    said = said_by(error)
     if "pickle" in said.lower():
         return "expected arrays of numbers or strings in NumPy's format, and it is something else"
     return said

@@ -67,6 +67,11 @@ def result(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
+def said_by(error: Exception) -> str:
+    """What an error says, in one line; of one that says nothing, what it is called."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """What a refusal adds about a name that is close to a known one, or nothing."""
     known = list(known)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.basics.errors import BadInput
+from repro.basics.text import said_by
 
 BLOCK = 2 * 2**20
 """The bytes of a text that are read at once. The first of them decide the types of its columns."""
@@ -141,8 +142,3 @@ def _wrong(said: str, names: Sequence[str]) -> str:
         f"column {name!r}: {said[column.end() :]}; where `types` does not say the type, it is that "
         f"of the first {BLOCK >> 20} MB; types={{{name!r}: 'str'}} would read every value"
     )
-
-
-def said_by(error: Exception) -> str:
-    """Returns what pyarrow says of an error, in one line."""
-    return " ".join(str(error).split())

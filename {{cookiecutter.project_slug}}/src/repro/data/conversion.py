@@ -19,7 +19,7 @@ import numpy as np
 
 from repro.basics import files
 from repro.basics.errors import BadInput
-from repro.basics.text import nearest
+from repro.basics.text import nearest, said_by
 from repro.data import arrow, structure
 
 FORMAT = 1
@@ -225,13 +225,13 @@ class _Table:
         try:
             return column.cast(target)
         except self._pyarrow.ArrowException as error:
-            said = arrow.said_by(error)
+            said = said_by(error)
         # It names some value that it cannot cast, and not the place of the first one.
         for place, value in enumerate(column):
             try:
                 value.cast(target)
             except self._pyarrow.ArrowException as error:
-                row, said = row + place, arrow.said_by(error)
+                row, said = row + place, said_by(error)
                 break
         kind = self._asked.types.get(name)
         raise BadInput(

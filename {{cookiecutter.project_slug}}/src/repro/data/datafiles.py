@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from repro.basics import files
 from repro.basics.errors import BadInput
-from repro.basics.text import printable
+from repro.basics.text import printable, said_by
 from repro.data import datalock, listing
 from repro.data.datalock import LOCK, Entry, Tell, silent
 from repro.data.listing import Listing
@@ -104,7 +104,7 @@ def listed(folder: str) -> Listing:
     Raises:
         BadInput: the lock names none, or the list is missing or another one.
     """
-    path, entries = folder + listing.SUFFIX, datalock.read(Path())
+    path, entries = listing.path_of(folder), datalock.read(Path())
     if path in entries:
         return listing.read(fetch(path))
     digests = {
@@ -242,7 +242,7 @@ def _reason(error: Exception, sink: _Sink | None) -> str:
     if response is not None:
         return f"{response.status_code} {response.reason}"
     if isinstance(error, ValueError) or sink is None or getattr(error, "strerror", None):
-        return " ".join(str(error).split())
+        return said_by(error)
     return f"broke off after {sink.done:,} bytes" if sink.done else "not reached, or broke off"
 
 
@@ -286,8 +286,8 @@ def add(
         for path in members:
             entries.pop(path, None)
             del locked[path]
-        own = [source.removesuffix("/") + listing.SUFFIX for source in sources if top == name]
-        locked[top + listing.SUFFIX] = tuple(own)
+        own = [listing.path_of(source.removesuffix("/")) for source in sources if top == name]
+        locked[listing.path_of(top)] = tuple(own)
     added = []
     with datalock.remembered(root):
         for path, given_now in locked.items():
@@ -325,13 +325,13 @@ def _write_list(folder: Path, names: Sequence[str], tell: Tell) -> None:
 
     What it says of other files stays, if they are there.
     """
-    path = folder.with_name(folder.name + listing.SUFFIX)
+    path = folder.with_name(listing.path_of(folder.name))
     before = listing.read(path).digests if path.is_file() else {}
     digests = {name: digest for name, digest in before.items() if (folder / name).is_file()}
     for name in names:
         datalock.at(folder, folder / name)  # A link must not lead out.
         digests[name] = datalock.read_digest(folder / name, tell)
-    listing.write(folder, digests)
+    listing.write(path, digests)
 
 
 def verify(root: Path, given: Sequence[Path] = (), tell: Tell = silent) -> dict[str, Any]:

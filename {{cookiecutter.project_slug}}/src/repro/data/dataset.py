@@ -66,13 +66,12 @@ class Part:
         """
         import numpy as np
 
-        found = {name: array[places] for name, array in self.arrays().items()}
+        read, fields = [], {}
         if self.reader is not None:
             read = [self.reader.read(int(place), epoch) for place in places]
-            numbers = np.array([sample.number for sample in read])
-            found = {name: array[numbers] for name, array in self.arrays().items()}
-            for name in self.reader.fields:
-                found[name] = np.stack([sample.arrays[name] for sample in read])
+            places, fields = np.array([sample.number for sample in read]), self.reader.fields
+        found = {name: array[places] for name, array in self.arrays().items()}
+        found |= {name: np.stack([sample.arrays[name] for sample in read]) for name in fields}
         return self.packed(found)
 
     def batches(self, size: int) -> Iterator[tuple[Any, ...]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from repro.basics.digests import sha256
 from repro.basics.errors import BadInput
 from repro.data import datafiles, datalock
 
@@ -66,7 +66,7 @@ class ImageFolder:
 
         name = str(self.keys[place])
         content = (self._listed.folder / name).read_bytes()
-        found, expected = hashlib.sha256(content).hexdigest(), self._listed.digests[name]
+        found, expected = sha256(content), self._listed.digests[name]
         if found != expected:
             raise BadInput(
                 f"{datalock.unequal(found, expected)}; put the locked file back, or lock this one: "

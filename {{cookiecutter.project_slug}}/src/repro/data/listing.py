@@ -36,21 +36,24 @@ def is_list(path: str) -> bool:
     return path.endswith(SUFFIX)
 
 
+def path_of(folder: str) -> str:
+    """The path of the list of a folder."""
+    return folder + SUFFIX
+
+
 def folder_of(path: str) -> str:
     """The path of the folder that a list is of."""
     return path.removesuffix(SUFFIX)
 
 
-def write(folder: Path, digests: Mapping[str, str]) -> Path:
-    """Writes the list of a folder beside it, in the order of the paths; returns its path."""
-    path = folder.with_name(folder.name + SUFFIX)
+def write(path: Path, digests: Mapping[str, str]) -> None:
+    """Writes a list, in the order of the paths."""
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
     try:
         with files.replacing(path, shared=True) as file:
             file.write(text.encode())
     except OSError as error:
         raise BadInput(f"{path}: cannot be written: {error.strerror}") from None
-    return path
 
 
 def read(path: Path) -> Listing:

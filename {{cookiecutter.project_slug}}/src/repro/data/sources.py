@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from repro.basics import seeds
 from repro.basics.errors import BadInput
+from repro.basics.text import said_by
 from repro.data import structure
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def _asked(source: Source, place: int, key: Any) -> Any:
 
 
 def _told(key: Any, error: Exception) -> str:
-    return f"data: sample {key}: {' '.join(str(error).split()) or type(error).__name__}"
+    return f"data: sample {key}: {said_by(error)}"
 
 
 def flat(sample: Any, pairs: bool) -> dict[str, np.ndarray]:

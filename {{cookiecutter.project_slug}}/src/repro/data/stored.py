@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from repro.basics.errors import BadInput
-from repro.basics.files import unreadable
+from repro.basics.files import array_header, unreadable
 from repro.data import datalock, structure
 
 
@@ -27,14 +27,10 @@ class ArrayFile:
         Raises:
             BadInput: it is no such file, or is one of Python objects or in the order of Fortran.
         """
-        from numpy.lib import format as npy
-
         datalock.no_pointer(path)
         try:
             with path.open("rb") as file:
-                version = npy.read_magic(file)
-                read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-                self.shape, by_columns, self._stored = read(file)
+                self.shape, by_columns, self._stored = array_header(file)
                 self._start = file.tell()
         except FileNotFoundError:
             raise BadInput(f"{path}: no such file") from None

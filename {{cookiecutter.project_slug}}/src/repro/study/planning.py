@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import pydantic
 
 from repro.basics.errors import BadInput
-from repro.basics.text import nearest
+from repro.basics.text import nearest, said_by
 from repro.data import datalock
 from repro.environment import provenance
 from repro.environment.provenance import Code
@@ -205,4 +205,4 @@ def one_line(error: Exception) -> str:
     if isinstance(error, pydantic.ValidationError):
         first = error.errors(include_url=False)[0]
         return ": ".join([".".join(map(str, first["loc"])) or "content", first["msg"]])
-    return " ".join(str(error).split())
+    return said_by(error)
