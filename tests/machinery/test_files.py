@@ -326,6 +326,8 @@ def test_strings_that_go_on_and_formatted_ones_in_capitals_are_strings() -> None
     # Only Python 3.12 and later can read this string, so that the file counts as it is.
     assert digest('x = F"{d["a"]}"  # one\n') != digest('x = F"{d["a"]}"  # two\n')
     assert digest("x = F\"{d['a']}\"  # one\n") == digest("x = F\"{d['a']}\"  # two\n")
+    # Braces count in formatted strings alone.
+    assert digest("x = '{'  # one\n") == digest("x = '{'  # two\n")
 
 
 def test_an_empty_line_counts_where_it_ends_a_line_that_goes_on() -> None:

@@ -653,6 +653,30 @@ def test_a_manifest_of_another_version_is_refused(number: int | None, tmp_path: 
         manifest.read(tmp_path)
 
 
+def test_a_manifest_without_readers_is_one_of_samples_in_memory(tmp_path: Path) -> None:
+    content = examples.begun(readers=3).as_json()
+    assert content["readers"] == 3
+    del content["readers"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest.sealed(content)))
+    assert manifest.read(tmp_path).readers == 0
+
+
+def test_a_manifest_is_text_that_a_person_can_read(tmp_path: Path) -> None:
+    manifest.write(tmp_path, examples.begun("rün"))
+    text = (tmp_path / "manifest.json").read_bytes().decode()
+    assert text.startswith('{\n  "format": 2,\n  "run": "rün",\n') and text.endswith("}\n")
+    assert manifest.read(tmp_path).run == "rün"
+
+
+def test_the_first_field_that_is_not_right_is_named(tmp_path: Path) -> None:
+    content = examples.begun().as_json()
+    content["surroundings"] = {"index": "x", "varied": 1}
+    content["seed"] = "y"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest.sealed(content)))
+    with pytest.raises(BadInput, match=r"not the manifest of a run: seed: Input should be"):
+        manifest.read(tmp_path)
+
+
 def test_a_field_that_is_not_right_is_named(tmp_path: Path) -> None:
     content = examples.begun().as_json()
     content["surroundings"]["index"] = "x"

@@ -47,7 +47,7 @@ def bench(
     parameters = made.parameters(loss=loss)
     preparing.compile_model(model, parameters, parts)
     steps.ready(model, parts.train)
-    steps_of = steps.compiled(model, parts, parameters.training)
+    steps_of = steps.compiled(model, parts, parameters.training, readers=0)
     own = hasattr(model, "learn")
     known = [v for kind in state.variables(model).values() for v in kind.values()]
     graphs = [one.make.graph for one in steps_of.values() if one.make.graph]
@@ -292,9 +292,8 @@ def test_classes_weigh_in_the_training_alone() -> None:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax")])
     model.compile(optimizer="sgd", loss="sparse_categorical_crossentropy")
     steps.ready(model, labels)
-    made = steps.compiled(
-        model, Parts(labels, labels, labels), Training(class_weight={0: 3.0, 1: 0.5})
-    )
+    training = Training(class_weight={0: 3.0, 1: 0.5})
+    made = steps.compiled(model, Parts(labels, labels, labels), training, readers=0)
     weight = made["train"].part.weight
     assert weight is not None and weight.tolist() == [3.0, 0.5, 0.5, 3.0]
     assert made["validation"].part.weight is made["test"].part.weight is None
@@ -305,6 +304,20 @@ def test_all_is_there_before_the_first_step_and_nothing_is_counted(deep: Bench) 
     assert deep.model.optimizer.built
     metrics = [np.asarray(variable) for variable in deep.model.metrics_variables]
     assert metrics and not any(array.any() for array in metrics)
+
+
+def test_one_sample_is_enough_to_make_all_that_a_model_has() -> None:
+    seen = []
+
+    class Looking(keras.Sequential):
+        def test_step(self, data: Any) -> Any:
+            seen.append(data[0].shape)
+            return super().test_step(data)
+
+    model = Looking([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(loss="mean_squared_error", run_eagerly=True)
+    steps.ready(model, part(1))
+    assert [tuple(shape) for shape in seen] == [(1, 2)]
 
 
 def test_the_metrics_are_there_before_the_first_step() -> None:

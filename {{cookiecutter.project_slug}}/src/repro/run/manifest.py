@@ -54,7 +54,7 @@ class Probe(Group):
 class Manifest(Group):
     """What the manifest says about a run from the beginning of the run."""
 
-    model_config = pydantic.ConfigDict(allow_inf_nan=True, ser_json_inf_nan="strings")
+    model_config = pydantic.ConfigDict(allow_inf_nan=True)
 
     format: Literal[2] = 2
     run: str
@@ -92,7 +92,7 @@ class Manifest(Group):
 
     def as_json(self) -> dict[str, Any]:
         """Returns the manifest as the file has it; some fields are left out if they are empty."""
-        content = self.model_dump(mode="json", by_alias=True)
+        content = self.model_dump(mode="json")
         content["recipe"] = self.recipe.as_json()
         if self.parted is not None:
             content["parted"] = self.parted.as_json()
@@ -167,7 +167,7 @@ def read(directory: Path) -> Manifest:
     """
     path = directory / "manifest.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except OSError:
         raise BadInput(f"{directory}: not a run directory; it has no manifest.json") from None
     except ValueError:
@@ -184,7 +184,7 @@ def read(directory: Path) -> Manifest:
         kind = Finished if content.get("status") == "finished" else Manifest
         return kind.model_validate_json(said)
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise BadInput(f"{path}: not the manifest of a run: {where}: {first['msg']}") from None
     except ValueError as error:

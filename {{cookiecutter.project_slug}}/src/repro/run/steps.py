@@ -158,7 +158,7 @@ def ready(model: Any, part: Part) -> None:
 
 
 def compiled(
-    model: Any, samples: Parts, training: Training, readers: int = 0, seen: Seen | None = None
+    model: Any, samples: Parts, training: Training, readers: int, seen: Seen | None = None
 ) -> dict[str, PartSteps]:
     """Returns, by the name of a part, what makes the steps on it: training or evaluation.
 
