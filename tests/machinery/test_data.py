@@ -144,20 +144,20 @@ def faces(root: Path) -> Path:
 
 
 def test_a_folder_of_many_files_is_one_line_of_the_lock(faces: Path) -> None:
-    assert [*datalock.read(Path())] == ["faces.sha256"]
-    lines = Path("data/faces.sha256").read_text(encoding="utf-8").splitlines()
+    assert [*datalock.read(Path())] == ["faces.files.sha256"]
+    lines = Path("data/faces.files.sha256").read_text(encoding="utf-8").splitlines()
     expected = sorted(path.removeprefix("faces/") for path in MANY)
     assert lines == [f"{DIGEST}  {name}" for name in expected]
     before = Path("data.lock").read_bytes()
     assert command("add", "data") == 0 and Path("data.lock").read_bytes() == before
     found = datafiles.listed("faces")
     assert found.folder.resolve() == faces and [*found.digests] == expected
-    assert datafiles.handed_out["faces.sha256"] == sha256(Path("data/faces.sha256"))
+    assert datafiles.handed_out["faces.files.sha256"] == sha256(Path("data/faces.files.sha256"))
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum here")
 def test_sha256sum_checks_the_list(faces: Path) -> None:
-    check = ["sha256sum", "--check", "--quiet", "../faces.sha256"]
+    check = ["sha256sum", "--check", "--quiet", "../faces.files.sha256"]
     assert subprocess.run(check, cwd=faces).returncode == 0
     write(MANY[5], b"other")
     assert subprocess.run(check, cwd=faces).returncode == 1
@@ -177,7 +177,7 @@ def test_what_is_in_a_list_is_verified(faces: Path, capsys: Any) -> None:
     assert json.loads(capsys.readouterr().out)["missing"] == [MANY[1]]
     # One file is added to the list, and what is gone leaves it; the others are not looked at.
     assert command("add", f"data/{MANY[0]}") == 0
-    assert [*datalock.read(Path())] == ["faces.sha256"]
+    assert [*datalock.read(Path())] == ["faces.files.sha256"]
     found = datafiles.listed("faces").digests
     assert found[MANY[0].removeprefix("faces/")] != DIGEST and len(found) == len(MANY) - 1
 
@@ -185,7 +185,7 @@ def test_what_is_in_a_list_is_verified(faces: Path, capsys: Any) -> None:
 def test_what_a_list_names_is_fetched(faces: Path, server: str, capsys: Any) -> None:
     assert command("add", "data/faces", "--source", f"{server}/faces/") == 0
     (entry,) = datalock.read(Path()).values()
-    assert entry.sources == (f"{server}/faces.sha256",)
+    assert entry.sources == (f"{server}/faces.files.sha256",)
     there, missing = (faces / "x" / f"{name}.csv" for name in ("6 ", "7 "))
     write("faces/x/7 .csv")
     assert command("add", "data/faces") == 0
@@ -210,10 +210,19 @@ def test_few_files_have_a_line_each_and_are_a_folder_as_well(root: Path) -> None
     "line", ["", "abc  a.csv", f"{DIGEST} a.csv", f"{DIGEST}  ../a.csv", f"{DIGEST}  a"]
 )
 def test_a_list_that_is_none_is_refused(root: Path, line: str) -> None:
-    path = Path("data/faces.sha256")
+    path = Path("data/faces.files.sha256")
     path.write_text(f"{DIGEST}  a\n{line}\n", encoding="utf-8")
-    with pytest.raises(BadInput, match=r"faces.sha256, line 2: expected the SHA-256 and the path"):
+    told = r"faces\.files\.sha256, line 2: expected the SHA-256 and the path of another file in faces, "
+    with pytest.raises(BadInput, match=told):
         listing.read(path)
+
+
+def test_the_checksum_of_an_archive_is_a_file_like_any_other(root: Path) -> None:
+    write("faces.tar")
+    write("faces.tar.sha256", f"{DIGEST}  faces.tar\n".encode())
+    assert command("add", "data") == 0
+    assert [*datalock.read(root)] == ["faces.tar", "faces.tar.sha256"]
+    assert command("verify") == 0 and command("fetch") == 0
 
 
 def test_the_empty_lock_of_a_new_project_is_written_as_this_one(root: Path) -> None:

@@ -63,7 +63,7 @@ def with_pictures(project: Generated, number: int) -> Generated:
     command = [str(project.python), "-c", DRAW, str(folder), str(number)]
     subprocess.run(command, check=True)
     added = project.repro("data", "add", "data/pictures")["added"]
-    assert [one["path"] for one in added] == ["pictures.sha256"]
+    assert [one["path"] for one in added] == ["pictures.files.sha256"]
     assert (project.root / "data.lock").stat().st_size < 1000
     return project
 

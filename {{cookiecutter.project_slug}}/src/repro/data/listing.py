@@ -1,4 +1,4 @@
-"""Lists of files: `data/flowers.sha256` says what each of the many files in `data/flowers` is.
+"""Lists of files: `data/flowers.files.sha256` says what each of the many files in `data/flowers` is.
 
 A line for each of 20,000 images would make `data.lock` too large for git. So the lock has a line
 for the list, and the list has one for each file, as the programs `sha256sum` and `shasum` write and
@@ -17,7 +17,8 @@ from repro.basics import files
 from repro.basics.errors import BadInput
 from repro.data import datalock
 
-SUFFIX = ".sha256"
+SUFFIX = ".files.sha256"
+"""Two words, since a file ending in `.sha256` alone may be the checksum of an archive."""
 MANY = 100
 """A folder with more files than this gets a list."""
 LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
@@ -73,7 +74,7 @@ def read(path: Path) -> Listing:
         if not parts or datalock.leads_out(name) or name in found:
             raise BadInput(
                 f"{path}, line {number}: expected the SHA-256 and the path of another file in "
-                f"{path.stem}, got {line!r:.99}"
+                f"{folder_of(path.name)}, got {line!r:.99}"
             )
         found[name] = parts[1]
     return Listing(path.with_name(folder_of(path.name)), found)
