@@ -10,7 +10,9 @@ from repro.compare.gate_verdict import GateVerdict
 from repro.environment.determinism import Promise
 from repro.environment.machine import Machine
 from repro.environment.provenance import Code
-from repro.recipe.parameters import Adam, Own, Parameters
+from repro.recipe import objects, registry
+from repro.recipe.parameters import Named, Optimizer, Own, Parameters
+from repro.recipe.project import Project
 from repro.recipe.recipe import Lock, Recipe
 from repro.run.ledger import Divergence
 from repro.run.manifest import Finished, Manifest
@@ -18,11 +20,29 @@ from repro.study.planning import Plan, PlannedTrial, maximised
 from repro.study.results import Done
 
 DIGEST = "0" * 64
+KNOWN = registry.read(Project.find().source)
+
+
+def named(kind: str, name: str, **arguments: Any) -> Named:
+    """An object of Keras with all its arguments, as a recipe has it; `called` is one of them."""
+    return of(KNOWN, kind, name, **arguments)
+
+
+def of(known: registry.Registry, kind: str, name: str, **arguments: Any) -> Named:
+    """The same of what another project may name."""
+    return Named(**objects.named(known, kind, kind, {"name": name, **arguments}))
+
+
+def optimizer(name: str = "Adam", **arguments: Any) -> Optimizer:
+    """An optimizer with all its arguments, as a recipe has it."""
+    given: dict[str, Any] = {"optimizer": {"name": name, **arguments}}
+    objects.spelled_out(KNOWN, given)
+    return Optimizer(**given["optimizer"])
 
 
 def parameters(**changed: Any) -> Parameters:
     """Every default, with the data `digits` and the model `dense`; and these values."""
-    given = {"data": Own(name="digits"), "model": Own(name="dense"), "optimizer": Adam()}
+    given = {"data": Own(name="digits"), "model": Own(name="dense"), "optimizer": optimizer()}
     return Parameters(**given | changed)
 
 

@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,14 +37,9 @@ from trainings import (
 from repro.basics.errors import BadInput
 from repro.data import feed
 from repro.environment.determinism import Promise
-from repro.recipe.parameters import (
-    SGD,
-    Callbacks,
-    EarlyStopping,
-    ExponentialDecay,
-    Training,
-)
+from repro.recipe.parameters import Named, Training
 from repro.run import boundary, loop, outside, state, steps
+from repro.run.callbacks import Watcher, Watchers
 from repro.run.ending import Ending, Memory
 from repro.run.events import Epoch, Event, Start, Step
 from repro.run.ledger import Ledger
@@ -262,18 +258,16 @@ def test_the_ledger_is_on_the_disk_before_the_checkpoint(
     assert calls == ["sync", "write"] * 4 + ["sync"]
 
 
-@pytest.mark.parametrize(
-    ("callbacks", "epochs"), [(Callbacks(), 2), (ALL, 9)], ids=["plain", "callbacks"]
-)
+@pytest.mark.parametrize(("callbacks", "epochs"), [((), 2), (ALL, 9)], ids=["plain", "callbacks"])
 def test_a_training_that_is_interrupted_at_each_boundary_ends_in_the_same_bits(
-    callbacks: Callbacks, epochs: int, whole: Bench, tmp_path: Path
+    callbacks: Sequence[Named], epochs: int, whole: Bench, tmp_path: Path
 ) -> None:
     trainings.interrupted(whole, whole.parameters(callbacks, epochs=epochs), tmp_path)
 
 
-@pytest.mark.parametrize("callbacks", [Callbacks(), SLOW], ids=["plain", "callbacks"])
+@pytest.mark.parametrize("callbacks", [(), SLOW], ids=["plain", "callbacks"])
 def test_one_epoch_and_two_that_go_on_from_it_are_three(
-    callbacks: Callbacks, whole: Bench, tmp_path: Path
+    callbacks: Sequence[Named], whole: Bench, tmp_path: Path
 ) -> None:
     trainings.in_two_parts(whole, callbacks, tmp_path)
 
@@ -327,20 +321,22 @@ def killing(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return found
 
 
-STOPPED = Callbacks(early_stopping=EarlyStopping(patience=1, min_delta=99.0, monitor="loss"))
+STOPPED = (
+    examples.named("callbacks", "EarlyStopping", patience=1, min_delta=99.0, monitor="loss"),
+)
 
 
 @pytest.mark.parametrize(
     ("callbacks", "epochs", "where"),
     [
-        (Callbacks(), 2, (1, 4, False)),
-        (Callbacks(), 1, (1, 2, False)),
+        ((), 2, (1, 4, False)),
+        ((), 1, (1, 2, False)),
         # It ends before the middle of its nine epochs.
         (STOPPED, 9, (3, 0, True)),
     ],
 )
 def test_a_run_that_is_to_be_killed_is_killed_once_and_goes_on(
-    callbacks: Callbacks,
+    callbacks: Sequence[Named],
     epochs: int,
     where: tuple[int, int, bool],
     linear: Bench,
@@ -386,7 +382,7 @@ def test_the_best_weights_come_back_with_the_results_of_their_epoch(
     # What another training would go on from is as it was at the end.
     last = {k.partition("/")[2]: digest(a) for k, a in made.ending.tensors.items()}
     assert {name: last[name] for name in weights} == epochs[-1]["weights"]
-    assert made.ending.memory.callbacks["early_stopping"]["best_epoch"] == best
+    assert made.ending.memory.callbacks["EarlyStopping"]["best_epoch"] == best
     # The learning rate is halved after each epoch that was not better.
     (rate,) = [v for v in whole.model.optimizer.variables if v.path.endswith("learning_rate")]
     assert made.history[best]["learning_rate"] == 0.125
@@ -395,36 +391,38 @@ def test_the_best_weights_come_back_with_the_results_of_their_epoch(
 
 def remembered(rate: float = 0.5, epochs: int = 2, **early: Any) -> Ending:
     """How a training ended, with what early stopping remembers of it."""
-    watched = {"early_stopping": {"best": 1.0, "wait": 0, "stopped_epoch": 0, **early}}
-    return Ending(Memory(epochs, rate, watched, [], state.host()), {}, [])
+    watched = {"EarlyStopping": {"best": 1.0, "wait": 0, "stopped_epoch": 0, **early}}
+    return Ending(Memory(epochs, rate, watched, [], state.host()), {}, {})
 
 
 @pytest.mark.parametrize("initial", [1, 3])
 def test_callbacks_that_remember_epochs_go_on_from_the_last_of_them(initial: int) -> None:
     model: Any = SimpleNamespace(optimizer=SimpleNamespace())
     watcher = keras.callbacks.EarlyStopping()
+    watchers = Watchers([Watcher("EarlyStopping", watcher)])
     asked = examples.parameters(
-        training=Training(initial_epoch=initial), optimizer=SGD(learning_rate=0.5)
+        training=Training(initial_epoch=initial),
+        optimizer=examples.optimizer("SGD", learning_rate=0.5),
     )
     told = f"training.initial_epoch: expected 2, .* remember them; got {initial}$"
     with pytest.raises(BadInput, match=told):
-        loop.go_on_from(remembered(), model, [watcher], asked)
-    loop.go_on_from(remembered(), model, [], asked)
-    nothing = Ending(Memory(2, 0.5, {}, [], state.host()), {}, [])
-    loop.go_on_from(nothing, model, [watcher], asked)
-    loop.go_on_from(remembered(epochs=initial), model, [watcher], asked)
+        loop.go_on_from(remembered(), model, watchers, asked)
+    loop.go_on_from(remembered(), model, Watchers(), asked)
+    nothing = Ending(Memory(2, 0.5, {}, [], state.host()), {}, {})
+    loop.go_on_from(nothing, model, watchers, asked)
+    loop.go_on_from(remembered(epochs=initial), model, watchers, asked)
     assert watcher.best == 1.0
 
 
 def test_early_stopping_that_has_waited_long_enough_is_refused() -> None:
     model: Any = SimpleNamespace(optimizer=SimpleNamespace())
-    watcher = keras.callbacks.EarlyStopping(patience=3)
+    watchers = Watchers([Watcher("EarlyStopping", keras.callbacks.EarlyStopping(patience=3))])
     asked = examples.parameters(
-        training=Training(initial_epoch=2), optimizer=SGD(learning_rate=0.5)
+        training=Training(initial_epoch=2), optimizer=examples.optimizer("SGD", learning_rate=0.5)
     )
     with pytest.raises(BadInput, match="would be stopped at once; raise callbacks"):
-        loop.go_on_from(remembered(wait=3, stopped_epoch=1), model, [watcher], asked)
-    loop.go_on_from(remembered(wait=2, stopped_epoch=1), model, [watcher], asked)
+        loop.go_on_from(remembered(wait=3, stopped_epoch=1), model, watchers, asked)
+    loop.go_on_from(remembered(wait=2, stopped_epoch=1), model, watchers, asked)
 
 
 @pytest.mark.parametrize(
@@ -436,10 +434,12 @@ def test_a_learning_rate_that_the_recipe_changed_is_the_recipes(
 ) -> None:
     """The other training had 0.5, which a callback reduced to 0.1."""
     model: Any = SimpleNamespace(optimizer=SimpleNamespace(learning_rate=0.1))
-    decay = ExponentialDecay(name="exponential_decay", decay_steps=1, decay_rate=0.5)
+    decay = {"name": "ExponentialDecay", "decay_steps": 1, "decay_rate": 0.5}
     asked = examples.parameters(
         training=Training(initial_epoch=2),
-        optimizer=SGD(learning_rate=rate, schedule=decay if schedule else None),
+        optimizer=examples.optimizer(
+            "SGD", learning_rate=rate, schedule=decay if schedule else None
+        ),
     )
-    loop.go_on_from(remembered(), model, [], asked)
+    loop.go_on_from(remembered(), model, Watchers(), asked)
     assert model.optimizer.learning_rate == right

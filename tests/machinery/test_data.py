@@ -212,7 +212,7 @@ def test_few_files_have_a_line_each_and_are_a_folder_as_well(root: Path) -> None
 def test_a_list_that_is_none_is_refused(root: Path, line: str) -> None:
     path = Path("data/faces.files.sha256")
     path.write_text(f"{DIGEST}  a\n{line}\n", encoding="utf-8")
-    told = r"faces\.files\.sha256, line 2: expected the SHA-256 and the path of another file in faces, "
+    told = r"faces\.files\.sha256, line 2: expected the SHA-256 and the path of another file in f"
     with pytest.raises(BadInput, match=told):
         listing.read(path)
 

@@ -6,15 +6,30 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import examples
 import keras
 import numpy as np
 import pytest
 import trainings
 from keras.src.random.seed_generator import global_seed_generator
-from trainings import ALL, CHUNK, ORDERS, PARTS, SLOW, Bench, Seen, batches, by_hand, entries, part
+from trainings import (
+    ALL,
+    CHUNK,
+    ORDERS,
+    PARTS,
+    PROJECT,
+    SLOW,
+    Bench,
+    Seen,
+    batches,
+    by_hand,
+    entries,
+    part,
+)
 
 from repro.backends import portable
 from repro.basics.errors import BadInput
@@ -22,8 +37,8 @@ from repro.data import feed
 from repro.data.dataset import Dataset, Part, Parts
 from repro.data.feed import Chunk, Feed
 from repro.data.sources import Rows
-from repro.recipe.parameters import SGD, Adam, Callbacks, Training
-from repro.run import boundary, outside, preparing, state, steps
+from repro.recipe.parameters import Named, Training
+from repro.run import boundary, compiling, outside, state, steps
 from repro.run.steps import PartSteps
 
 outside.watch()
@@ -39,23 +54,23 @@ def bench(
     optimizer: Any,
     drawn: np.random.Generator | None = None,
     parts: Parts = PARTS,
-    loss: str | None = "mean_squared_error",
+    own: bool = False,
 ) -> Bench:
     """A model of Keras with its steps, as the process of a run makes them."""
     model.drawn = drawn
     made = Bench(model, {}, [], optimizer, drawn)
-    parameters = made.parameters(loss=loss)
-    preparing.compile_model(model, parameters, parts)
+    parameters = made.parameters(loss=None) if own else made.parameters()
+    compiling.compile_model(model, parameters, parts, PROJECT)
     steps.ready(model, parts.train)
     steps_of = steps.compiled(model, parts, parameters.training, readers=0)
-    own = hasattr(model, "learn")
+    learns = hasattr(model, "learn")
     known = [v for kind in state.variables(model).values() for v in kind.values()]
     graphs = [one.make.graph for one in steps_of.values() if one.make.graph]
     outside.settle(known, graphs, "nobody", model)
     variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
     return Bench(
         model,
-        steps_of if own else {name: Seen(one, drawn) for name, one in steps_of.items()},
+        steps_of if learns else {name: Seen(one, drawn) for name, one in steps_of.items()},
         [*variables, global_seed_generator().state],
         optimizer,
         drawn,
@@ -66,7 +81,7 @@ def bench(
 def linear() -> Bench:
     layer = keras.layers.Dense(1, kernel_initializer="zeros")
     model = keras.Sequential([keras.Input((2,)), layer])
-    return bench(model, SGD(learning_rate=0.125))
+    return bench(model, examples.optimizer("SGD", learning_rate=0.125))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +94,9 @@ def deep() -> Bench:
         keras.layers.Dense(1),
     ]
     model = keras.Sequential([keras.Input((2,)), *layers])
-    optimizer = Adam(learning_rate=0.5, fused=False, use_ema=True, ema_momentum=0.5)
+    optimizer = examples.optimizer(
+        "Adam", learning_rate=0.5, fused=False, use_ema=True, ema_momentum=0.5
+    )
     return bench(model, optimizer, np.random.default_rng(3))
 
 
@@ -109,7 +126,7 @@ def test_what_is_read_is_in_the_ledger_and_trains_like_what_is_in_memory(
     expected = linear.train(tmp_path / "memory", linear.parameters(epochs=2))
     read = read_parts()
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="zeros")])
-    other = bench(model, SGD(learning_rate=0.125), parts=read)
+    other = bench(model, examples.optimizer("SGD", learning_rate=0.125), parts=read)
     other.fresh()
     made = other.train(tmp_path / "read", other.parameters(epochs=2, validation_freq=2))
     assert made.history[1] == expected.history[1]
@@ -117,6 +134,8 @@ def test_what_is_read_is_in_the_ledger_and_trains_like_what_is_in_memory(
         np.testing.assert_array_equal(one, same)
     found = [e for e in entries(tmp_path / "read") if e["stage"] in ("step", "epoch")]
     assert all(("content" in entry) == (entry["stage"] == "step") for entry in found[:-1])
+    (first, *_) = Feed(read.train).chunks([np.array(ORDERS[1][:4]).reshape(2, 2)])
+    assert found[0]["content"] == {"samples": first.digest}
     # The second epoch is validated, in chunks of two steps and what is left.
     feed_of = Feed(read.validation)
     order = np.arange(5)
@@ -132,9 +151,9 @@ def test_a_training_that_is_interrupted_at_each_boundary_ends_in_the_same_bits(
     trainings.interrupted(deep, deep.parameters(ALL, epochs=9), tmp_path)
 
 
-@pytest.mark.parametrize("callbacks", [Callbacks(), SLOW], ids=["plain", "callbacks"])
+@pytest.mark.parametrize("callbacks", [(), SLOW], ids=["plain", "callbacks"])
 def test_one_epoch_and_two_that_go_on_from_it_are_three(
-    callbacks: Callbacks, deep: Bench, tmp_path: Path
+    callbacks: Sequence[Named], deep: Bench, tmp_path: Path
 ) -> None:
     trainings.in_two_parts(deep, callbacks, tmp_path)
 
@@ -191,7 +210,7 @@ def test_a_model_with_its_own_steps_makes_them_one_by_one(tmp_path: Path) -> Non
     mine = Part(x, -x, weights)
     model = Judging()
     model.build((None, 2))
-    made_of = bench(model, SGD(), parts=Parts(mine, part(5), part(3)), loss=None)
+    made_of = bench(model, examples.optimizer("SGD"), parts=Parts(mine, part(5), part(3)), own=True)
     assert [type(one.make) for one in made_of.steps_of.values()] == [steps.OwnSteps] * 3
     made_of.fresh()
     made_of.model.seen = []
@@ -216,7 +235,7 @@ def test_steps_of_ones_own_come_one_by_one_after_the_step_that_a_boundary_asks_f
     monkeypatch.setattr(boundary.Boundary, "one_by_one", lambda self, epoch: 2)
     model = Judging()
     model.build((None, 2))
-    made_of = bench(model, SGD(), loss=None)
+    made_of = bench(model, examples.optimizer("SGD"), own=True)
     made_of.fresh()
     made_of.train(tmp_path, made_of.parameters(loss=None, epochs=1))
     assert [entry["step"] for entry in entries(tmp_path)[1:]] == [2, 3, 4, 4]
@@ -262,7 +281,7 @@ def test_a_model_is_judged_after_it_was_evaluated() -> None:
             return {"rows": len(x)}
 
     layer = keras.layers.Dense(1, kernel_initializer="zeros")
-    also = bench(Also([keras.Input((2,)), layer]), SGD())
+    also = bench(Also([keras.Input((2,)), layer]), examples.optimizer("SGD"))
     found = steps.evaluate(also.model, also.steps_of["validation"], 2)
     loss = float((PARTS.validation.y.astype(float) ** 2).mean())
     assert found == {"loss": pytest.approx(loss, rel=1e-5), "rows": 5.0}
@@ -276,9 +295,9 @@ def test_a_model_that_judges_whole_arrays_has_them_in_memory(judges: bool) -> No
     model.build((None, 2))
     if judges:
         with pytest.raises(BadInput, match="model: `judge` needs the samples in memory, and these"):
-            bench(model, SGD(), parts=read_parts(), loss=None)
+            bench(model, examples.optimizer("SGD"), parts=read_parts(), own=True)
         return
-    made_of = bench(model, SGD(), parts=read_parts(), loss=None)
+    made_of = bench(model, examples.optimizer("SGD"), parts=read_parts(), own=True)
     made_of.model.seen = []
     (chunk,) = made_of.steps_of["train"].feed.chunks([np.array([[4, 1], [0, 6]])])
     made_of.steps_of["train"](chunk)

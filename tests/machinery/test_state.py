@@ -175,13 +175,12 @@ def test_weights_are_taken_where_path_and_shape_are_the_same(tmp_path: Path) -> 
         state.transfer(path, of, "0" * 64)
 
 
-def test_the_best_weights_are_kept_in_their_order() -> None:
-    best = [np.array(n) for n in range(12)]
-    content = state.with_best({"weights/a": np.array(9)}, best)
-    assert list(content) == ["weights/a", *(f"best/{n}" for n in range(12))]
-    assert [int(array) for array in state.take_best(content)] == list(range(12))
+def test_what_callbacks_keep_is_taken_out_of_the_rest() -> None:
+    kept = {f"callbacks/a/{n}": np.array(n) for n in range(12)}
+    content = {"weights/a": np.array(9), **kept}
+    assert [int(array) for array in state.take_kept(content).values()] == list(range(12))
     assert list(content) == ["weights/a"]
-    assert state.take_best(content) == []
+    assert state.take_kept(content) == {}
 
 
 class Own:
@@ -263,9 +262,9 @@ def test_a_checkpoint_is_two_files_that_are_read_back(tmp_path: Path, own: Own) 
     position = Position(
         3, 40, False, [{"loss": 0.5, "nan": float("inf")}], {"c": {"wait": 1}}, 7, "head"
     )
-    best = [np.array([1.5]), np.array([2.5])]
+    kept = {"callbacks/c/0": np.array([1.5]), "callbacks/c/1": np.array([2.5])}
     random.seed(4)
-    checkpoints.write(of, position, best)
+    checkpoints.write(of, position, kept)
     assert sorted(path.name for path in folder.iterdir()) == [
         "000003-000000040.json",
         "000003-000000040.npz",
@@ -274,7 +273,7 @@ def test_a_checkpoint_is_two_files_that_are_read_back(tmp_path: Path, own: Own) 
     assert sorted(state.read(tensors)) == sorted(
         [
             *("generators/seed", "generators/keras", "weights/a/kernel", "weights/a/bias"),
-            *("optimizer/adam/m", "metrics/mean", "best/0", "best/1", "backend/library"),
+            *("optimizer/adam/m", "metrics/mean", *kept, "backend/library"),
         ]
     )
     digest, text = json.loads(tensors.with_suffix(".json").read_text())
@@ -290,7 +289,11 @@ def test_a_checkpoint_is_two_files_that_are_read_back(tmp_path: Path, own: Own) 
     own.state, own.project = np.array([9, 9], np.uint8), {}
     for one in (*of.variables, *of.optimizer.variables):
         one.value = one.value + 1
-    assert [array.tolist() for array in found.restore(of)] == [[1.5], [2.5]]
+    again = found.restore(of)
+    assert {name: array.tolist() for name, array in again.items()} == {
+        "callbacks/c/0": [1.5],
+        "callbacks/c/1": [2.5],
+    }
     assert random.random() == right
     assert own.state.tolist() == [1, 2] and own.project == {"any": [3, 4]}
     assert [v.value.tolist() for v in of.variables] == [[[1, 2]], [3], 1, 2]
@@ -300,7 +303,7 @@ def test_a_checkpoint_is_two_files_that_are_read_back(tmp_path: Path, own: Own) 
 def written(folder: Path, *places: tuple[int, int], recipe: str = "recipe") -> Checkpoints:
     checkpoints = Checkpoints(folder, 60, recipe, 0)
     for epoch, step in places:
-        checkpoints.write(model(), Position(epoch, step), [])
+        checkpoints.write(model(), Position(epoch, step), {})
     return checkpoints
 
 
@@ -369,7 +372,7 @@ def test_what_a_kill_left_of_a_checkpoint_goes(tmp_path: Path) -> None:
     assert not torn.exists() and other.exists()
     # Of one of those that go, the tensors may have gone already.
     (tmp_path / "000001-000000000.npz").unlink()
-    checkpoints.write(model(), Position(2, 0), [])
+    checkpoints.write(model(), Position(2, 0), {})
     assert len(list(tmp_path.glob("*.json"))) == 2
 
 
@@ -421,13 +424,13 @@ def test_what_a_checkpoint_took_decides_when_the_next_is_due(
 
     monkeypatch.setattr(state, "save", slow)
     clock.now = 50
-    checkpoints.write(model(), Position(1), [])
+    checkpoints.write(model(), Position(1), {})
     assert checkpoints.seconds == 6
     clock.now = 56 + 199
     assert not checkpoints.due(True)
     clock.now = 56 + 201
     assert checkpoints.due(True)
-    checkpoints.write(model(), Position(2), [])
+    checkpoints.write(model(), Position(2), {})
     assert checkpoints.seconds == 12
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
+import examples
 import numpy as np
 import pytest
 
 from repro.basics.errors import BadInput
 from repro.data.dataset import Part, Parts
-from repro.recipe import parameters
+from repro.recipe.parameters import Named
 from repro.recipe.project import Project
 from repro.recipe.reading import parameters as resolve_file
 from repro.run import needs, targets
@@ -26,35 +27,41 @@ def parts(y: Any, weight: np.ndarray | None = None) -> Parts:
     return Parts(part, part, part)
 
 
-def test_every_loss_and_metric_on_offer_has_its_need() -> None:
-    assert [*needs.LOSSES] == [*get_args(parameters.Loss)]
-    assert [*needs.METRICS] == [*get_args(parameters.Metric)]
+def named(kind: str, name: str, **arguments: Any) -> Named:
+    return examples.named(kind, name, **arguments)
+
+
+def test_every_loss_and_metric_of_keras_has_its_need_or_is_known_to_have_none() -> None:
+    free = {"Circle", "CTC"}
+    assert {*needs.LOSSES} | free == {*examples.KNOWN.classes["losses"]}
+    free = {"Accuracy", "IoU", "BinaryIoU", "MeanIoU", "OneHotIoU", "OneHotMeanIoU"}
+    assert {*needs.METRICS} - {"accuracy"} | free == {*examples.KNOWN.classes["metrics"]}
 
 
 @pytest.mark.parametrize(
     ("y", "outputs", "name", "told"),
     [
-        (LABELS, (7,), "categorical_crossentropy", "; sparse_categorical_crossentropy would do"),
-        (LABELS, (7,), "mean_squared_error", "; sparse_categorical_crossentropy would do"),
+        (LABELS, (7,), "CategoricalCrossentropy", "; SparseCategoricalCrossentropy or"),
+        (LABELS, (7,), "MeanSquaredError", "; SparseCategoricalCrossentropy or"),
         (
             LABELS,
             (6,),
-            "sparse_categorical_crossentropy",
+            "SparseCategoricalCrossentropy",
             "the model has 6 outputs, and there is 6",
         ),
-        (LABELS - 1, (7,), "sparse_categorical_crossentropy", "there is -1 in the train part"),
-        (LABELS / 2, (7,), "sparse_categorical_crossentropy", "there is 0.5 in the train part"),
-        (LABELS, (9,), "sparse_categorical_crossentropy", None),
-        (LABELS + 2, (9,), "sparse_categorical_crossentropy", "says classes=7, and there is 7"),
-        (LABELS, (1,), "sparse_categorical_crossentropy", "or mean_absolute_error would do"),
-        (LABELS.astype("U1"), (7,), "sparse_categorical_crossentropy", "of type <U1"),
-        (ONE_HOT, (7,), "sparse_categorical_crossentropy", "; categorical_crossentropy or"),
-        (SEVERAL, (3,), "categorical_crossentropy", "sums up to 2; binary_crossentropy or"),
-        (NUMBERS, (3,), "binary_crossentropy", "there is -1.0 in the train part; mean_squared_er"),
-        (NUMBERS, (3,), "hinge", "needs -1 and 1, or 0 and 1, as targets"),
-        (NUMBERS[:, 0], (3,), "mean_squared_error", "shape (), its outputs (3,)"),
-        (NUMBERS[:, :1], (1,), "cosine_similarity", "needs several outputs, and there is one"),
-        (NUMBERS, (3,), "poisson", "needs numbers of 0 or more as targets, and there is -1.0"),
+        (LABELS - 1, (7,), "SparseCategoricalCrossentropy", "there is -1 in the train part"),
+        (LABELS / 2, (7,), "SparseCategoricalCrossentropy", "there is 0.5 in the train part"),
+        (LABELS, (9,), "SparseCategoricalCrossentropy", None),
+        (LABELS + 2, (9,), "SparseCategoricalCrossentropy", "says classes=7, and there is 7"),
+        (LABELS, (1,), "SparseCategoricalCrossentropy", "or MeanAbsoluteError would do"),
+        (LABELS.astype("U1"), (7,), "SparseCategoricalCrossentropy", "of type <U1"),
+        (ONE_HOT, (7,), "SparseCategoricalCrossentropy", "; CategoricalCrossentropy or"),
+        (SEVERAL, (3,), "CategoricalCrossentropy", "sums up to 2; BinaryCrossentropy or"),
+        (NUMBERS, (3,), "BinaryCrossentropy", "there is -1.0 in the train part; MeanSquaredEr"),
+        (NUMBERS, (3,), "Hinge", "needs -1 and 1, or 0 and 1, as targets"),
+        (NUMBERS[:, 0], (3,), "MeanSquaredError", "shape (), its outputs (3,)"),
+        (NUMBERS[:, :1], (1,), "CosineSimilarity", "needs several outputs, and there is one"),
+        (NUMBERS, (3,), "Poisson", "needs numbers of 0 or more as targets, and there is -1.0"),
     ],
 )
 def test_a_loss_that_cannot_be_is_refused_with_one_that_can(
@@ -62,10 +69,10 @@ def test_a_loss_that_cannot_be_is_refused_with_one_that_can(
 ) -> None:
     seen = needs.Seen({"train": y, "test": y}, outputs, 7)
     if told is None:
-        needs.check(seen, "training.loss", [name], needs.LOSSES)
+        needs.check(seen, "training.loss", [named("losses", name)], needs.LOSSES)
         return
     with pytest.raises(BadInput) as refusal:
-        needs.check(seen, "training.loss", [name], needs.LOSSES)
+        needs.check(seen, "training.loss", [named("losses", name)], needs.LOSSES)
     assert str(refusal.value).startswith(f"training.loss: {name} ") and told in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -73,14 +80,14 @@ def test_a_loss_that_cannot_be_is_refused_with_one_that_can(
 @pytest.mark.parametrize(
     ("y", "outputs", "name", "told"),
     [
-        *((LABELS, (7,), name, "accuracy or sparse_top_k_categorical_accuracy would do")
-          for name in ("precision", "recall", "auc", "r2_score", "cosine_similarity", "f1_score",
-                       "top_k_categorical_accuracy", "mean_absolute_error")),
-        (SEVERAL, (3,), "accuracy", "sums up to 2; mean_squared_error"),
+        *((LABELS, (7,), name, "accuracy or SparseTopKCategoricalAccuracy or")
+          for name in ("Precision", "Recall", "AUC", "R2Score", "CosineSimilarity", "F1Score",
+                       "TopKCategoricalAccuracy", "MeanAbsoluteError")),
+        (SEVERAL, (3,), "accuracy", "sums up to 2; MeanSquaredError"),
         (NUMBERS[:, 0], (1,), "accuracy", "needs 0 and 1 as targets"),
-        (LABELS % 2, (1,), "f1_score", "needs targets of shape (samples, columns)"),
-        (LABELS % 3, (3,), "sparse_top_k_categorical_accuracy", "there are only 3; accuracy would"),
-        (np.zeros((21, 4, 2)), (4, 2), "r2_score", "needs outputs of shape (batch, numbers)"),
+        (LABELS % 2, (1,), "F1Score", "needs targets of shape (samples, columns)"),
+        (LABELS % 3, (3,), "SparseTopKCategoricalAccuracy", "there are only 3; accuracy or"),
+        (np.zeros((21, 4, 2)), (4, 2), "R2Score", "needs outputs of shape (batch, numbers)"),
     ],
 )  # fmt: skip
 def test_a_metric_that_cannot_be_is_refused_with_one_that_can(
@@ -88,63 +95,8 @@ def test_a_metric_that_cannot_be_is_refused_with_one_that_can(
 ) -> None:
     seen = needs.Seen({"train": y}, outputs, 7)
     with pytest.raises(BadInput) as refusal:
-        needs.check(seen, "training.metrics", [name], needs.METRICS)
+        needs.check(seen, "training.metrics", [named("metrics", name)], needs.METRICS)
     assert f"training.metrics: {name} " in str(refusal.value) and told in str(refusal.value)
-
-
-NAMED = {"late": LABELS % 2, "cost": NUMBERS[:, :1]}
-
-
-@pytest.mark.parametrize(
-    ("y", "loss", "expected"),
-    [
-        (LABELS, "huber", "huber"),
-        (LABELS, None, None),
-        (NAMED, None, None),
-        (NAMED, "huber", {"late": "huber", "cost": "huber"}),
-        (NAMED, {"cost": "huber", "late": "hinge"}, {"late": "hinge", "cost": "huber"}),
-        ((LABELS, NUMBERS), {"0": "hinge", "1": "huber"}, ("hinge", "huber")),
-        ({"a": [LABELS]}, {"a/0": "hinge"}, {"a": ["hinge"]}),
-    ],
-)
-def test_each_output_has_its_loss(y: Any, loss: Any, expected: Any) -> None:
-    assert targets.losses(loss, parts(y)) == expected
-
-
-@pytest.mark.parametrize(
-    ("y", "metrics", "expected"),
-    [
-        (LABELS, ["accuracy"], ["accuracy"]),
-        (LABELS, [], None),
-        (NAMED, ["auc", "recall"], {"late": ["auc", "recall"], "cost": ["auc", "recall"]}),
-        (NAMED, {"cost": ["r2_score"]}, {"late": [], "cost": ["r2_score"]}),
-        ((LABELS, NUMBERS), {"0": ["auc"]}, (["auc"], [])),
-    ],
-)
-def test_each_output_has_its_metrics_or_none(y: Any, metrics: Any, expected: Any) -> None:
-    assert targets.metrics(metrics, parts(y)) == expected
-
-
-@pytest.mark.parametrize(
-    ("y", "loss", "told"),
-    [
-        (LABELS, {"a": "huber"}, "expected no dict, since y is one array; got {'a': 'huber'}"),
-        (NAMED, {"late": "hinge"}, "expected one for each of the outputs cost, late; there is none "
-         "for cost"),
-        (NAMED, {}, "there is none for cost"),
-        (NAMED, {"late": "hinge", "costs": "huber"}, "expected names among cost, late, as y has; "
-         "got costs"),
-    ],
-)  # fmt: skip
-def test_a_loss_for_no_output_is_refused(y: Any, loss: Any, told: str) -> None:
-    with pytest.raises(BadInput) as refusal:
-        targets.losses(loss, parts(y))
-    assert str(refusal.value).startswith("training.loss: ") and told in str(refusal.value)
-
-
-def test_metrics_for_no_output_are_refused() -> None:
-    with pytest.raises(BadInput, match=r"training\.metrics: expected names among cost, late, .* b"):
-        targets.metrics({"b": ["auc"]}, parts(NAMED))
 
 
 @pytest.mark.parametrize(

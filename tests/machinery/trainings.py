@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,14 +22,7 @@ from repro.data.dataset import Part, Parts
 from repro.data.feed import Chunk, Feed
 from repro.environment.determinism import Promise
 from repro.recipe import reading
-from repro.recipe.parameters import (
-    SGD,
-    Callbacks,
-    EarlyStopping,
-    Parameters,
-    ReduceLROnPlateau,
-    Training,
-)
+from repro.recipe.parameters import Named, Parameters, Training
 from repro.recipe.project import Project
 from repro.run.events import Epoch, Event, Start, Step
 
@@ -37,7 +30,7 @@ PROJECT = Project.find()
 BACKEND = reading.parameters(PROJECT.source, PROJECT.root / "params.yaml").backend
 os.environ["KERAS_BACKEND"] = BACKEND
 
-from repro.run import process, state  # noqa: E402
+from repro.run import callbacks, process, state  # noqa: E402
 from repro.run.steps import PartSteps  # noqa: E402
 
 SEED = 1234
@@ -95,12 +88,13 @@ class Bench:
         self.variables, self.drawn = variables, drawn
         self.before = self.content()
 
-    def parameters(self, callbacks: Callbacks | None = None, **training: Any) -> Parameters:
-        given: dict[str, Any] = {"batch_size": 2, "loss": "mean_squared_error", "metrics": []}
+    def parameters(self, callbacks: Sequence[Named] = (), **training: Any) -> Parameters:
+        loss = examples.named("losses", "mean_squared_error")
+        given: dict[str, Any] = {"batch_size": 2, "loss": loss, "metrics": []}
         return examples.parameters(
             training=Training(**given | training),
             optimizer=self.optimizer,
-            callbacks=callbacks or Callbacks(),
+            callbacks=tuple(callbacks),
         )
 
     def content(self) -> list[np.ndarray]:
@@ -143,6 +137,7 @@ class Bench:
             recipe=recipe,
             model=self.model,
             steps_of=self.steps_of,
+            watchers=callbacks.watch(PROJECT, parameters.callbacks, directory, False),
             unkept=[],
             guarantee=Promise("machine", "machine", []),
             notes=[],
@@ -179,7 +174,7 @@ class Descent:
     """Gradient descent with an optional momentum, as far as a training needs Keras's."""
 
     def __init__(self, momentum: float) -> None:
-        self.momentum, self.finalized = momentum, 0
+        self.momentum, self.finalized, self.use_ema = momentum, 0, False
         self._rate = Variable("descent/learning_rate", 0.125)
         self.velocity = Variable("descent/velocity", np.zeros(3))
         self.variables = [self._rate, self.velocity]
@@ -202,6 +197,9 @@ class Plain:
     With noise it draws from a generator of its own in each step, and takes its weights away by
     what is outside of it, so that nothing may be forgotten.
     """
+
+    test_step = None
+    """It has one of its own, which `PlainSteps` makes."""
 
     def __init__(self, noise: float = 0.0, momentum: float = 0.0) -> None:
         self.noise, self.stop_training = noise, False
@@ -272,7 +270,7 @@ def plain(
         for name, part in PARTS.parts().items()
     }
     variables = [*model.variables, *model.optimizer.variables, model.outside, state_of_keras]
-    return Bench(model, steps_of, variables, SGD(learning_rate=0.125), drawn)
+    return Bench(model, steps_of, variables, examples.optimizer("SGD", learning_rate=0.125), drawn)
 
 
 def entries(directory: Path) -> list[dict[str, Any]]:
@@ -319,9 +317,10 @@ class Killed(Exception):
     """Stands in for a kill."""
 
 
-ALL = Callbacks(
-    early_stopping=EarlyStopping(patience=2, restore_best_weights=True),
-    reduce_lr_on_plateau=ReduceLROnPlateau(patience=1, factor=0.5),
+PLATEAU = examples.named("callbacks", "ReduceLROnPlateau", patience=1, factor=0.5)
+ALL = (
+    examples.named("callbacks", "EarlyStopping", patience=2, restore_best_weights=True),
+    PLATEAU,
 )
 
 
@@ -380,13 +379,13 @@ def interrupted(bench: Bench, parameters: Parameters, folder: Path) -> None:
     assert starts == [(0, 0), (0, 0), *map(place, said[1:])]
 
 
-SLOW = Callbacks(
-    early_stopping=EarlyStopping(patience=9, restore_best_weights=True),
-    reduce_lr_on_plateau=ReduceLROnPlateau(patience=1, factor=0.5),
+SLOW = (
+    examples.named("callbacks", "EarlyStopping", patience=9, restore_best_weights=True),
+    PLATEAU,
 )
 
 
-def in_two_parts(bench: Bench, callbacks: Callbacks, folder: Path) -> None:
+def in_two_parts(bench: Bench, callbacks: Sequence[Named], folder: Path) -> None:
     """One epoch, and two that go on from its ending, are the same as three."""
     bench.fresh()
     whole = bench.train(folder / "whole", bench.parameters(callbacks, epochs=3))

@@ -14,11 +14,14 @@ import numpy as np
 from sklearn import metrics as reference
 
 from repro import backends
+from repro.basics import files
 from repro.basics.errors import BadInput
 from repro.data.dataset import Part, Parts
 from repro.data.feed import Chunk, Feed
-from repro.recipe.parameters import SGD, Own, Parameters, Training
-from repro.run import judging, needs, preparing, steps, targets
+from repro.recipe import objects, registry
+from repro.recipe.parameters import Named, Optimizer, Own, Parameters, Training
+from repro.recipe.project import Project
+from repro.run import compiling, judging, needs, steps, targets
 
 SAMPLES, WIDTH, CLASSES = 48, 5, 7
 RANDOM = np.random.default_rng(0)
@@ -67,6 +70,25 @@ TRAINED = {
 }
 """Others are of the same shapes, or nothing passes."""
 
+PROJECT = Project(files.MACHINERY.parents[1], "repro")
+KNOWN = registry.read(files.MACHINERY)
+NEEDED = ("recall", "precision", "sensitivity", "specificity")
+
+
+def named(kind: str, name: str, y: np.ndarray | None = None) -> Named:
+    """A loss or a metric with what it has to be given for these targets."""
+    given: dict[str, Any] = {}
+    if signature := KNOWN.classes[kind].get(name):
+        given = {argument: 0.5 for argument in NEEDED if argument in signature.required}
+    if name in ("F1Score", "FBetaScore") and y is not None and not one_class(y):
+        given["threshold"] = 0.5
+    return Named(**objects.named(KNOWN, kind, kind, {"name": name, **given}))
+
+
+def one_class(y: np.ndarray) -> bool:
+    """Whether each row has one class."""
+    return bool(y.ndim == 2 and y.shape[1] > 1 and (y.sum(axis=1) == 1).all())
+
 
 def small(shape: tuple[int, ...], activation: str) -> Any:
     dense = keras.layers.Dense(int(np.prod(shape, dtype=int)))
@@ -76,15 +98,22 @@ def small(shape: tuple[int, ...], activation: str) -> Any:
 
 def train(samples: Parts, model: Any, loss: str, metrics: list[str]) -> dict[str, float]:
     """Makes a model ready as a run does, makes two steps, and returns their results."""
+    given: dict[str, Any] = {"optimizer": {"name": "SGD"}}
+    objects.spelled_out(KNOWN, given)
+    y = samples.train.y if isinstance(samples.train.y, np.ndarray) else None
     parameters = Parameters(
         backend=keras.backend.backend(),
-        training=Training.model_validate({"loss": loss, "metrics": metrics}),
+        training=Training(
+            loss=named("losses", loss), metrics=[named("metrics", name, y) for name in metrics]
+        ),
         data=Own(name="any"),
         model=Own(name="small"),
-        optimizer=SGD(),
+        optimizer=Optimizer(**given["optimizer"]),
     )
     targets.fresh(model)
-    preparing.compile_model(model, parameters, samples)
+    if model.compiled:
+        compiling.as_it_came(model, parameters)
+    compiling.compile_model(model, parameters, samples, PROJECT)
     with targets.checking(model, samples, CLASSES, parameters.training):
         steps.ready(model, samples.train)
     train_on = backends.current().Steps(model, "train", samples.train, False)
@@ -100,15 +129,14 @@ def expected(y: np.ndarray, outputs: np.ndarray, names: list[str]) -> dict[str, 
     if whole:
         sparse = y.argmax(axis=-1) if y.shape == outputs.shape else y.reshape(labels.shape)
         found["accuracy"] = float((labels == sparse).mean())
-    if "mean_squared_error" in names:
+    if "MeanSquaredError" in names:
         y = y.reshape(outputs.shape)
         found["mean_squared_error"] = float(np.square(y - outputs).mean())
         found["mean_absolute_error"] = float(np.abs(y - outputs).mean())
-    if "r2_score" in names:
+    if "R2Score" in names:
         found["r2_score"] = reference.r2_score(y, outputs)
-    if "f1_score" in names:
-        one = y.shape[1] > 1 and (y.sum(axis=1) == 1).all()
-        told = np.eye(y.shape[1])[labels] if one else outputs > 0.5
+    if "F1Score" in names:
+        told = np.eye(y.shape[1])[labels] if one_class(y) else outputs > 0.5
         found["f1_score"] = reference.f1_score(
             y, told, average="macro" if y.shape[1] > 1 else "binary", zero_division=0
         )
@@ -153,7 +181,7 @@ def models() -> dict[str, str]:
     for name, make in made.items():
         part = two if name == "linear of two" else samples
         binary = part is two or name == "one softmax"
-        loss = "binary_crossentropy" if binary else "sparse_categorical_crossentropy"
+        loss = "BinaryCrossentropy" if binary else "SparseCategoricalCrossentropy"
         try:
             with targets.building():
                 model = make()
@@ -175,8 +203,9 @@ def main() -> dict[str, Any]:
             for key, of in (("loss", needs.LOSSES), ("metrics", needs.METRICS)):
                 told[key] = []
                 for name in of:
+                    asked = named("losses" if key == "loss" else key, name, y)
                     try:
-                        needs.check(seen, key, [name], of)
+                        needs.check(seen, key, [asked], of)
                         told[key].append(name)
                     except BadInput as error:
                         told["refused"][f"{key} {name}"] = str(error)

@@ -58,7 +58,7 @@ def odd(project: Generated, tmp_path_factory: pytest.TempPathFactory) -> Generat
     ("override", "told"),
     [
         ("data.name=beyond", "the model has 10 outputs, and there is 10 in the train part"),
-        ("model.name=done", "expected a model that is not compiled"),
+        ("model.name=done", "optimizer: expected null, got Adam: done comes compiled out of its"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(odd: Generated, override: str, told: str) -> None:
@@ -107,10 +107,13 @@ def test_each_loss_and_metric_is_computed_or_refused(backend: str, project: Gene
             assert all(math.isfinite(value) for value in results.values()), (where, loss, results)
         for name, value in told.get("expected", {}).items():
             assert told["measured"][name] == pytest.approx(value, abs=1e-5), (where, name)
-    assert trained == 82
-    # Sparse labels and ten outputs, say, are for one loss alone.
-    assert found["sparse, classes"]["loss"] == ["sparse_categorical_crossentropy"]
-    assert found["one-hot, classes"]["results"].keys() >= {"categorical_crossentropy", "huber"}
+    assert trained == 94
+    # Sparse labels and ten outputs, say, are for two losses alone.
+    assert found["sparse, classes"]["loss"] == [
+        "SparseCategoricalCrossentropy",
+        "CategoricalGeneralizedCrossEntropy",
+    ]
+    assert found["one-hot, classes"]["results"].keys() >= {"CategoricalCrossentropy", "Huber"}
     assert "f1_score" in found["one-hot, classes"]["expected"]
     assert "f1_score" in found["binary column, share"]["expected"]
     assert "f1_score" in found["multi-label, shares"]["expected"]
@@ -119,8 +122,8 @@ def test_each_loss_and_metric_is_computed_or_refused(backend: str, project: Gene
         "several": "needs one output for each array of targets, and the model has 2 outputs for 1",
         "one softmax": "is 1 for every sample; linear would do for numbers, sigmoid for 0 and 1",
         "linear": "softmax would do for classes",
-        "linear of two": "binary_crossentropy needs probabilities, and layer ",
-        "compiled": "got one with RMSprop",
+        "linear of two": "BinaryCrossentropy needs probabilities, and layer ",
+        "compiled": "optimizer: expected null, got SGD: small comes compiled out of its build()",
         "fixed": "takes only batches of 16 samples",
         "stateful": "stateful=False would do",
         "stateful within": "stateful=False would do",

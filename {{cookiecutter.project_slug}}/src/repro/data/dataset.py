@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Part:
     """Samples and targets; `weight` is None or one weight for each sample.
 
-    `x` and `y` are structures of arrays, each of shape (samples, …); `weight` is (samples,). Where
+    `x` and `y` are structures of arrays, each of shape (samples, …); `weight` is (samples,). A part
+    without targets has None for `y`. Where
     samples are read one by one, a `Field` stands for each array that is not in memory.
     """
 
@@ -51,13 +52,17 @@ class Part:
         found = {name: Field(a.shape[1:], a.dtype) for name, a in self.arrays().items()}
         return found | (self.reader.fields if self.reader else {})
 
-    def packed(self, arrays: Mapping[str, Any]) -> tuple[Any, ...]:
-        """What stands for the arrays, as Keras takes it: `(x, y)` or `(x, y, weight)`."""
+    def packed(self, arrays: Mapping[str, Any]) -> Any:
+        """What stands for the arrays, as Keras hands it to a step; see `for_step`."""
+        return for_step(self.given(arrays))
+
+    def given(self, arrays: Mapping[str, Any]) -> tuple[Any, ...]:
+        """What stands for the arrays, as `fit` is given it: `(x, y)` or `(x, y, weight)`."""
         made = tuple(structure.packed(n, s, arrays) for n, s in (("x", self.x), ("y", self.y)))
         return made if self.weight is None else (*made, arrays["weight"])
 
     def rows(self, places: np.ndarray, epoch: int | None = None) -> tuple[Any, ...]:
-        """The samples at these places, as Keras takes them; what is not in memory is read.
+        """The samples at these places, as `given` has them; what is not in memory is read.
 
         A sample that cannot be read and may be skipped is the next one; see `Reader.read`.
 
@@ -72,7 +77,7 @@ class Part:
             places, fields = np.array([sample.number for sample in read]), self.reader.fields
         found = {name: array[places] for name, array in self.arrays().items()}
         found |= {name: np.stack([sample.arrays[name] for sample in read]) for name in fields}
-        return self.packed(found)
+        return self.given(found)
 
     def batches(self, size: int) -> Iterator[tuple[Any, ...]]:
         """Yields all samples in the order of the part, so many at a time, as `rows` gives them.
@@ -113,9 +118,21 @@ class Part:
         """A part that has the samples at these places alone; nothing is read for it."""
         held = {name: array[places] for name, array in self.arrays().items()}
         if self.reader is None:
-            return Part(*self.packed(held))
+            return Part(*self.given(held))
         reader = self.reader.at(places)
-        return replace(Part(*self.packed(held | reader.fields)), reader=reader)
+        return replace(Part(*self.given(held | reader.fields)), reader=reader)
+
+
+def for_step(batch: tuple[Any, ...]) -> Any:
+    """Returns a batch as Keras hands it to a step, from what `Part.given` returned.
+
+    This is `(x, y)` or `(x, y, weight)`; without targets it is `x`, or `(x,)` if x is a tuple or a
+    list, as `fit` has it.
+    """
+    x, y, *weight = batch
+    if y is None and not weight:
+        return (x,) if isinstance(x, tuple | list) else x
+    return batch
 
 
 @dataclass(frozen=True)
@@ -123,8 +140,8 @@ class Dataset:
     """All samples of a data set, which the machinery splits, and the SHA-256 of what was read.
 
     `x` and `y` are what Keras takes: an array, or a dict, a tuple or a list of arrays, also nested.
-    Each array has the shape (samples, …). `weight`, `groups`, `labels` and `keys` are None or have
-    the shape (samples,).
+    Where a model needs no targets, `y` is None. Each array has the shape (samples, …). `weight`,
+    `groups`, `labels` and `keys` are None or have the shape (samples,).
 
     `labels` are the classes that a split keeps the proportions of; where they are not given, they
     are `y`, if that says one class for each sample. `groups` are what a split keeps together.
@@ -302,6 +319,8 @@ def _wrong(data: Dataset) -> str:
     """What is wrong with a data set, or nothing."""
     import numpy as np
 
+    if data.x is None:
+        return "x: expected a NumPy array, got NoneType"
     try:
         named = data.arrays()
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Lists of files: `data/flowers.files.sha256` says what each of the many files in `data/flowers` is.
+"""Lists of files: `data/flowers.files.sha256` says what each of many files in `data/flowers` is.
 
 A line for each of 20,000 images would make `data.lock` too large for git. So the lock has a line
 for the list, and the list has one for each file, as the programs `sha256sum` and `shasum` write and

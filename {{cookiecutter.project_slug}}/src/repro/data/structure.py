@@ -18,10 +18,14 @@ def flat(name: str, structure: Structure) -> dict[str, Any]:
     Those of a dict come in the order of their keys, so that the order in which a dict was filled
     does not matter.
 
+    None has no arrays.
+
     Raises:
         ValueError: a key of a dict is no word, or two arrays have one name.
     """
     found: dict[str, Any] = {}
+    if structure is None:
+        return found
     for path, leaf in _leaves(name, structure):
         if path in found:
             raise ValueError(f"{path}: two arrays have this name")
@@ -31,6 +35,8 @@ def flat(name: str, structure: Structure) -> dict[str, Any]:
 
 def like(structure: Structure, make: Callable[[str, Any], Any], name: str) -> Structure:
     """The same structure with something else in each place: `make(flat name, what was there)`."""
+    if structure is None:
+        return None
     if isinstance(structure, dict):
         return {key: like(one, make, f"{name}/{key}") for key, one in structure.items()}
     if _is_sequence(structure):

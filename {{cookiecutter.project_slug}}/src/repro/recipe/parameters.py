@@ -26,48 +26,33 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 """A share above 0, such as the share of the samples to test on: 0 < x < 1."""
 
-Loss = Literal[
-    "sparse_categorical_crossentropy",
-    "categorical_crossentropy",
-    "binary_crossentropy",
-    "categorical_focal_crossentropy",
-    "binary_focal_crossentropy",
-    "kl_divergence",
-    "poisson",
-    "hinge",
-    "squared_hinge",
-    "categorical_hinge",
-    "mean_squared_error",
-    "mean_absolute_error",
-    "mean_absolute_percentage_error",
-    "mean_squared_logarithmic_error",
-    "cosine_similarity",
-    "huber",
-    "log_cosh",
-]
-Metric = Literal[
-    "accuracy",
-    "top_k_categorical_accuracy",
-    "sparse_top_k_categorical_accuracy",
-    "mean_squared_error",
-    "mean_absolute_error",
-    "root_mean_squared_error",
-    "mean_absolute_percentage_error",
-    "r2_score",
-    "f1_score",
-    "auc",
-    "precision",
-    "recall",
-    "cosine_similarity",
-]
-"""The names of metrics in Keras; a test compares losses and metrics with the installed Keras."""
-
 OF_ALL, OF_EACH = "the same for all outputs", "one for each output"
 """The two forms of what outputs have, as pydantic calls them in the place of an error."""
 
 
+class Own(pydantic.BaseModel):
+    """Something by its `name`, with its own arguments, which are checked where they are read."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return copy.deepcopy(self.model_extra or {})
+
+
+class Named(Own):
+    """A class of Keras or of the project, with all of its arguments; see `registry`."""
+
+    called: str | None = None
+    """What its results are called, or which of several it is; None: the name that it has itself."""
+
+
 def _form(given: Any) -> str:
-    return OF_EACH if isinstance(given, dict) else OF_ALL
+    one = isinstance(given, Named | list | tuple)
+    one = one or (isinstance(given, dict) and isinstance(given.get("name"), str))
+    return OF_ALL if one else OF_EACH
 
 
 def _names(given: dict[Any, Any]) -> dict[str, Any]:
@@ -75,16 +60,16 @@ def _names(given: dict[Any, Any]) -> dict[str, Any]:
     return {str(key): value for key, value in given.items()}
 
 
-_Named = pydantic.BeforeValidator(_names)
+_Outputs = pydantic.BeforeValidator(_names)
 Losses = Annotated[
-    Annotated[Loss, pydantic.Tag(OF_ALL)]
-    | Annotated[dict[str, Loss], _Named, pydantic.Tag(OF_EACH)],
+    Annotated[Named, pydantic.Tag(OF_ALL)]
+    | Annotated[dict[str, Named], _Outputs, pydantic.Tag(OF_EACH)],
     pydantic.Discriminator(_form),
 ]
 """One loss for all outputs, or one for each output by its name."""
 Metrics = Annotated[
-    Annotated[list[Metric], pydantic.Tag(OF_ALL)]
-    | Annotated[dict[str, list[Metric]], _Named, pydantic.Tag(OF_EACH)],
+    Annotated[list[Named], pydantic.Tag(OF_ALL)]
+    | Annotated[dict[str, list[Named]], _Outputs, pydantic.Tag(OF_EACH)],
     pydantic.Discriminator(_form),
 ]
 """The same metrics for all outputs, or some for each output by its name."""
@@ -128,8 +113,9 @@ class Training(Group):
     class_weight: ClassWeight | None = None
     validation_batch_size: PositiveInt | None = None
     validation_freq: PositiveInt = 1
-    loss: Losses | None = "sparse_categorical_crossentropy"
-    metrics: Metrics = ["accuracy"]
+    loss: Losses | None = Named(name="SparseCategoricalCrossentropy")
+    loss_weights: Annotated[dict[str, float], _Outputs] | None = None
+    metrics: Metrics = [Named(name="accuracy")]
     jit_compile: bool = False
     dtype: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = "float32"
 
@@ -184,126 +170,19 @@ class Split(Group):
         return self
 
 
-class _Watcher(Group):
-    """The arguments that both of Keras's callbacks have."""
+class Optimizer(Named):
+    """An optimizer of Keras or of the project. What the machinery itself looks at is spelled out.
 
-    monitor: str = "val_loss"
-    mode: Literal["auto", "min", "max"] = "auto"
+    `arguments` are the others.
+    """
 
-
-class EarlyStopping(_Watcher):
-    min_delta: NonNegativeFloat = 0.0
-    patience: NonNegativeInt = 0
-    baseline: float | None = None
-    restore_best_weights: bool = False
-    start_from_epoch: NonNegativeInt = 0
-
-
-class ReduceLROnPlateau(_Watcher):
-    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    patience: NonNegativeInt = 10
-    min_delta: NonNegativeFloat = 1e-4
-    cooldown: NonNegativeInt = 0
-    min_lr: NonNegativeFloat = 0.0
-
-
-class Callbacks(Group):
-    """The callbacks that watch the training and change its course; null: there is none."""
-
-    early_stopping: EarlyStopping | None = None
-    reduce_lr_on_plateau: ReduceLROnPlateau | None = None
-
-
-class CosineDecay(Group):
-    name: Literal["cosine_decay"]
-    decay_steps: PositiveInt
-    alpha: NonNegativeFloat = 0.0
-    warmup_target: PositiveFloat | None = None
-    warmup_steps: NonNegativeInt = 0
-
-
-class ExponentialDecay(Group):
-    name: Literal["exponential_decay"]
-    decay_steps: PositiveInt
-    decay_rate: PositiveFloat
-    staircase: bool = False
-
-
-class PolynomialDecay(Group):
-    name: Literal["polynomial_decay"]
-    decay_steps: PositiveInt
-    end_learning_rate: PositiveFloat = 0.0001
-    power: PositiveFloat = 1.0
-    cycle: bool = False
-
-
-class InverseTimeDecay(ExponentialDecay):
-    name: Literal["inverse_time_decay"]  # type: ignore[assignment]
-
-
-Schedule = Annotated[
-    CosineDecay | ExponentialDecay | PolynomialDecay | InverseTimeDecay,
-    Field(discriminator="name"),
-]
-
-
-class _Optimizer(Group):
-    """The arguments of every Keras optimizer; a schedule starts from `learning_rate`."""
-
-    learning_rate: PositiveFloat = 0.001
-    schedule: Schedule | None = None
-    weight_decay: NonNegativeFloat | None = None
-    clipnorm: PositiveFloat | None = None
-    clipvalue: PositiveFloat | None = None
-    global_clipnorm: PositiveFloat | None = None
+    learning_rate: float | None = None
+    """None: the optimizer takes none, or the schedule says all rates."""
+    schedule: Named | None = None
+    """How the learning rate changes; most schedules start from `learning_rate`."""
     use_ema: bool = False
-    ema_momentum: Fraction = 0.99
-    ema_overwrite_frequency: PositiveInt | None = None
-    loss_scale_factor: PositiveFloat | None = None
-    gradient_accumulation_steps: Annotated[int, Field(ge=2)] | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _one_kind_of_clipping(self) -> typing.Self:
-        if sum(v is not None for v in (self.clipnorm, self.clipvalue, self.global_clipnorm)) > 1:
-            raise ValueError("at most one of clipnorm, clipvalue and global_clipnorm")
-        return self
-
-
-class Adam(_Optimizer):
-    name: Literal["adam"] = "adam"
-    beta_1: Fraction = 0.9
-    beta_2: Fraction = 0.999
-    epsilon: PositiveFloat = 1e-7
-    amsgrad: bool = False
     fused: bool | None = None
-
-
-class AdamW(Adam):
-    name: Literal["adamw"] = "adamw"  # type: ignore[assignment]
-    weight_decay: NonNegativeFloat | None = 0.004
-
-
-class SGD(_Optimizer):
-    name: Literal["sgd"] = "sgd"
-    learning_rate: PositiveFloat = 0.01
-    momentum: Fraction = 0.0
-    nesterov: bool = False
-
-
-class RMSprop(_Optimizer):
-    name: Literal["rmsprop"] = "rmsprop"
-    rho: Fraction = 0.9
-    momentum: Fraction = 0.0
-    epsilon: PositiveFloat = 1e-7
-    centered: bool = False
-
-
-OPTIMIZERS: dict[str, type[Group]] = {
-    "adam": Adam,
-    "adamw": AdamW,
-    "sgd": SGD,
-    "rmsprop": RMSprop,
-}
+    """Whether the library's own kernel updates the weights; None: Keras's operations do."""
 
 
 class Common(Group):
@@ -315,22 +194,7 @@ class Common(Group):
     threads: PositiveInt = 1
     split: Split = Split()
     training: Training = Training()
-    callbacks: Callbacks = Callbacks()
-
-
-class Own(pydantic.BaseModel):
-    """A data function or a model, by its `name`, with its own arguments."""
-
-    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
-
-    name: str
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return copy.deepcopy(self.model_extra or {})
-
-
-Optimizer = Annotated[Adam | AdamW | SGD | RMSprop, Field(discriminator="name")]
+    callbacks: tuple[Named, ...] = ()
 
 
 class Parameters(Common):
@@ -338,4 +202,5 @@ class Parameters(Common):
 
     data: Own
     model: Own
-    optimizer: Optimizer
+    optimizer: Optimizer | None
+    """None: the model comes compiled out of its `build`."""

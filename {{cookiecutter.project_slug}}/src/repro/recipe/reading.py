@@ -16,14 +16,13 @@ from ruamel.yaml.error import YAMLError
 
 from repro.basics.errors import BadInput
 from repro.basics.text import nearest
-from repro.recipe import literals, signatures
+from repro.recipe import literals, objects, registry, signatures
 from repro.recipe.parameters import (
     OF_ALL,
     OF_EACH,
-    OPTIMIZERS,
-    Adam,
-    Callbacks,
     Common,
+    Named,
+    Optimizer,
     Parameters,
     Training,
 )
@@ -56,8 +55,9 @@ def parameters(package: Path, params: Path, overrides: typing.Sequence[str] = ()
         for group, choices in {"data": data, "model": models}.items()
     }
     groups = {group: function.schema() for group, function in functions.items()}
-    groups["optimizer"] = _choose(given, "optimizer", OPTIMIZERS)
+    objects.spelled_out(registry.read(package), given)
     fields: dict[str, Any] = {name: (group, ...) for name, group in groups.items()}
+    fields["optimizer"] = (Optimizer | None, ...)
     schema = pydantic.create_model("Parameters", __base__=Common, **fields)
     try:
         checked = schema.model_validate(given)
@@ -88,10 +88,11 @@ def _go_together(asked: Parameters) -> None:
     if backend != "tensorflow" and training.jit_compile:
         always = "compiles every step in any case" if backend == "jax" else "has no XLA"
         raise BadInput(f"training.jit_compile: expected false, since {backend} {always}")
-    if asked.optimizer.schedule and asked.callbacks.reduce_lr_on_plateau:
+    scheduled = asked.optimizer is not None and asked.optimizer.schedule is not None
+    if scheduled and any(one.name == "ReduceLROnPlateau" for one in asked.callbacks):
         raise BadInput(
-            "callbacks.reduce_lr_on_plateau: expected null, since optimizer.schedule already "
-            "sets the learning rate of each step"
+            "callbacks.ReduceLROnPlateau: expected null, since optimizer.schedule already sets the "
+            "learning rate of each step"
         )
     if training.initial_epoch >= training.epochs:
         raise BadInput("training.initial_epoch: expected less than training.epochs")
@@ -105,9 +106,9 @@ def _fused(asked: Parameters) -> Parameters:
         BadInput: it is asked for where there is no such kernel.
     """
     optimizer = asked.optimizer
-    if not isinstance(optimizer, Adam):
+    if optimizer is None or optimizer.name not in objects.FUSED:
         return asked
-    kernel = asked.backend != "jax" and not optimizer.amsgrad
+    kernel = asked.backend != "jax" and not optimizer.arguments["amsgrad"]
     if optimizer.fused and not kernel:
         raise BadInput(
             "optimizer.fused: expected null or false; TensorFlow and PyTorch have it, "
@@ -118,16 +119,17 @@ def _fused(asked: Parameters) -> Parameters:
     return asked.model_copy(update={"optimizer": decided})
 
 
-def _measured(training: Training, callbacks: Callbacks) -> None:
+def _measured(training: Training, callbacks: typing.Sequence[Named]) -> None:
     """Refuses a callback that watches the validation where no epoch has one."""
     every, epochs = training.validation_freq, training.epochs
     if training.initial_epoch // every < epochs // every:
         return
-    for name, group in callbacks:
-        if group and group.monitor.startswith("val_"):
+    for one in callbacks:
+        monitor = one.arguments.get("monitor")
+        if isinstance(monitor, str) and monitor.startswith("val_"):
             raise BadInput(
-                f"callbacks.{name}.monitor: {group.monitor} is measured in no epoch, since "
-                f"training.validation_freq is {every} and training.epochs {epochs}"
+                f"callbacks.{one.called or one.name}.monitor: {monitor} is measured in no epoch, "
+                f"since training.validation_freq is {every} and training.epochs {epochs}"
             )
 
 
@@ -187,6 +189,8 @@ def _override(given: dict[str, Any], text: str) -> None:
     for name in names[:-1]:
         if group.get(name) is None:
             group[name] = {}  # A group that was null: this value, and defaults for the rest.
+        if isinstance(group[name], str) and names[0] in ("training", "optimizer"):
+            group[name] = {"name": group[name]}  # A name, which now gets an argument.
         group = group[name]
         if not isinstance(group, dict):
             raise BadInput(f"{key}: {name} is a single value, not a group")
@@ -203,7 +207,7 @@ T = typing.TypeVar("T")
 
 
 def _choose(
-    given: dict[str, Any], group: str, choices: dict[str, T], unread: typing.Sequence[str] = ()
+    given: dict[str, Any], group: str, choices: dict[str, T], unread: typing.Sequence[str]
 ) -> T:
     """Returns what the group's `name` chooses; `unread` are files in which it may be as well."""
     content = given.setdefault(group, {})
@@ -224,20 +228,11 @@ def _one_line(
     schema: type[pydantic.BaseModel],
     functions: dict[str, signatures.Function],
 ) -> str:
-    first, *more = error.errors(include_url=False)
-    key = ".".join(str(part) for part in first["loc"] if part not in (OF_ALL, OF_EACH))
-    if first["type"] == "extra_forbidden":
-        known = list(_keys(schema))
+    def behind(key: str) -> str:
         group, _, name = key.partition(".")
-        behind = functions[group].behind(name) if group in functions else ""
-        text = f"{key}: unknown parameter{nearest(key, known)}"
-        text = f"{key}: {behind}" if behind else text
-    else:
-        expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        text = f"{key}: expected {expected}"
-        if first["type"] not in ("missing", "value_error"):
-            text += f"; got {first['input']!r}"
-    return text + (f" (and {len(more)} more)" if more else "")
+        return functions[group].behind(name) if group in functions else ""
+
+    return objects.one_line(error, "", list(_keys(schema)), (OF_ALL, OF_EACH), behind)
 
 
 def _keys(schema: type[pydantic.BaseModel], prefix: str = "") -> typing.Iterator[str]:

@@ -27,12 +27,16 @@ class Recipe(Group):
     data: dict[str, str] | None = None
     """The SHA-256 of each source of the data, by name. It is None before the recipe was run, since
     only the process that reads the data knows it."""
+    compiled: dict[str, Any] | None = None
+    """What trains a model that came compiled out of its `build`; see `compiling.found`. It is None
+    before the recipe was run, and for a model that the recipe's own parameters say it of."""
 
     def as_json(self) -> dict[str, Any]:
         """Returns the recipe as manifests, studies and `results.lock` have it."""
         content = self.model_dump(mode="json")
-        if self.data is None:
-            del content["data"]
+        for name in ("data", "compiled"):
+            if content[name] is None:
+                del content[name]
         return content
 
     @classmethod
@@ -48,8 +52,12 @@ class Recipe(Group):
     @property
     def asked(self) -> Recipe:
         """The recipe as it was asked for, before the data were read."""
-        return self.model_copy(update={"data": None})
+        return self.model_copy(update={"data": None, "compiled": None})
 
-    def reading(self, sources: dict[str, str]) -> Recipe:
-        """Returns the same recipe, with what its data were read from."""
-        return self.model_copy(update={"data": sources})
+    def reading(self, sources: dict[str, str], compiled: dict[str, Any] | None = None) -> Recipe:
+        """Returns the same recipe, with what its data were read from.
+
+        Args:
+            compiled: what trains a model that came compiled.
+        """
+        return self.model_copy(update={"data": sources, "compiled": compiled})

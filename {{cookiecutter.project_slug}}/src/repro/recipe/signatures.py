@@ -18,6 +18,7 @@ from typing import Any, Literal
 import pydantic
 
 from repro.basics.errors import BadInput
+from repro.basics.text import nearest
 from repro.recipe.parameters import (
     Fraction,
     Group,
@@ -166,14 +167,90 @@ def models(folder: Path) -> dict[str, Function]:
     return found
 
 
+def of_class(path: Path, name: str, key: str) -> type[Group]:
+    """The arguments of a class's `__init__`, or of a function, in a file of the project.
+
+    Keras's own `name` and `dtype` are left out, and so is the first argument. A class that has no
+    `__init__` takes none. If an argument has no type, it may be anything. A function that is given
+    targets and predictions takes none: it is used as it is.
+
+    Args:
+        key: the parameter that names the class, for messages.
+
+    Raises:
+        BadInput: the file cannot be read or has no such class, or an argument has a type that
+            cannot be read.
+    """
+    found = {
+        node.name: node
+        for node in _tree(path).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    if name not in found:
+        raise BadInput(f"{key}: {path.name} has no {name}" + nearest(name, found))
+    node = found[name]
+    if isinstance(node, ast.ClassDef):
+        body = [one for one in node.body if isinstance(one, ast.FunctionDef)]
+        made = next((one for one in body if one.name == "__init__"), None)
+        if made is None:
+            return pydantic.create_model(name, __base__=Group)
+        arguments, first = made.args, 1
+    else:
+        arguments, first = node.args, 0
+        if [one.arg for one in arguments.args][:2] == ["y_true", "y_pred"]:
+            return pydantic.create_model(name, __base__=Group)
+    return _of_arguments(path, name, arguments, first)
+
+
+def _of_arguments(path: Path, name: str, arguments: ast.arguments, first: int) -> type[Group]:
+    """The arguments from the place `first` on, as a type that checks them."""
+    plain = [*arguments.posonlyargs, *arguments.args]
+    missing = [None] * (len(plain) - len(arguments.defaults))
+    pairs = list(zip(plain, [*missing, *arguments.defaults], strict=True))[first:]
+    pairs += list(zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True))
+    fields: dict[str, Any] = {}
+    for argument, default in pairs:
+        if argument.arg in ("name", "dtype"):
+            continue
+        try:
+            annotation = _annotation(argument.annotation) if argument.annotation else Any
+            value = ... if default is None else ast.literal_eval(default)
+        except (KeyError, TypeError, ValueError):
+            raise BadInput(
+                f"{path.name}, line {argument.lineno}: {name}({argument.arg}=…): expected a type "
+                f"made of {', '.join(_ANNOTATIONS)} and a literal default"
+            ) from None
+        fields[argument.arg] = (annotation, value)
+    # What else is given goes to the class that this one is derived from.
+    more = arguments.kwarg is not None
+    return pydantic.create_model(name, __base__=(_Open if more else Group), **fields)
+
+
+class _Open(Group):
+    model_config = pydantic.ConfigDict(extra="allow")
+
+
 def _functions(path: Path) -> list[ast.FunctionDef]:
     """Returns the public functions of a file.
 
     Raises:
         BadInput: there is no such file, or it is not Python.
     """
+    return [
+        node
+        for node in _tree(path).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    ]
+
+
+def _tree(path: Path) -> ast.Module:
+    """Returns what a file of Python says, without running it.
+
+    Raises:
+        BadInput: there is no such file, or it is not Python.
+    """
     try:
-        tree = _parsed(path.read_text(encoding="utf-8"))
+        return _parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{path.name}: no such file in {path.parent}") from None
     except SyntaxError as error:
@@ -181,11 +258,6 @@ def _functions(path: Path) -> list[ast.FunctionDef]:
         raise BadInput(f"{path.name}{line}: {error.msg}") from None
     except (OSError, ValueError) as error:  # Not a file, not UTF-8, or with a NUL in it.
         raise BadInput(f"{path.name}: not Python: {error}") from None
-    return [
-        node
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-    ]
 
 
 @functools.lru_cache

@@ -14,7 +14,8 @@ from typing import Any
 
 from repro.basics.digests import sha256
 from repro.data.feed import Chunk
-from repro.run import callbacks, state
+from repro.run import state
+from repro.run.callbacks import Watchers
 from repro.run.events import Epoch, Event, Step
 from repro.run.ledger import Ledger
 from repro.run.state import Checkpoints, Position
@@ -61,7 +62,7 @@ class Boundary:
     here: Position
     """Where the training stands; `begin` says where it begins."""
     _length: Length
-    _watchers: list[Any]
+    _watchers: Watchers
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class Boundary:
         self._model, self._ledger, self._checkpoints = model, ledger, checkpoints
         self._send, self._killed = send, killed
 
-    def begin(self, here: Position, length: Length, watchers: list[Any]) -> None:
+    def begin(self, here: Position, length: Length, watchers: Watchers) -> None:
         """Is told where the training stands, how long it is, and which callbacks watch it."""
         self.here, self._length, self._watchers = here, length, watchers
 
@@ -109,14 +110,14 @@ class Boundary:
             self._ledger.append("step", entry, epoch, step)
         of = self._length
         self._send(Step(epoch, of.epochs, step, of.steps, loss))
-        self._rest(epoch, step)
+        if not self._watchers.stopped:  # Else the epoch ends here, and is not gone on with.
+            self._rest(epoch, step)
 
     def epoch_made(
         self,
         epoch: int,
         metrics: dict[str, dict[str, str]],
         found: Results,
-        stopped: bool,
         content: dict[str, str],
     ) -> None:
         """Is called after an epoch was made, evaluated and shown to the callbacks.
@@ -124,15 +125,16 @@ class Boundary:
         Args:
             metrics: the digests of the metrics' variables, from before the evaluation reset them.
             found: the results of the epoch.
-            stopped: whether a callback ends the training here.
             content: the digest of the samples that were read for the evaluation, if any were.
         """
         with self._ledger.timed():
             entry = state.with_host(state.digests(self._model, *state.KEPT) | metrics)
             fields = entry | {"results": exact(found)} | ({"content": content} if content else {})
+            if kept := self._watchers.digests():
+                fields["callbacks"] = kept
             self._ledger.append("epoch", fields, epoch, self._length.steps)
         history = [*self.here.history, found]
-        self.here = replace(self.here, stopped=stopped, history=history)
+        self.here = replace(self.here, stopped=self._watchers.stopped, history=history)
         self._send(Epoch(epoch, self._length.epochs, found))
         self._rest(epoch + 1, 0)
 
@@ -146,13 +148,12 @@ class Boundary:
                 self.here,
                 epoch=epoch,
                 step=step,
-                callbacks=callbacks.states(self._watchers),
+                callbacks=self._watchers.states(),
                 entries=self._ledger.entries,
                 head=self._ledger.head,
             )
             self._ledger.sync()
-            best = callbacks.best_weights(self._watchers)
-            self._checkpoints.write(self._model, self.here, best)
+            self._checkpoints.write(self._model, self.here, self._watchers.kept())
         if dies:
             os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 

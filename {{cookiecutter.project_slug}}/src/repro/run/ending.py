@@ -30,10 +30,10 @@ class Memory:
 
     epochs: int
     """The epochs made so far, those of earlier trainings included."""
-    learning_rate: float
+    learning_rate: float | None
     """The recipe's learning rate; a callback may have changed that of the optimizer since."""
-    callbacks: dict[str, dict[str, Any]]
-    """See `callbacks.states`."""
+    callbacks: dict[str, Any]
+    """See `callbacks.Watchers.states`."""
     history: list[dict[str, float]]
     host: dict[str, Any]
     """The generators of Python and NumPy; see `state.host`."""
@@ -46,15 +46,15 @@ class Ending:
     memory: Memory
     tensors: dict[str, np.ndarray]
     """By `kind/path`; see `state.arrays`."""
-    best: list[np.ndarray]
-    """The weights of the best epoch that a callback remembers, or none."""
+    kept: dict[str, np.ndarray]
+    """The arrays that callbacks keep, such as the weights of the best epoch."""
 
     def digest(self) -> str:
         """Returns the SHA-256 over all of it; a recipe that goes on from here has this digest."""
         found = hashlib.sha256(state.digest_of(self.tensors).encode())
         found.update(_text(self.memory).encode())
-        for array in self.best:
-            found.update(sha256(array).encode())
+        for name, array in self.kept.items():
+            found.update(f"{name} {sha256(array)}".encode())
         return found.hexdigest()
 
     def save(self, directory: Path, final: str) -> None:
@@ -65,8 +65,8 @@ class Ending:
         """
         with replacing(directory / "ending.json") as file:
             file.write(_text(self.memory).encode())
-        if self.best or state.digest_of(self.tensors) != final:
-            state.save(directory / "ending.npz", state.with_best(self.tensors, self.best))
+        if self.kept or state.digest_of(self.tensors) != final:
+            state.save(directory / "ending.npz", self.tensors | self.kept)
 
 
 def load(run: Path, expected: str) -> Ending:
@@ -79,14 +79,14 @@ def load(run: Path, expected: str) -> Ending:
     if not path.is_file():
         path = run / "state.npz"
     tensors = state.read(path)
-    best = state.take_best(tensors)
+    kept = state.take_kept(tensors)
     try:
         content = json.loads((run / "ending.json").read_text(encoding="utf-8"))
         content["history"] = files.numbers(content["history"])
         memory = Memory(**{field.name: content[field.name] for field in fields(Memory)})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{run / 'ending.json'}: not a readable ending: {error}") from None
-    found = Ending(memory, tensors, best)
+    found = Ending(memory, tensors, kept)
     if found.digest() != expected:
         raise BadInput(
             f"{run}: expected an ending with the digest {expected}, got another: its files were "

@@ -11,7 +11,7 @@ import numpy as np
 from repro.basics.digests import Streamed, sha256
 from repro.data.dataset import Part, class_labels
 from repro.run import faults
-from repro.run.steps import PartSteps
+from repro.run.steps import PartSteps, evaluable
 
 KEPT = 64 * 2**20
 """Bytes of outputs that are kept for a report; of more only their digest is."""
@@ -32,11 +32,11 @@ class Predictions:
 def predictions(model: Any, steps: PartSteps, batch_size: int) -> Predictions:
     """Returns what the model predicts for a part.
 
-    A model with a `learn` of its own predicts nothing, since it need not map one sample to one
+    A model that Keras cannot evaluate predicts nothing, since it need not map one sample to one
     output.
     """
     part = steps.part
-    if hasattr(model, "learn"):
+    if not evaluable(model):
         return Predictions({}, {}, part)
     if part.reader is None:
         x = keras.tree.map_structure(_readable, part.x)
@@ -50,7 +50,7 @@ def predictions(model: Any, steps: PartSteps, batch_size: int) -> Predictions:
         assert chunk.read is not None
         read.append(chunk.read.reshape(-1))
         for number in range(chunk.steps):
-            batch = part.packed(chunk.batch(number))
+            batch = part.given(chunk.batch(number))
             with faults.calling("predictions"):
                 x = keras.tree.map_structure(_readable, batch[0])
                 outputs = keras.tree.flatten(model.predict_on_batch(x))

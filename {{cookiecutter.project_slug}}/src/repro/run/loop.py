@@ -16,8 +16,9 @@ import numpy as np
 from repro.basics import seeds
 from repro.basics.errors import BadInput
 from repro.recipe.parameters import Parameters, Training
-from repro.run import callbacks, state
+from repro.run import state
 from repro.run.boundary import Boundary, Length, Results
+from repro.run.callbacks import Watchers
 from repro.run.ending import Ending, Memory
 from repro.run.state import Checkpoint, Position
 from repro.run.steps import PartSteps, chunks, evaluate, results
@@ -48,6 +49,7 @@ class Beginning:
 def train(
     model: Any,
     steps_of: dict[str, PartSteps],
+    watchers: Watchers,
     parameters: Parameters,
     seed: int,
     boundary: Boundary,
@@ -57,6 +59,7 @@ def train(
 
     Args:
         steps_of: by part, what makes its steps; see `steps.compiled`.
+        watchers: the callbacks.
         parameters: the parameters of the recipe.
         seed: the seed of the data order.
         boundary: is called before and after each chunk of steps, and after each epoch.
@@ -67,8 +70,6 @@ def train(
             the model any more.
     """
     training, steps = parameters.training, steps_of["train"]
-    watchers = callbacks.watch(parameters.callbacks, model)
-    here = begin(model, watchers, parameters, beginning)
     of = Length(
         training.initial_epoch,
         training.epochs,
@@ -76,6 +77,8 @@ def train(
         training.batch_size,
         steps.most(training.batch_size),
     )
+    watchers.begin(model, of.steps, training.epochs)
+    here = begin(model, watchers, parameters, beginning)
     boundary.begin(here, of, watchers)
     for epoch in range(here.epoch, training.epochs + 1):
         if boundary.here.stopped:
@@ -83,20 +86,26 @@ def train(
         step = here.step if epoch == here.epoch else 0
         if not step:
             model.reset_metrics()
+            watchers.epoch_begins(epoch)
         order = order_of(training, seed, epoch, len(steps.part))
-        single_after = _one_by_one(steps, boundary, epoch)
+        single_after = _one_by_one(steps, watchers, boundary, epoch)
         cut = chunks(order, training.batch_size, of.chunk, single_after, made=step)
         for chunk in steps.feed.chunks(cut, epoch):
             step += chunk.steps
             boundary.before(epoch, step, chunk)
+            watchers.step_begins(step)
             steps(chunk)
-            boundary.steps_made(epoch, step, chunk, results(model).get("loss"))
+            found = results(model)
+            watchers.step_made(step, found)
+            boundary.steps_made(epoch, step, chunk, found.get("loss"))
+            if watchers.stopped:
+                break
         found, metrics, content = results(model), state.digests(model, "metrics"), {}
         if epoch % training.validation_freq == 0:
-            found |= validate(model, steps_of, training)
+            found |= validate(model, steps_of, training, watchers)
             content = steps_of["validation"].content
-        stopped = callbacks.epoch_ended(watchers, epoch, found)
-        boundary.epoch_made(epoch, metrics, found, stopped, content)
+        watchers.epoch_made(epoch, found)
+        boundary.epoch_made(epoch, metrics, found, content)
     return end(model, steps_of, parameters, watchers, boundary.here.history, beginning.before)
 
 
@@ -116,25 +125,30 @@ def samples_of(training: Training, size: int) -> int:
     return size
 
 
-def validate(model: Any, steps_of: dict[str, Any], training: Training) -> Results:
+def validate(
+    model: Any, steps_of: dict[str, Any], training: Training, watchers: Watchers
+) -> Results:
     """Returns the results on the validation part, under the names that the history has."""
     batch_size = training.validation_batch_size or training.batch_size
+    watchers.test_begins()
     found = evaluate(model, steps_of["validation"], batch_size)
+    watchers.test_made(found)
     return {f"val_{name}": value for name, value in found.items()}
 
 
-def _one_by_one(steps: PartSteps, boundary: Boundary, epoch: int) -> int | None:
+def _one_by_one(steps: PartSteps, watchers: Watchers, boundary: Boundary, epoch: int) -> int | None:
     """Returns after which step of an epoch the steps are made one by one; None: in chunks.
 
-    A model with a `learn` of its own makes all its steps one by one.
+    A model with a `learn` of its own makes all its steps one by one, and a callback may have to see
+    each of them.
     """
     asked = boundary.one_by_one(epoch)
+    if watchers.each_step:
+        return 0
     return 0 if steps.one_by_one and asked is None else asked
 
 
-def begin(
-    model: Any, watchers: list[Any], parameters: Parameters, beginning: Beginning
-) -> Position:
+def begin(model: Any, watchers: Watchers, parameters: Parameters, beginning: Beginning) -> Position:
     """Gives model, callbacks and generators their state; returns where the training begins.
 
     Raises:
@@ -147,7 +161,7 @@ def begin(
     # The generators are restored only now, after the graphs were traced. Tracing may draw from
     # Python's or NumPy's generators, and in the interrupted run it did so before the first step.
     here = beginning.checkpoint.position
-    callbacks.restore(watchers, here.callbacks, beginning.checkpoint.restore(model))
+    watchers.restore(here.callbacks, beginning.checkpoint.restore(model))
     return here
 
 
@@ -155,7 +169,7 @@ def end(
     model: Any,
     steps_of: dict[str, PartSteps],
     parameters: Parameters,
-    watchers: list[Any],
+    watchers: Watchers,
     history: list[Results],
     before: Ending | None,
 ) -> Trained:
@@ -164,32 +178,33 @@ def end(
     With `use_ema` the averaged weights replace the last ones. After that a callback may bring back
     the weights of its best epoch.
     """
-    training, optimizer = parameters.training, parameters.optimizer
+    training, optimizer = parameters.training, model.optimizer
     ending = Ending(
         Memory(
             epochs=training.initial_epoch + len(history),
-            learning_rate=optimizer.learning_rate,
-            callbacks=callbacks.states(watchers),
+            learning_rate=parameters.optimizer.learning_rate if parameters.optimizer else None,
+            callbacks=watchers.states(),
             history=[*(before.memory.history if before else ()), *history],
             host=state.host(),
         ),
         state.arrays(model, state.KEPT),
-        callbacks.best_weights(watchers),
+        watchers.kept(),
     )
-    model.optimizer.finalize_variable_values(model.trainable_weights)
-    best = callbacks.training_ended(watchers)
+    optimizer.finalize_variable_values(model.trainable_weights)
+    ended = watchers.end()
     final = history[-1]
-    if best is not None:
-        final = ending.memory.history[best - ending.memory.epochs]
-    averaged = best is None and optimizer.use_ema
+    if ended.best is not None:
+        final = ending.memory.history[ended.best - ending.memory.epochs]
+    other = ended.changed or (ended.best is None and optimizer.use_ema)
     # The final model has to be validated, unless its epoch was. It was not if the weights are an
-    # average, or if the epoch had no validation (`validation_freq`).
-    if averaged or not any(name.startswith("val_") for name in final):
-        final = final | validate(model, steps_of, training)
+    # average, or others that a callback has set, or if the epoch had no validation
+    # (`validation_freq`).
+    if other or not any(name.startswith("val_") for name in final):
+        final = final | validate(model, steps_of, training, watchers)
     return Trained(history, final, ending)
 
 
-def go_on_from(before: Ending, model: Any, watchers: list[Any], parameters: Parameters) -> None:
+def go_on_from(before: Ending, model: Any, watchers: Watchers, parameters: Parameters) -> None:
     """Gives callbacks and generators the state that they had when another training ended.
 
     The model has its tensors already. If the recipe's learning rate was changed since, the recipe's
@@ -201,19 +216,19 @@ def go_on_from(before: Ending, model: Any, watchers: list[Any], parameters: Para
             fit them; or early stopping would end the training at once.
     """
     memory, training = before.memory, parameters.training
-    if memory.callbacks and watchers and training.initial_epoch != memory.epochs:
+    if memory.callbacks and watchers.states() and training.initial_epoch != memory.epochs:
         raise BadInput(
             f"training.initial_epoch: expected {memory.epochs}, the epochs that the run of "
             "training.initial_state has made, since callbacks remember them; "
             f"got {training.initial_epoch}"
         )
-    callbacks.restore(watchers, memory.callbacks, before.best)
-    if callbacks.exhausted(watchers):
+    watchers.restore(memory.callbacks, before.kept)
+    if watchers.exhausted():
         raise BadInput(
             "training.initial_state: that run was stopped early, and this one would be stopped at "
-            "once; raise callbacks.early_stopping.patience, or take training.initial_weights"
+            "once; raise callbacks.EarlyStopping.patience, or take training.initial_weights"
         )
     state.restore_host(memory.host)
-    rate = parameters.optimizer.learning_rate
-    if rate != memory.learning_rate and not parameters.optimizer.schedule:
-        model.optimizer.learning_rate = rate
+    asked = parameters.optimizer
+    if asked and asked.learning_rate != memory.learning_rate and not asked.schedule:
+        model.optimizer.learning_rate = asked.learning_rate

@@ -8,15 +8,17 @@ refuses what does not meet them before the first step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from repro.basics.errors import BadInput
+from repro.recipe.parameters import Named
 
 TOP = 5
-"""How many of the likeliest classes Keras's top-k metrics look at."""
+"""How many of the likeliest classes Keras's top-k metrics look at, if nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Seen:
     """The shape of one sample's outputs."""
     classes: int
     """The number of classes that the data function says."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """The arguments of the loss or the metric; without them its defaults hold."""
 
     @property
     def one(self) -> np.ndarray:
@@ -144,12 +148,38 @@ def _vectors(seen: Seen) -> str:
     return _numbers(seen) or ("needs several outputs, and there is one" if seen.last < 2 else "")
 
 
+def _varied(seen: Seen) -> str:
+    """Several numbers for each sample that are not all the same, which nothing correlates with."""
+    if wrong := _vectors(seen):
+        return wrong
+    for name, array in seen.targets.items():
+        if (np.ptp(array, axis=-1) == 0).any():
+            return (
+                f"needs numbers that differ within each sample, and one of the {name} part has one"
+            )
+    return ""
+
+
 def _table(need: Need) -> Need:
     """Outputs that are a row of numbers for each sample, without further axes."""
 
     def both(seen: Seen) -> str:
         if len(seen.outputs) != 1:
             return f"needs outputs of shape (batch, numbers), and a sample's are {seen.outputs}"
+        return need(seen)
+
+    return both
+
+
+def _exact(need: Need) -> Need:
+    """Targets of the very shape of the outputs: this metric leaves out no axis of length 1."""
+
+    def both(seen: Seen) -> str:
+        if seen.shape != seen.outputs:
+            return (
+                f"needs targets of the shape of the outputs, {seen.outputs}, and a sample's have "
+                f"{seen.shape}"
+            )
         return need(seen)
 
     return both
@@ -162,14 +192,25 @@ def _columns(seen: Seen) -> str:
     return _zero_or_one(seen)
 
 
+def _f_score(seen: Seen) -> str:
+    """A table of 0 and 1; where a row has not one class, a threshold says what is predicted."""
+    if wrong := _table(_columns)(seen):
+        return wrong
+    one = seen.last > 1 and all((y.sum(axis=-1) == 1).all() for y in seen.targets.values())
+    if not one and "threshold" in seen.given and seen.given["threshold"] is None:
+        return "needs a threshold such as 0.5, since a sample may have several classes or none"
+    return ""
+
+
 def _top(need: Need) -> Need:
     """More classes than the metric looks at, since every answer would be right otherwise."""
 
     def both(seen: Seen) -> str:
         if wrong := need(seen):
             return wrong
-        if seen.last <= TOP:
-            return f"looks at the {TOP} likeliest classes, and there are only {seen.last}"
+        top = seen.given.get("k", TOP)
+        if seen.last <= top:
+            return f"looks at the {top} likeliest classes, and there are only {seen.last}"
         return ""
 
     return both
@@ -189,64 +230,94 @@ _not_negative = _between(0, np.inf, "numbers of 0 or more")
 _sides = _among((-1, 0, 1), "-1 and 1, or 0 and 1,")
 
 LOSSES: dict[str, Need] = {
-    "sparse_categorical_crossentropy": _labels,
-    "categorical_crossentropy": _shares,
-    "binary_crossentropy": _share,
-    "categorical_focal_crossentropy": _shares,
-    "binary_focal_crossentropy": _share,
-    "kl_divergence": _shares,
-    "poisson": _not_negative,
-    "hinge": _sides,
-    "squared_hinge": _sides,
-    "categorical_hinge": _shares,
-    "mean_squared_error": _numbers,
-    "mean_absolute_error": _numbers,
-    "mean_absolute_percentage_error": _numbers,
-    "mean_squared_logarithmic_error": _not_negative,
-    "cosine_similarity": _vectors,
-    "huber": _numbers,
-    "log_cosh": _numbers,
+    "SparseCategoricalCrossentropy": _labels,
+    "CategoricalCrossentropy": _shares,
+    "BinaryCrossentropy": _share,
+    "CategoricalFocalCrossentropy": _shares,
+    "BinaryFocalCrossentropy": _share,
+    "KLDivergence": _shares,
+    "Poisson": _not_negative,
+    "Hinge": _sides,
+    "SquaredHinge": _sides,
+    "CategoricalHinge": _shares,
+    "MeanSquaredError": _numbers,
+    "MeanAbsoluteError": _numbers,
+    "MeanAbsolutePercentageError": _numbers,
+    "MeanSquaredLogarithmicError": _not_negative,
+    "CosineSimilarity": _vectors,
+    "Huber": _numbers,
+    "LogCosh": _numbers,
+    "CategoricalGeneralizedCrossEntropy": _labels,
+    "Dice": _share,
+    "Tversky": _share,
 }
 PROBABILITIES = {
-    "sparse_categorical_crossentropy",
-    "categorical_crossentropy",
-    "binary_crossentropy",
-    "categorical_focal_crossentropy",
-    "binary_focal_crossentropy",
-    "kl_divergence",
+    "SparseCategoricalCrossentropy",
+    "CategoricalCrossentropy",
+    "BinaryCrossentropy",
+    "CategoricalFocalCrossentropy",
+    "BinaryFocalCrossentropy",
+    "KLDivergence",
 }
 """Losses that need outputs from 0 to 1. Keras would clip other outputs without a warning."""
 METRICS: dict[str, Need] = {
     "accuracy": _accuracy,
-    "top_k_categorical_accuracy": _top(_shares),
-    "sparse_top_k_categorical_accuracy": _top(_labels),
-    "mean_squared_error": _numbers,
-    "mean_absolute_error": _numbers,
-    "root_mean_squared_error": _numbers,
-    "mean_absolute_percentage_error": _numbers,
-    "r2_score": _table(_numbers),
-    "f1_score": _table(_columns),
-    "auc": _zero_or_one,
-    "precision": _zero_or_one,
-    "recall": _zero_or_one,
-    "cosine_similarity": _vectors,
+    "TopKCategoricalAccuracy": _top(_shares),
+    "SparseTopKCategoricalAccuracy": _top(_labels),
+    "MeanSquaredError": _numbers,
+    "MeanAbsoluteError": _numbers,
+    "RootMeanSquaredError": _numbers,
+    "MeanAbsolutePercentageError": _numbers,
+    "R2Score": _table(_numbers),
+    "F1Score": _f_score,
+    "AUC": _zero_or_one,
+    "Precision": _zero_or_one,
+    "Recall": _zero_or_one,
+    "CosineSimilarity": _vectors,
+    "BinaryAccuracy": _zero_or_one,
+    "CategoricalAccuracy": _shares,
+    "SparseCategoricalAccuracy": _labels,
+    "BinaryCrossentropy": _exact(_share),
+    "CategoricalCrossentropy": _shares,
+    "SparseCategoricalCrossentropy": _labels,
+    "KLDivergence": _shares,
+    "Poisson": _not_negative,
+    "Hinge": _sides,
+    "SquaredHinge": _sides,
+    "CategoricalHinge": _shares,
+    "MeanSquaredLogarithmicError": _not_negative,
+    "LogCoshError": _numbers,
+    "FBetaScore": _f_score,
+    "PrecisionAtRecall": _zero_or_one,
+    "RecallAtPrecision": _zero_or_one,
+    "SensitivityAtSpecificity": _zero_or_one,
+    "SpecificityAtSensitivity": _zero_or_one,
+    "TruePositives": _zero_or_one,
+    "TrueNegatives": _zero_or_one,
+    "FalsePositives": _zero_or_one,
+    "FalseNegatives": _zero_or_one,
+    "PearsonCorrelation": _varied,
+    "ConcordanceCorrelation": _vectors,
 }
 
 
-def check(seen: Seen, key: str, names: Sequence[str], needs: dict[str, Need]) -> None:
+def check(seen: Seen, key: str, asked: Sequence[Named], needs: dict[str, Need]) -> None:
     """Checks that targets and outputs meet the needs of these losses or metrics.
+
+    A class of the project has no needs that are known here.
 
     Args:
         key: the parameter that names them, for the message.
-        names: the losses or metrics to check.
+        asked: the losses or metrics to check.
         needs: `LOSSES` or `METRICS`.
 
     Raises:
         BadInput: a need is not met. The message says what is needed, what is there, and up to three
             other names that would work.
     """
-    for name in names:
-        if wrong := needs[name](seen):
-            would = [other for other, need in needs.items() if not need(seen)][:3]
-            advice = f"; {' or '.join(would)} would do" if would else ""
-            raise BadInput(f"{key}: {name} {wrong}{advice}")
+    for one in asked:
+        need = needs.get(one.name)
+        if need is not None and (wrong := need(replace(seen, given=one.arguments))):
+            others = [other for other, need in needs.items() if not need(seen)]
+            advice = f"; {' or '.join(others[:3])} would do" if others else ""
+            raise BadInput(f"{key}: {one.name} {wrong}{advice}")

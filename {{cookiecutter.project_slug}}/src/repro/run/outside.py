@@ -16,6 +16,7 @@ too.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import sys
@@ -33,6 +34,7 @@ MOST = 500_000
 _made: list[weakref.ref[Any]] = []
 _kept: list[Any] = []
 _generators: dict[str, Any] = {}
+_new: list[tuple[Any, np.ndarray]] | None = None
 
 
 def watch() -> None:
@@ -44,31 +46,53 @@ def watch() -> None:
     def noted(self: Any, *arguments: Any, **keywords: Any) -> None:
         original(self, *arguments, **keywords)
         _made.append(weakref.ref(self))
+        if _new is not None:
+            _new.append((self, np.array(self)))
 
     Variable.__init__ = noted
 
 
-def settle(known: Iterable[Any], graphs: Iterable[Any], package: str, model: Any) -> None:
+def alive() -> list[Any]:
+    """Returns the variables of Keras that were made so far and are still in use."""
+    return [variable for ref in _made if (variable := ref()) is not None]
+
+
+@contextlib.contextmanager
+def making() -> Iterator[list[tuple[Any, np.ndarray]]]:
+    """Yields a list that gets each variable which is made in the block, with its first value."""
+    global _new
+    found: list[tuple[Any, np.ndarray]] = []
+    _new = found
+    try:
+        yield found
+    finally:
+        _new = None
+
+
+def settle(
+    known: Iterable[Any], graphs: Iterable[Any], package: str, model: Any, *callbacks: Any
+) -> None:
     """Decides what is kept. Call it after model, optimizer and steps are made, before any step.
 
     Args:
         known: the variables of Keras that model and optimizer hold.
         graphs: the graphs of the traced steps.
         package: the name of the project's own package.
+        callbacks: the callbacks, which may hold generators as the model may.
     """
     gc.collect()  # The variables of a model that nobody uses any more are not to be kept.
     inside = {id(variable) for variable in known}
-    alive = [variable for ref in _made if (variable := ref()) is not None]
-    _kept[:] = [variable for variable in alive if id(variable) not in inside]
+    found = alive()
+    _kept[:] = [variable for variable in found if id(variable) not in inside]
     # TensorFlow's own variables. Those behind Keras's variables are told apart by their handles.
-    handles = {id(getattr(variable.value, "handle", None)) for variable in alive}
+    handles = {id(getattr(variable.value, "handle", None)) for variable in found}
     for graph in graphs:
         for variable in getattr(graph, "variables", ()):
             if id(variable.handle) not in handles:
                 handles.add(id(variable.handle))
                 _kept.append(variable)
     _generators.clear()
-    _generators.update(_reachable(package, model))
+    _generators.update(_reachable(package, model, *callbacks))
 
 
 def variables() -> list[Any]:
@@ -124,8 +148,8 @@ def _as_before(state: Any, like: Any) -> Any:
     return np.asarray(state, dtype=like.dtype) if isinstance(like, np.ndarray) else state
 
 
-def _reachable(package: str, model: Any) -> Iterator[tuple[str, Any]]:
-    """Yields the generators that the package's modules and the model hold, with where they are.
+def _reachable(package: str, model: Any, *callbacks: Any) -> Iterator[tuple[str, Any]]:
+    """Yields the generators that the project's modules, model and callbacks hold, and where.
 
     The search goes through containers, objects, and the package's classes and functions with what
     they close over. It does not go into the modules of libraries, since their own generators are
@@ -138,6 +162,7 @@ def _reachable(package: str, model: Any) -> Iterator[tuple[str, Any]]:
     }
     ways = deque((name.partition(".")[2] or package, module) for name, module in modules.items())
     ways.append(("model", model))
+    ways += [(f"callback {number}", one) for number, one in enumerate(callbacks)]
     seen = {id(random._inst)}
     while ways and len(seen) < MOST:
         where, one = ways.popleft()

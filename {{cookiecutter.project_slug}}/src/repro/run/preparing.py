@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repro import backends
 from repro.basics.digests import sha256
 from repro.basics.errors import BadInput, Probed
 from repro.data import datafiles, structure
@@ -22,13 +21,14 @@ from repro.data.feed import Seen
 from repro.environment import determinism, provenance
 from repro.environment.determinism import Promise
 from repro.recipe import signatures
-from repro.recipe.parameters import Adam, Optimizer, Own, Parameters, Schedule
+from repro.recipe.parameters import Own, Parameters
 from repro.recipe.project import Project
 from repro.recipe.recipe import Recipe
 from repro.run import faults, recipes
 from repro.run.manifest import Manifest
 
 if TYPE_CHECKING:
+    from repro.run.callbacks import Watchers
     from repro.run.ending import Ending
 
 
@@ -101,6 +101,8 @@ class Ready:
     model: Any
     steps_of: dict[str, Any]
     """By part, what makes its steps; see `steps.compiled`."""
+    watchers: Watchers
+    """The callbacks of the recipe."""
     graphs: list[Any]
     """The graphs of the steps; empty if the backend does not trace them."""
     before: Ending | None
@@ -131,24 +133,29 @@ def prepare(project: Project, directory: Path, content: Manifest, seed: int) -> 
         BadInput: data, model or parameters do not fit together; the message says why.
         Probed: the run is made only to look at the data, and has written them.
     """
-    from repro.run import outside, state, steps
+    from repro.run import callbacks, outside, state, steps
 
     parameters = content.recipe.parameters
     data = _data(project, directory, content)
     read_for_data = set(datafiles.handed_out)
-    model = _model(project, seed, parameters, data)
+    model, compiled = _model(project, seed, parameters, data)
     # The data function says what the data are read from. What the model has fetched is added here.
     fetched = {k: v for k, v in datafiles.handed_out.items() if k not in read_for_data}
     of_model = {f"of the model: {k}": v for k, v in fetched.items()}
-    recipe = content.recipe.reading(data.sources | of_model)
+    recipe = content.recipe.reading(data.sources | of_model, compiled)
     if content.made_of is None or provenance.code(project.root) != content.made_of.code:
         raise BadInput("the project's code was changed while this run started; start it again")
     determinism.reseed(seed, "training")
     training = parameters.training
     steps_of = steps.compiled(model, data.parts, training, content.readers, data.seen)
-    graphs = [s.make.graph for s in steps_of.values() if s.make.graph is not None]
+    graphs = [s.make.graph for s in steps_of.values() if s.make and s.make.graph is not None]
+    if parameters.backend == "torch" and steps.has_own_step(model):
+        steps.rehearse(model, data.parts.train)
     known = [v for kind in state.variables(model).values() for v in kind.values()]
-    outside.settle(known, graphs, project.package, model)
+    goes_on = bool(content.resumed)
+    watchers = callbacks.watch(project, parameters.callbacks, directory, goes_on)
+    others = [one.callback for one in watchers.members]
+    outside.settle(known, graphs, project.package, model, *others)
     before, transferred = _begin_from(project, recipe, model)
     found = determinism.in_effect(parameters)
     return Ready(
@@ -156,6 +163,7 @@ def prepare(project: Project, directory: Path, content: Manifest, seed: int) -> 
         data,
         model,
         steps_of,
+        watchers,
         graphs,
         before,
         transferred,
@@ -170,9 +178,15 @@ def prepare(project: Project, directory: Path, content: Manifest, seed: int) -> 
     )
 
 
-def _model(project: Project, seed: int, parameters: Parameters, data: Data) -> Any:
-    """Builds and compiles the model of a recipe."""
-    from repro.run import steps, targets
+def _model(
+    project: Project, seed: int, parameters: Parameters, data: Data
+) -> tuple[Any, dict[str, Any] | None]:
+    """Builds and compiles the model of a recipe.
+
+    Returns:
+        The model, and what trains it if it came compiled; see `compiling.found`.
+    """
+    from repro.run import compiling, steps, targets
 
     determinism.reseed(seed, "model")
     group, part = parameters.model, data.parts.train
@@ -181,13 +195,19 @@ def _model(project: Project, seed: int, parameters: Parameters, data: Data) -> A
     shapes = structure.like(part.x, lambda name, _: fields[name].shape, "x")
     dtypes = structure.like(part.x, lambda name, _: fields[name].dtype.name, "x")
     on_request = {"train": part, "dtypes": dtypes}
-    with targets.building():
+    with targets.building() as compiled:
         model = _call(project, name, "build", group, shapes, data.classes, on_request=on_request)
     targets.fresh(model)
-    compile_model(model, parameters, data.parts)
+    told, given = None, True
+    if model.compiled:
+        compiling.as_it_came(model, parameters)
+        given = id(model) in compiled
+        told = compiling.found(model, given)
+    else:
+        compiling.compile_model(model, parameters, data.parts, project)
     with targets.checking(model, data.parts, data.classes, parameters.training):
-        steps.ready(model, part)
-    return model
+        steps.ready(model, part, optimizer=given)
+    return model, told
 
 
 def _begin_from(project: Project, recipe: Recipe, model: Any) -> tuple[Ending | None, list[str]]:
@@ -254,60 +274,3 @@ def _call(
         has = inspect.signature(target).parameters
         wanted = {name: value for name, value in (on_request or {}).items() if name in has}
         return target(*positional, **own.arguments, **wanted)
-
-
-KERAS = {
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "sgd": "SGD",
-    "rmsprop": "RMSprop",
-    "cosine_decay": "CosineDecay",
-    "exponential_decay": "ExponentialDecay",
-    "polynomial_decay": "PolynomialDecay",
-    "inverse_time_decay": "InverseTimeDecay",
-}
-"""Keras's classes by their names in `params.yaml`."""
-
-
-def compile_model(model: Any, parameters: Parameters, samples: Parts) -> None:
-    """Compiles a model with the optimizer, the loss and the metrics of the parameters.
-
-    Raises:
-        BadInput: `training.loss` or `training.metrics` does not fit the model's own methods.
-    """
-    import keras
-
-    from repro.run import targets
-
-    def make(module: Any, group: Optimizer | Schedule, **changed: Any) -> Any:
-        ours = {"name", "schedule", "fused"}
-        arguments = group.model_dump(mode="json", exclude=ours)
-        return getattr(module, KERAS[group.name])(**arguments | changed)
-
-    group = parameters.optimizer
-    rate: Any = group.learning_rate
-    if group.schedule:
-        rate = make(keras.optimizers.schedules, group.schedule, initial_learning_rate=rate)
-    optimizer = make(keras.optimizers, group, learning_rate=rate)
-    if isinstance(group, Adam) and group.fused:
-        backends.current().fuse(optimizer)
-    training = parameters.training
-    own = type(model).compute_loss is not keras.Model.compute_loss or hasattr(model, "learn")
-    if training.loss is None and not own:
-        raise BadInput(
-            "training.loss: expected the name of a loss, such as sparse_categorical_crossentropy, "
-            f"got null: {parameters.model.name} has no loss of its own"
-        )
-    if training.metrics and hasattr(model, "learn"):
-        raise BadInput(
-            f"training.metrics: expected [], got {training.metrics}: a model with a `learn` of its "
-            "own measures in `judge`"
-        )
-    # Our own loop compiles the steps, as `training.jit_compile` says. Keras's own functions are
-    # not compiled, except on JAX, which would otherwise run them operation by operation.
-    model.compile(
-        optimizer=optimizer,
-        loss=targets.losses(training.loss, samples),
-        metrics=targets.metrics(training.metrics, samples),
-        jit_compile=parameters.backend == "jax",
-    )

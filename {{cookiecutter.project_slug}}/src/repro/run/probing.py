@@ -10,7 +10,7 @@ import numpy as np
 
 from repro import backends
 from repro.basics.errors import Probed
-from repro.data.dataset import Part
+from repro.data.dataset import Part, for_step
 from repro.data.feed import Chunk
 from repro.run import state
 from repro.run.boundary import Boundary, Results
@@ -113,7 +113,7 @@ def record(
             with backend.uncompiled():
                 model.learn(*backend.as_compiled(batch))
         else:
-            backend.one_step(model, batch)
+            backend.one_step(model, for_step(batch))
     finally:
         keras.layers.Layer.__call__, keras.optimizers.Optimizer.apply = call, apply
     after = state.arrays(model, ("optimizer", "weights", "generators"))

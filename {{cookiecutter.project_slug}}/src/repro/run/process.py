@@ -232,6 +232,7 @@ def _trained(
     trained = loop.train(
         ready.model,
         ready.steps_of,
+        ready.watchers,
         content.recipe.parameters,
         seed,
         boundary,

@@ -216,8 +216,8 @@ class Position:
     stopped: bool = False
     """Whether a callback has ended the training."""
     history: list[dict[str, float]] = field(default_factory=list)
-    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """See `callbacks.states`."""
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    """See `callbacks.Watchers.states`."""
     entries: int = 0
     """How many entries the ledger had."""
     head: str = ""
@@ -236,22 +236,22 @@ class Checkpoint:
     refused: list[str]
     """A line for each newer checkpoint that is torn or altered."""
 
-    def restore(self, model: Any) -> list[np.ndarray]:
+    def restore(self, model: Any) -> dict[str, np.ndarray]:
         """Gives a compiled and built model this state, and Python, NumPy and the backend theirs.
 
         Returns:
-            The weights that a callback remembers, in the callback's order.
+            The arrays that callbacks keep; see `callbacks.Kept`.
 
         Raises:
             BadInput: the model has other variables than the checkpoint, since its code has changed.
         """
         found = read(self.tensors)
-        best = take_best(found)
+        kept = take_kept(found)
         own = {k.partition("/")[2]: found.pop(k) for k in [*found] if k.startswith("backend/")}
         assign(self.tensors, model, found, KINDS)
         backends.current().restore(own)
         restore_host(self.host)
-        return best
+        return kept
 
 
 class Checkpoints:
@@ -292,18 +292,18 @@ class Checkpoints:
         affordable = since >= self._cost / SHARE
         return self._interval == 0 or (affordable and (epoch_ended or since >= self._interval))
 
-    def write(self, model: Any, position: Position, best: list[np.ndarray]) -> None:
+    def write(self, model: Any, position: Position, kept: dict[str, np.ndarray]) -> None:
         """Writes a checkpoint.
 
         Args:
-            best: the weights that a callback remembers.
+            kept: the arrays that callbacks keep; see `callbacks.Kept`.
         """
         start = time.monotonic()
         self._directory.mkdir(exist_ok=True)
         for torn in self._directory.glob("*.new"):  # A kill during a write has left them.
             torn.unlink()
         name = f"{position.epoch:06}-{position.step:09}"
-        content = with_best(arrays(model, KINDS), best)
+        content = arrays(model, KINDS) | kept
         own = backends.current().generators()
         content |= {f"backend/{name}": array for name, array in own.items()}
         tensors = self._directory / f"{name}.npz"
@@ -358,14 +358,9 @@ class Checkpoints:
         return None
 
 
-def with_best(content: dict[str, np.ndarray], best: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Adds the weights that a callback remembers; see `take_best`."""
-    return content | {f"best/{number}": array for number, array in enumerate(best)}
-
-
-def take_best(found: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Removes from `found` the weights that a callback remembers, and returns them."""
-    return [found.pop(f"best/{n}") for n in range(sum(k.startswith("best/") for k in found))]
+def take_kept(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Removes from `found` the arrays that callbacks keep, and returns them."""
+    return {name: found.pop(name) for name in [*found] if name.startswith("callbacks/")}
 
 
 def host() -> dict[str, Any]:

@@ -17,10 +17,10 @@ import numpy as np
 
 from repro import backends
 from repro.basics.errors import BadInput
-from repro.data.dataset import Part, Parts
+from repro.data.dataset import Part, Parts, for_step
 from repro.data.feed import Chunk, Feed, Seen, steps_of_chunk
 from repro.recipe.parameters import Training
-from repro.run import faults, targets
+from repro.run import faults, outside, state, targets
 from repro.run.boundary import Results
 
 
@@ -77,9 +77,10 @@ class OwnSteps:
             if chunk.content is None:
                 batch = self._part.rows(rows)
             else:
-                batch = self._part.packed(chunk.batch(number))
+                batch = self._part.given(chunk.batch(number))
+            x, y, *weight = batch
             with faults.calling("learn", watch=False):
-                self._model.learn(*batch)
+                self._model.learn(x, *([] if y is None and not weight else [y]), *weight)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class PartSteps:
     """Of the part: train, validation or test."""
     feed: Feed
     make: Any
-    """A backend's `Steps`, or `OwnSteps`."""
+    """A backend's `Steps`, or `OwnSteps`; None: the model is not evaluated."""
 
     @property
     def part(self) -> Part:
@@ -121,9 +122,18 @@ class PartSteps:
 
 
 def results(model: Any) -> Results:
-    """Returns the present values of the model's metrics, without the loss if none was computed."""
-    found = {name: float(value) for name, value in model.get_metrics_result().items()}
-    if hasattr(model, "learn") and not float(model._loss_tracker.count):
+    """Returns the present values of the model's metrics, without the loss if none was computed.
+
+    A metric with a value for each class, such as `F1Score` without an average, has each of them as
+    a result of its own, under the names `f1_score/0`, `f1_score/1` and so on.
+    """
+    found = {}
+    for name, value in model.get_metrics_result().items():
+        if getattr(value, "shape", ()) == ():
+            found[name] = float(value)
+        else:
+            found |= {f"{name}/{n}": float(one) for n, one in enumerate(np.ravel(value))}
+    if not evaluable(model) and not float(model._loss_tracker.count):
         found.pop("loss", None)
     return found
 
@@ -134,7 +144,7 @@ def evaluate(model: Any, steps: PartSteps, batch_size: int) -> Results:
     The samples are taken in the order of the part.
     """
     found = {}
-    if not hasattr(model, "learn"):
+    if evaluable(model):
         model.reset_metrics()
         for chunk in steps.in_order(batch_size):
             steps(chunk)
@@ -146,15 +156,56 @@ def evaluate(model: Any, steps: PartSteps, batch_size: int) -> Results:
     return found
 
 
-def ready(model: Any, part: Part) -> None:
-    """Makes every variable of a compiled model, so that all exist before the first step."""
-    model.optimizer.build(model.trainable_variables)
-    if not hasattr(model, "learn"):
+def evaluable(model: Any) -> bool:
+    """Whether Keras can evaluate a model.
+
+    It cannot if the model makes its steps itself (`learn`), or has no `call` and no `test_step` of
+    its own, as a generative network of two models may have none. Its own `judge` evaluates it.
+    """
+    if hasattr(model, "learn"):
+        return False
+    own = type(model).test_step is not keras.Model.test_step
+    return own or type(model).call is not keras.Model.call
+
+
+def ready(model: Any, part: Part, optimizer: bool = True) -> None:
+    """Makes every variable of a compiled model, so that all exist before the first step.
+
+    Args:
+        optimizer: whether the model uses the optimizer that Keras holds for it.
+    """
+    if optimizer or keras.backend.backend() == "jax":
+        model.optimizer.build(model.trainable_variables)
+    if evaluable(model):
         # The sample is given as tensors, since a model's own loss gets tensors in each step too.
         sample = keras.tree.map_structure(keras.ops.convert_to_tensor, part.rows(np.arange(1)))
         with faults.calling("the model"):
             model.test_on_batch(*sample)
     model.reset_metrics()
+
+
+def has_own_step(model: Any) -> bool:
+    """Whether a model makes Keras's training steps in a way of its own (`train_step`)."""
+    own: bool = type(model).train_step is not keras.Model.train_step
+    return own
+
+
+def rehearse(model: Any, part: Part) -> None:
+    """Makes a training step and takes it back, so that all variables exist that it makes.
+
+    A step of the model's own may make variables when it is made for the first time, as a second
+    optimizer does. On TensorFlow the tracing makes them. Elsewhere nobody would know of them before
+    the first step. Each variable gets the value that it had before, a new one the value that it was
+    made with; and so do the generators.
+    """
+    host, own = state.host(), backends.current().generators()
+    before = [(variable, np.array(variable)) for variable in outside.alive()]
+    with outside.making() as new, faults.calling("train_step"):
+        backends.current().one_step(model, for_step(part.rows(np.arange(1), 1)))
+    for variable, value in [*before, *new]:
+        variable.assign(value)
+    backends.current().restore(own)
+    state.restore_host(host)
 
 
 def compiled(
@@ -182,6 +233,8 @@ def compiled(
         if hasattr(model, "learn"):
             return OwnSteps(model, part)
         kind = "train" if name == "train" else "test"
+        if kind == "test" and not evaluable(model):
+            return None
         return backends.current().Steps(model, kind, part, training.jit_compile)
 
     return {

@@ -7,7 +7,7 @@ only by the functions that look at a model.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,54 +17,9 @@ from repro.basics.errors import BadInput
 from repro.data import dataset, structure
 from repro.data.dataset import Part, Parts
 from repro.data.structure import Structure
-from repro.recipe.parameters import Losses, Metrics, Training
+from repro.recipe.parameters import Named, Training
 from repro.run import needs
 from repro.run.needs import Seen
-
-
-def losses(asked: Losses | None, samples: Parts) -> Any:
-    """Returns the losses in the form that `compile` takes; None where the model has its own.
-
-    Raises:
-        BadInput: there is not one for each output.
-    """
-    if asked is None:
-        return None
-    if isinstance(asked, dict):
-        names = _outputs(samples, "training.loss", asked)
-        for name in names:
-            if name not in asked:
-                raise BadInput(
-                    f"training.loss: expected one for each of the outputs {', '.join(names)}; "
-                    f"there is none for {name}"
-                )
-    return _for_each(samples, lambda name, _: of_output(asked, name))
-
-
-def metrics(asked: Metrics, samples: Parts) -> Any:
-    """Returns the metrics in the form that `compile` takes.
-
-    Keras's F1 score is one number for each column. Here it is their mean, since a result of a
-    training is one number. If each row of targets has one class, the likeliest class counts as
-    predicted. If not, each column with more than a half counts as predicted.
-
-    Raises:
-        BadInput: some are for an output that does not exist.
-    """
-
-    def made(name: str, y: np.ndarray) -> Any:
-        if name != "f1_score":
-            return name
-        import keras
-
-        one = y.ndim == 2 and y.shape[1] > 1 and dataset.class_labels(y) is not None
-        return keras.metrics.F1Score(average="macro", threshold=None if one else 0.5, name=name)
-
-    if isinstance(asked, dict):
-        _outputs(samples, "training.metrics", asked)
-    if not asked:
-        return None
-    return _for_each(samples, lambda name, y: [made(one, y) for one in of_output(asked, name)])
 
 
 def of_output(asked: Any, name: str) -> Any:
@@ -77,43 +32,35 @@ def of_output(asked: Any, name: str) -> Any:
     return asked.get(name.removeprefix("y/"), []) if isinstance(asked, dict) else asked
 
 
-def _outputs(samples: Parts, key: str, asked: dict[str, Any]) -> list[str]:
-    """The names of the outputs, which are those of the targets.
-
-    Raises:
-        BadInput: there is only one output, which has no name, or none of a name that is asked for.
-    """
-    flat = structure.flat("y", samples.train.targets())
-    if "y" in flat:
-        raise BadInput(f"{key}: expected no dict, since y is one array; got {asked}")
-    names = [name.removeprefix("y/") for name in flat]
-    for name in asked:
-        if name not in names:
-            raise BadInput(f"{key}: expected names among {', '.join(names)}, as y has; got {name}")
-    return names
-
-
-def _for_each(samples: Parts, make: Callable[[str, np.ndarray], Any]) -> Any:
-    """What Keras takes for each output: one value, or a structure of them as the targets are.
-
-    `make` gets the flat name of an array of targets, and the array.
-    """
-    return structure.like(samples.train.targets(), make, "y")
-
-
 @contextlib.contextmanager
-def building() -> Iterator[None]:
-    """Turns Keras's error about a stateful layer, in a block that builds a model, into one line.
+def building() -> Iterator[set[int]]:
+    """A block that builds a model. Keras's error about a stateful layer becomes one line.
+
+    Yields:
+        The models, by their `id`, that are compiled there with an optimizer. Without one, Keras
+        takes RMSprop, which a model with a `compile` of its own may never use.
 
     Raises:
         BadInput: see `fresh`.
     """
+    import keras
+
+    compiled, original = set[int](), keras.Model.compile
+
+    def noted(self: Any, *arguments: Any, **keywords: Any) -> None:
+        original(self, *arguments, **keywords)
+        if arguments or "optimizer" in keywords:
+            compiled.add(id(self))
+
+    keras.Model.compile = noted
     try:
-        yield
+        yield compiled
     except ValueError as error:
         if "stateful=True" not in str(error):
             raise
         raise BadInput(f"model: a recurrent layer is stateful{STATEFUL}") from None
+    finally:
+        keras.Model.compile = original
 
 
 STATEFUL = (
@@ -126,18 +73,12 @@ def fresh(model: Any) -> None:
     """Checks the model that `build` has returned.
 
     Raises:
-        BadInput: the model is compiled, although `params.yaml` names the optimizer; or it takes
-            only batches of one size, although the last batch of an epoch may be smaller; or it has
-            a stateful layer, although the samples come in a new order in each epoch.
+        BadInput: the model takes only batches of one size, although the last batch of an epoch may
+            be smaller; or it has a stateful layer, although the samples come in a new order in each
+            epoch.
     """
     import keras
 
-    if model.compiled:
-        raise BadInput(
-            "model: expected a model that is not compiled (for keras.models.load_model: "
-            f"compile=False), got one with {type(model.optimizer).__name__}; the group optimizer "
-            "of params.yaml says what trains it"
-        )
     if hasattr(model, "learn"):
         return  # It makes its steps itself, and may cut its batches as it likes.
     for layer in model._flatten_layers(include_self=True):
@@ -178,7 +119,7 @@ def checking(model: Any, samples: Parts, classes: int, training: Training) -> It
     metrics_of = {name: of_output(training.metrics, name) for name in parts["train"]}
 
     def look(
-        which: Any, key: str, y: Any, y_pred: Any, asked: dict[str, list[str]], of: Any
+        which: Any, key: str, y: Any, y_pred: Any, asked: dict[str, list[Named]], of: Any
     ) -> None:
         told = [array.shape[1:] for array in parts["train"].values()]
         given = [tuple(one.shape[1:]) for one in keras.tree.flatten(y)]
@@ -188,9 +129,9 @@ def checking(model: Any, samples: Parts, classes: int, training: Training) -> It
         outputs = keras.tree.flatten(y_pred)
         if len(outputs) != len(told):
             raise BadInput(
-                f"{key}: {some[0]} needs one output for each array of targets, and the model has "
-                f"{len(outputs)} outputs for {len(told)}; a compute_loss of the model's own with "
-                "training.loss=null and training.metrics=[] would do"
+                f"{key}: {some[0].name} needs one output for each array of targets, and the model "
+                f"has {len(outputs)} outputs for {len(told)}; a compute_loss of the model's own "
+                "with training.loss=null and training.metrics=[] would do"
             )
         for place, (name, output) in enumerate(zip(parts["train"], outputs, strict=True)):
             targets = {part: arrays[name] for part, arrays in parts.items()}
@@ -221,7 +162,7 @@ def checking(model: Any, samples: Parts, classes: int, training: Training) -> It
         keras.Model.compute_loss, keras.Model.compute_metrics = compute_loss, compute_metrics
 
 
-def _last_layer(model: Any, place: int, seen: Seen, losses: Sequence[str]) -> None:
+def _last_layer(model: Any, place: int, seen: Seen, losses: Sequence[Named]) -> None:
     """Checks that the loss can use an output, if the model shows which layer makes it.
 
     Args:
@@ -242,16 +183,24 @@ def _last_layer(model: Any, place: int, seen: Seen, losses: Sequence[str]) -> No
             f"model: softmax over the one output of layer {last.name} is 1 for every sample; "
             "linear would do for numbers, sigmoid for 0 and 1"
         )
-    for loss in losses if activation is keras.activations.linear else ():
-        if loss in needs.PROBABILITIES:
+    linear = activation is keras.activations.linear
+    for loss in losses:
+        logits = loss.arguments.get("from_logits")
+        if linear and loss.name in needs.PROBABILITIES and not logits:
             raise BadInput(
-                f"training.loss: {loss} needs probabilities, and layer {last.name} gives any "
+                f"training.loss: {loss.name} needs probabilities, and layer {last.name} gives any "
                 "number (its activation is linear); softmax would do for classes, sigmoid for 0 "
-                "and 1"
+                "and 1, or the loss with from_logits: true"
             )
-        if loss == "poisson":
+        squeezed = softmax or activation is keras.activations.sigmoid
+        if squeezed and logits:
             raise BadInput(
-                f"training.loss: poisson needs outputs above 0, and layer {last.name} gives any "
+                f"training.loss: {loss.name} with from_logits: true needs any numbers, and layer "
+                f"{last.name} gives probabilities; from_logits: false would do"
+            )
+        if linear and loss.name == "Poisson":
+            raise BadInput(
+                f"training.loss: Poisson needs outputs above 0, and layer {last.name} gives any "
                 "number (its activation is linear); softplus would do"
             )
 

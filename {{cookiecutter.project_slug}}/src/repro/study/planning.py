@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pydantic
 
@@ -16,7 +16,7 @@ from repro.basics.text import nearest, said_by
 from repro.data import datalock
 from repro.environment import provenance
 from repro.environment.provenance import Code
-from repro.recipe import packages, parameters
+from repro.recipe import packages
 from repro.recipe.literals import written
 from repro.recipe.parameters import Group
 from repro.recipe.project import Project
@@ -27,8 +27,15 @@ from repro.study.search import Repetitions, Search, Values
 FILE = "study.json"
 OUTER_FOLD = "split.outer_fold"
 """The parameter over which a nested study repeats its configurations."""
-LARGER_IS_BETTER = {name: not name.endswith("_error") for name in get_args(parameters.Metric)}
-"""For each metric, whether Keras maximises it."""
+SMALLER = (
+    *("loss", "error", "hinge", "crossentropy", "poisson", "kl_divergence", "logcosh"),
+    *("false_positives", "false_negatives"),
+)
+LARGER = (
+    *("accuracy", "auc", "precision", "recall", "score", "iou", "io_u", "correlation"),
+    *("similarity", "specificity", "sensitivity", "true_positives", "true_negatives"),
+)
+"""What the names of results have in them of which less is better, or more; as Keras says."""
 
 
 @dataclass(frozen=True)
@@ -127,14 +134,17 @@ def maximised(monitor: str, mode: str | None = None) -> bool:
     Raises:
         BadInput: there is no mode and Keras does not know the result, such as one of `judge`.
     """
-    known = LARGER_IS_BETTER | {"loss": False}
-    name = monitor.removeprefix("val_")
-    if mode is None and name not in known:
+    if mode is not None:
+        return mode == "max"
+    if any(word in monitor for word in SMALLER):
+        return False
+    if not any(word in monitor for word in LARGER):
+        near = nearest(monitor.removeprefix("val_"), (*SMALLER, *LARGER))
         raise BadInput(
             f"--monitor: it is not known whether more of {monitor} is better; add --mode max or "
-            f"--mode min{nearest(name, known)}"
+            f"--mode min{near}"
         )
-    return known[name] if mode is None else mode == "max"
+    return True
 
 
 def plan(project: Project, design: Design) -> Planned:
