@@ -39,7 +39,7 @@ sys.path.insert(0, str(SOURCES))
 from repro.backends import portable  # noqa: E402  (found once the line above has run)
 from repro.environment import determinism  # noqa: E402
 from repro.environment.variables import CLEARED  # noqa: E402
-from repro.recipe.parameters import Adam, Guarantee, Own, Parameters  # noqa: E402
+from repro.recipe.parameters import Guarantee, Own, Parameters  # noqa: E402
 
 CPUS = ("native", "SandyBridge", "Haswell", "max", "EPYC")
 
@@ -744,7 +744,7 @@ def run(name: str, function: Any, inputs: tuple[Any, ...], eager: bool) -> dict[
 
 def parameters(guarantee: Guarantee) -> Parameters:
     none = Own(name="none")
-    return Parameters(guarantee=guarantee, threads=2, data=none, model=none, optimizer=Adam())
+    return Parameters(guarantee=guarantee, threads=2, data=none, model=none, optimizer=None)
 
 
 def worker(output: Path, guarantee: str, only: str) -> None:
