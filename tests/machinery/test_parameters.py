@@ -59,6 +59,7 @@ def test_the_file_spells_out_every_default(tmp_path: Path) -> None:
         ("training.metrics=[mean]", "Mean cannot be named here: it measures one number"),
         ("training.metrics=[MeanIoU]", "training.metrics.0.num_classes: expected Field required"),
         ("training.metrics=[{name: auc, called: 3}]", "metrics.0.called: expected a name; got 3"),
+        ("training.metrics=[{name: accuracy, called: hits}]", "since Keras calls it accuracy; an"),
         ("callbacks=[EarlyStopping]", "callbacks: expected the name of each callback with its"),
         ("callbacks.early_stoping.patience=1", "nearest valid name: EarlyStopping"),
         ("callbacks.EarlyStopping=3", "callbacks.EarlyStopping: expected its arguments, such as"),

@@ -31,6 +31,7 @@ BACKEND = reading.parameters(PROJECT.source, PROJECT.root / "params.yaml").backe
 os.environ["KERAS_BACKEND"] = BACKEND
 
 from repro.run import callbacks, process, state  # noqa: E402
+from repro.run.callbacks import Watchers  # noqa: E402
 from repro.run.steps import PartSteps  # noqa: E402
 
 SEED = 1234
@@ -128,6 +129,7 @@ class Bench:
         send: Callable[[Event], None] = lambda event: None,
         before: Any = None,
         seconds: float = 60,
+        watchers: Watchers | None = None,
         **content: Any,
     ) -> Any:
         """What the process of a run does once all is ready."""
@@ -137,7 +139,8 @@ class Bench:
             recipe=recipe,
             model=self.model,
             steps_of=self.steps_of,
-            watchers=callbacks.watch(PROJECT, parameters.callbacks, directory, False),
+            watchers=watchers
+            or callbacks.watch(PROJECT, parameters.callbacks, directory, goes_on=False),
             unkept=[],
             guarantee=Promise("machine", "machine", []),
             notes=[],

@@ -13,7 +13,7 @@ import pydantic
 
 from repro.basics.errors import BadInput
 from repro.basics.text import nearest
-from repro.recipe.registry import STARTS, Registry
+from repro.recipe.registry import ACCURACY, STARTS, Registry
 
 LOSS, METRICS = "sparse_categorical_crossentropy", ["accuracy"]
 """What is taken if `params.yaml` says nothing."""
@@ -143,6 +143,11 @@ def named(
     called = group.pop("called", None)
     if called is not None and not isinstance(called, str):
         raise BadInput(f"{key}.called: expected a name; got {called!r}")
+    if called is not None and name == ACCURACY:
+        raise BadInput(
+            f"{key}.called: expected null, since Keras calls it accuracy; an accuracy of a fixed "
+            "kind, such as SparseCategoricalAccuracy, may have another name"
+        )
     schema = known.schema(kind, key, name)
     try:
         checked = schema.model_validate(group)

@@ -34,10 +34,8 @@ from repro.recipe.parameters import (
 
 FILE = Path("requirements", "keras.json")
 KINDS = ("losses", "metrics", "optimizers", "schedules", "callbacks")
-ACCURACY = ("accuracy", "crossentropy")
-"""Names of metrics for which Keras takes the class that fits the targets and the outputs."""
-SHORT = {"acc": "accuracy", "ce": "crossentropy"}
-"""Keras's short names of these two; those of classes are in the file."""
+ACCURACY = "accuracy"
+"""The metric for which Keras takes the class that fits the targets and the outputs."""
 
 STARTS = "initial_learning_rate"
 """The argument of a schedule that `optimizer.learning_rate` is."""
@@ -104,6 +102,7 @@ RANGES: dict[str, Any] = {
     "baseline": float | None,
     "num_classes": PositiveInt,
     "k": PositiveInt,
+    "average": typing.Literal["macro", "micro", "weighted"] | None,
 }
 """What an argument of this name may be, where its default says too little."""
 
@@ -147,10 +146,10 @@ class Registry:
             BadInput: there is no such class; the message has the nearest name.
         """
         known = self.classes[kind]
-        if given in known or (kind == "metrics" and given in ACCURACY):
+        if kind == "metrics" and given in (ACCURACY, "acc"):
+            return ACCURACY
+        if given in known:
             return given
-        if kind == "metrics" and given in SHORT:
-            return SHORT[given]
         if given in self.short[kind]:
             return self.short[kind][given]
         if ":" in given:
@@ -164,7 +163,7 @@ class Registry:
                 raise BadInput(f"{key}: {name} cannot be named here: {why}")
         others = [name for name in known if ":" not in name]
         if kind == "metrics":
-            others += ACCURACY
+            others.append(ACCURACY)
         what = f"the name of one of Keras's {kind}, or of a class of your own, such as {kind}:Mine"
         raise BadInput(f"{key}: expected {what}; got {given!r}" + _near(given, others))
 
@@ -172,7 +171,7 @@ class Registry:
         """Returns what a class may be given, as a type that checks it; see `canonical`."""
         if ":" in name and name not in self.classes[kind]:
             return self._own(kind, key, name)
-        if name in ACCURACY:
+        if name == ACCURACY:
             return pydantic.create_model(name, __base__=Group)
         return _schema(name, self._signature(kind, name))
 

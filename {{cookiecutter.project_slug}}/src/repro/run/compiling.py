@@ -42,7 +42,7 @@ def make(project: Project, kind: str, key: str, one: Named, **more: Any) -> Any:
     Raises:
         BadInput: the project has no such class, or it refuses its arguments.
     """
-    if one.name in registry.ACCURACY:
+    if one.name == registry.ACCURACY:
         return one.name
     target = _found(project, kind, key, one.name)
     if inspect.isfunction(target) and [*inspect.signature(target).parameters][:1] == ["y_true"]:
@@ -216,6 +216,12 @@ def as_it_came(model: Any, parameters: Parameters) -> None:
             )
 
 
+def has_own(model: Any) -> bool:
+    """Whether a model has a `compile` of its own."""
+    own: bool = type(model).compile is not keras.Model.compile
+    return own
+
+
 def found(model: Any, given: bool) -> dict[str, Any]:
     """Returns what trains a model that came compiled: each optimizer, loss and metric it holds.
 
@@ -230,7 +236,9 @@ def found(model: Any, given: bool) -> dict[str, Any]:
     held = {
         name: value
         for name, value in vars(model).items()
-        if not name.startswith("_") and (isinstance(value, KINDS) or inspect.isfunction(value))
+        # Keras itself puts functions where a method of the class was.
+        if not name.startswith("_") and not inspect.isfunction(getattr(type(model), name, None))
+        if isinstance(value, KINDS) or inspect.isfunction(value)
     }
     if not given:
         held.pop("optimizer", None)

@@ -184,7 +184,7 @@ def _model(
     """Builds and compiles the model of a recipe.
 
     Returns:
-        The model, and what trains it if it came compiled; see `compiling.found`.
+        The model, and what trains it if the parameters do not say it all; see `compiling.found`.
     """
     from repro.run import compiling, steps, targets
 
@@ -198,13 +198,14 @@ def _model(
     with targets.building() as compiled:
         model = _call(project, name, "build", group, shapes, data.classes, on_request=on_request)
     targets.fresh(model)
-    told, given = None, True
-    if model.compiled:
+    came, given = model.compiled, True
+    if came:
         compiling.as_it_came(model, parameters)
         given = id(model) in compiled
-        told = compiling.found(model, given)
     else:
         compiling.compile_model(model, parameters, data.parts, project)
+    # A `compile` of the model's own may add what no parameter says.
+    told = compiling.found(model, given) if came or compiling.has_own(model) else None
     with targets.checking(model, data.parts, data.classes, parameters.training):
         steps.ready(model, part, optimizer=given)
     return model, told
