@@ -39,7 +39,7 @@ class Asked:
     keep: int | None = None
     """So many of the newest runs stay."""
     failed: bool = False
-    """Only runs that have failed are removed."""
+    """Only runs that have failed are removed, and what killed commands have left."""
     older: float | None = None
     """Only runs that began more than so many days ago are removed."""
 
@@ -117,7 +117,7 @@ def _wanted(every: Sequence[Listed], asked: Asked, now: datetime) -> list[Listed
         one
         for one in known
         if one.name not in newest
-        and (not asked.failed or one.status == "failed")
+        and (not asked.failed or one.status == "failed" or one.temporary)
         and (asked.older is None or _age(one, now) > timedelta(days=asked.older))
     ]
 
@@ -139,7 +139,7 @@ class _References:
         self._files = [(path.name, _words(path)) for path in _naming(project)]
 
     def __call__(self, one: Listed) -> str:
-        for study in self._studies:
+        for study in self._studies if not one.temporary else ():
             if one.name.startswith(f"{study}-"):
                 return f"the study {study} has it"
         for digest in filter(None, (one.digest, one.ending)):
