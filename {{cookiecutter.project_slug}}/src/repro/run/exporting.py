@@ -63,12 +63,16 @@ def export(project: Project, folder: Path, ready: Ready, asked: Format) -> Expor
 
 
 def _custom(project: Project, model: Any) -> dict[str, Any]:
-    """The classes of the project of which a model consists, by their names."""
+    """The classes of the project of which a model consists, by their names.
+
+    Those that the project has registered with Keras are left out, since Keras finds them.
+    """
     kinds = {type(layer) for layer in model._flatten_layers()}
     return {
         kind.__name__: kind
         for kind in kinds
         if kind.__module__.partition(".")[0] == project.package
+        and keras.saving.get_registered_name(kind) == kind.__name__
     }
 
 
@@ -109,15 +113,15 @@ def _saved_model(path: Path, ready: Ready, backend: str, custom: dict[str, Any])
     import tensorflow as tf
 
     with _library("savedmodel"):
+        given, own = _predicted(ready)
         ready.model.export(path, format="tf_saved_model", verbose=False)
         loaded = tf.saved_model.load(path)
         one = Counter(sha256(np.asarray(weight)) for weight in ready.model.weights)
         other = Counter(sha256(np.asarray(variable)) for variable in loaded.variables)
-        given = _given(ready)
         outputs = loaded.serve(keras.tree.map_structure(tf.convert_to_tensor, given))
     if one - other:
         raise BadInput("export: the weights of the exported folder are not those of the run")
-    found = _close(ready, given, [np.asarray(a) for a in keras.tree.flatten(outputs)])
+    found = _close(own, [np.asarray(array) for array in keras.tree.flatten(outputs)])
     return _Compared(
         f"{one.total()} weights were loaded again and have the bits of the run; {found.what}",
         found.largest,
@@ -145,31 +149,31 @@ def _onnx(path: Path, ready: Ready, backend: str, custom: dict[str, Any]) -> _Co
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     with _library("onnx"):
+        given, own = _predicted(ready)
         ready.model.export(path, format="onnx", verbose=False)
         proto = onnx.load(path)
         onnx.checker.check_model(proto)
-        given = _given(ready)
         names = [one.name for one in proto.graph.input]
         arrays = [np.asarray(array) for array in structure.flat("x", given).values()]
         outputs = ReferenceEvaluator(proto).run(None, dict(zip(names, arrays, strict=True)))
-    return _close(ready, given, [np.asarray(one) for one in outputs])
+    return _close(own, [np.asarray(one) for one in outputs])
 
 
-def _given(ready: Ready) -> Any:
-    """Samples of the test part, as the model takes them."""
+def _predicted(ready: Ready) -> tuple[Any, list[np.ndarray]]:
+    """Samples of the test part as the model takes them, and what it predicts for them."""
     part = ready.data.parts.test
-    return part.rows(np.arange(min(SAMPLES, len(part))))[0]
+    given = part.rows(np.arange(min(SAMPLES, len(part))))[0]
+    tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, given)
+    made = keras.tree.flatten(ready.model(tensors, training=False))
+    return given, [keras.ops.convert_to_numpy(one) for one in made]
 
 
-def _close(ready: Ready, given: Any, outputs: list[np.ndarray]) -> _Compared:
-    """Compares predictions with the model's own.
+def _close(own: list[np.ndarray], outputs: list[np.ndarray]) -> _Compared:
+    """Compares predictions of what was exported with the model's own.
 
     Raises:
         BadInput: they are further from each other than rounding explains.
     """
-    tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, given)
-    made = keras.tree.flatten(ready.model(tensors, training=False))
-    own = [keras.ops.convert_to_numpy(one) for one in made]
     shapes = [[array.shape for array in each] for each in (own, outputs)]
     if shapes[0] != shapes[1]:
         raise BadInput(f"export: expected predictions of the shapes {shapes[0]}, got {shapes[1]}")

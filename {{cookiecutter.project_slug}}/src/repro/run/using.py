@@ -162,11 +162,6 @@ def _predict(
     project: Project, directory: Path, content: Manifest, ready: Ready, task: Predict
 ) -> Predicted:
     parameters = content.recipe.parameters
-    if hasattr(ready.model, "learn"):
-        raise BadInput(
-            f"predict: {parameters.model.name} has a `learn` of its own, so it maps no sample to "
-            "an output"
-        )
     path = Path(task.file)
     own, split = _own_data(project, content, ready)
     if sha256(path) != task.sha256:
@@ -177,6 +172,11 @@ def _predict(
     part = Part(x, np.zeros(number, np.float32))
     batch_size = parameters.training.validation_batch_size or parameters.training.batch_size
     found = judging.predictions(ready.model, _steps(content, ready, part), batch_size)
+    if not found.digests:
+        raise BadInput(
+            f"predict: {parameters.model.name} predicts nothing, since it makes its steps itself "
+            "and need not map one sample to one output"
+        )
     state.save(directory / use.ARRAYS, found.arrays)
     return Predicted(
         sources={},
