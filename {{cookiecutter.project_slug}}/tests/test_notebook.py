@@ -15,21 +15,22 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
 def execute(path: Path) -> Any:
-    """The notebook with the outputs of a run in a fresh process."""
+    """The notebook with the outputs of a run in a fresh process, without those on stderr."""
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     resources = {"metadata": {"path": str(path.parent)}}
     client = nbclient.NotebookClient(notebook, timeout=1800, resources=resources)
-    return client.execute()
+    executed = client.execute()
+    for cell in executed.cells:
+        shown = [one for one in cell.get("outputs", []) if one.get("name") != "stderr"]
+        if "outputs" in cell:
+            cell.outputs = shown
+    return executed
 
 
 def outputs(notebook: Any) -> list[list[Any]]:
-    """What each cell shows; what it logs on stderr aside."""
+    """What each cell shows."""
     return [
-        [
-            output.get("text") or output.get("data") or output
-            for output in cell.get("outputs", [])
-            if output.get("name") != "stderr"
-        ]
+        [output.get("text") or output.get("data") or output for output in cell.get("outputs", [])]
         for cell in notebook.cells
     ]
 

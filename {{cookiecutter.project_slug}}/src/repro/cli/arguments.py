@@ -15,6 +15,8 @@ OVERRIDES: dict[str, Any] = {
     "help": "a parameter of params.yaml and its value, such as training.epochs=3",
 }
 
+RUN = "a run: its directory, its id, the beginning of its id, or latest"
+
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line; its result has the chosen command in `command`."""
@@ -48,6 +50,20 @@ def parser() -> argparse.ArgumentParser:
             _cluster_keys,
         ),
         ("report", "make a page of runs or of a study, with curves, tables and pictures", _report),
+        ("runs", "list the runs of the project, the newest last", _runs),
+        ("presets", "list the presets, and say in a line what each one is", _presets),
+        ("clean", "remove runs that nothing refers to", _clean),
+        (
+            "evaluate",
+            "evaluate a finished run again, and compare the results with those it had",
+            _evaluate,
+        ),
+        ("predict", "predict with a finished run for the samples of a file", _predict),
+        (
+            "export",
+            "export the model of a finished run; the export is loaded again and compared",
+            _export,
+        ),
         ("image", "build the project's image, with the same bits each time", _image),
         (
             "doctor",
@@ -146,8 +162,8 @@ def _verify(made: argparse.ArgumentParser) -> None:
 
 
 def _diff(made: argparse.ArgumentParser) -> None:
-    made.add_argument("run_a", help="a run directory, or the beginning of a run's id")
-    made.add_argument("run_b")
+    made.add_argument("run_a", help=RUN)
+    made.add_argument("run_b", help="the other run")
     made.add_argument(
         "--explain",
         action="store_true",
@@ -264,10 +280,108 @@ def _cluster_keys(made: argparse.ArgumentParser) -> None:
 
 
 def _report(made: argparse.ArgumentParser) -> None:
-    made.add_argument("runs", nargs="*", metavar="run", help="a run directory or an id")
-    made.add_argument("--study", metavar="STUDY", help="the id of a study, instead of runs")
+    made.add_argument("runs", nargs="*", metavar="run", help=RUN)
+    made.add_argument(
+        "--study", metavar="STUDY", help="the id of a study or latest, instead of runs"
+    )
     made.add_argument(
         "--output", type=Path, metavar="FOLDER", help="where to (default: reports/<id>)"
+    )
+
+
+def _runs(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--sort",
+        metavar="KEY",
+        help="sort by this: name, when, data, model, status, guarantee, digest, a result such as "
+        "test_accuracy, or a parameter such as training.epochs (default: when)",
+    )
+    made.add_argument(
+        "--where",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="key=value",
+        help="show only the runs for which all of this holds; the keys are those of --sort",
+    )
+    made.add_argument("--csv", action="store_true", help="print the list as CSV")
+    made.add_argument(
+        "--made",
+        metavar="RUN",
+        help="show instead what was made from this run: evaluations, predictions, exports",
+    )
+
+
+def _presets(made: argparse.ArgumentParser) -> None:
+    """The command has no arguments of its own."""
+
+
+def _clean(made: argparse.ArgumentParser) -> None:
+    made.description = (
+        "Remove the runs for which all that is given holds. A run stays in any case if a study, "
+        "results.lock, params.yaml, a preset or another run refers to it, or if a process is at "
+        "work on it."
+    )
+    made.add_argument("--keep", type=int, metavar="N", help="keep the N newest runs")
+    made.add_argument("--failed", action="store_true", help="remove only runs that failed")
+    made.add_argument(
+        "--older", type=float, metavar="DAYS", help="remove only runs that are older than DAYS days"
+    )
+    made.add_argument(
+        "--dry-run", action="store_true", help="say what would be removed, and remove nothing"
+    )
+    made.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _evaluate(made: argparse.ArgumentParser) -> None:
+    made.add_argument("run", help=RUN)
+    made.add_argument(
+        "--part",
+        choices=("train", "validation", "test", "all"),
+        help="the part of the data (default: test; with --data: all)",
+    )
+    made.add_argument(
+        "--data", metavar="NAME", help="evaluate on other data: the name of their data function"
+    )
+    made.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="data.key=value",
+        help="with --data: an argument of the data function, such as data.scaling=standard",
+    )
+
+
+def _predict(made: argparse.ArgumentParser) -> None:
+    made.add_argument("run", help=RUN)
+    made.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="samples as the data function returns them in x: an .npy, an .npz with an array for "
+        "each input, or a .csv with a row for each sample",
+    )
+    made.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where to: an .npz or a .csv (default: an .npz in the run's directory)",
+    )
+
+
+def _export(made: argparse.ArgumentParser) -> None:
+    made.add_argument("run", help=RUN)
+    made.add_argument(
+        "--format",
+        choices=("keras", "savedmodel", "onnx"),
+        default="keras",
+        help="keras: an archive of Keras's (default); savedmodel: a folder of TensorFlow's; onnx: "
+        "a file that other programs read, for which further packages are needed",
+    )
+    made.add_argument(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="where to; it must not be there yet (default: in the run's directory)",
     )
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from repro.basics import files
 from repro.basics.errors import BAD_INPUT, DIFFERS, FAILED, IDENTICAL, NOT_COMPARABLE, BadInput
 from repro.basics.text import printable
-from repro.cli import arguments, console, guard
+from repro.cli import after, arguments, console, guard
 from repro.recipe.project import Project, own_machinery
 
 if TYPE_CHECKING:
@@ -422,4 +422,5 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "image": _image,
     "doctor": _doctor,
     "data": _data,
+    **after.COMMANDS,
 }

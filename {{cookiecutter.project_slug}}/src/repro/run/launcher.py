@@ -32,6 +32,7 @@ from repro.recipe.recipe import Recipe
 from repro.run import events, failure, manifest
 from repro.run.events import Event, Failed, Progress, Refused
 from repro.run.manifest import ORDINARY, Manifest, Probe, Surroundings
+from repro.run.use import Use
 
 Listener = Callable[[Path, Progress], None]
 """Called with the run directory and each event that tells how far the run is."""
@@ -60,6 +61,8 @@ class Launch:
     """The overrides of `params.yaml` in the recipe, so that it can be made again and compared."""
     probe: Probe | None = None
     """What to look at, if the run is made only to look at one place."""
+    use: Use | None = None
+    """What to do with a finished run, if the process is made for that and does not train."""
     name: str | None = None
     """The name of the run if it is a trial of a study; such a run is not found by its recipe."""
     gpu: str | None = None
@@ -160,6 +163,7 @@ def _begun(launch: Launch, directory: Path, interpreter: str) -> Manifest:
         checkpoint_seconds=launch.checkpoint_seconds,
         readers=_readers(),
         probe=launch.probe,
+        use=launch.use,
         code=code,
         interpreter=interpreter,
     )
@@ -331,8 +335,13 @@ def start(launch: Launch, listener: Listener, fresh: bool = False) -> Path:
 
 
 @contextlib.contextmanager
-def made_to_look(on_start: OnStart = lambda process: None) -> Iterator[OnStart]:
+def made_to_look(
+    on_start: OnStart = lambda process: None, keep_failed: bool = False
+) -> Iterator[OnStart]:
     """Removes, after the block, the runs that were made in it only to look at something.
+
+    Args:
+        keep_failed: whether they stay if one of them failed, since its log says why.
 
     Yields:
         The function to give to `train` as `on_start`. It also calls the `on_start` given here.
@@ -346,6 +355,10 @@ def made_to_look(on_start: OnStart = lambda process: None) -> Iterator[OnStart]:
 
     try:
         yield started
+    except RunFailed:
+        if keep_failed:
+            runs.clear()
+        raise
     finally:
         for run in runs:
             shutil.rmtree(run, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from repro.recipe.parameters import Group
 from repro.recipe.project import Project
 from repro.recipe.recipe import Recipe
 from repro.run.ledger import Divergence
+from repro.run.use import Use
 
 FORMAT = 2
 """The format of manifests. A manifest of another format is refused: another version wrote it."""
@@ -75,6 +77,8 @@ class Manifest(Group):
     readers: int = 0
     """How many threads read samples that are not in memory."""
     probe: Probe | None = None
+    use: Use | None = None
+    """What the process does with a finished run instead of training, if it is made for that."""
     code: Code
     machinery: Origin | None = None
     """The origin of the machinery that made the run."""
@@ -99,7 +103,7 @@ class Manifest(Group):
         return {name: value for name, value in content.items() if name not in _SILENT or value}
 
 
-_SILENT = ("parted", "made_of", "reads", "machinery")
+_SILENT = ("parted", "made_of", "reads", "machinery", "use")
 
 
 class Finished(Manifest):
@@ -234,10 +238,34 @@ def digests_of_files(directory: Path) -> dict[str, str]:
 def find_run(project: Project, name: str) -> Path:
     """Returns the run directory for a name: a path, the id of a run, or the beginning of one id.
 
+    The name `latest` stands for the run that has begun last.
+
     Raises:
         BadInput: there is no such run, or there are several.
     """
+    if name == LATEST and not files.is_file(Path(name) / "manifest.json"):
+        return _latest(project)
     return find_directory(project.runs, "manifest.json", name, ("run", "runs"))
+
+
+LATEST = "latest"
+"""The name that stands for the newest run, or for the newest study, wherever one is named."""
+
+
+def _latest(project: Project) -> Path:
+    """Returns the run that has begun last; one that is made only to look at something is none.
+
+    Of the manifests only the time is looked at, since there may be thousands of them.
+    """
+    began = []
+    for path in project.runs.glob("*/manifest.json"):
+        with contextlib.suppress(OSError, ValueError):
+            content = json.loads(path.read_bytes())
+            if isinstance(content, dict) and not (content.get("probe") or content.get("use")):
+                began.append((str(content.get("started", "")), path.parent.name, path.parent))
+    if not began:
+        raise BadInput(f"{LATEST}: no such run; there is none yet")
+    return max(began)[2]
 
 
 def find_directory(folder: Path, file: str, name: str, what: tuple[str, str]) -> Path:

@@ -48,6 +48,27 @@ class Data:
     """What the manifest says about the split."""
 
 
+def dataset_of(project: Project, asked: Own, seed: int) -> Dataset:
+    """Returns what a data function of the project's returns.
+
+    Args:
+        seed: the recipe's own seed and not the fold's, since all folds cut the same data.
+
+    Raises:
+        BadInput: the function does not return a data set.
+    """
+    function = asked.name
+    determinism.reseed(seed, "data")
+    module = signatures.data_module(project.source, function)
+    dataset = _call(project, module, function, asked)
+    if not isinstance(dataset, Dataset):
+        raise BadInput(
+            f"data.name: expected a function that returns a Dataset; {function} returned "
+            f"{type(dataset).__name__}"
+        )
+    return dataset
+
+
 def _data(project: Project, directory: Path, content: Manifest) -> Data:
     """Reads the data of a recipe and cuts them into parts."""
     import numpy as np
@@ -55,16 +76,8 @@ def _data(project: Project, directory: Path, content: Manifest) -> Data:
     from repro.data import splits
 
     parameters = content.recipe.parameters
-    function, asked = parameters.data.name, parameters.split
-    # All folds cut the same data, so the data get the recipe's own seed and not the fold's.
-    determinism.reseed(content.seed, "data")
-    module = signatures.data_module(project.source, function)
-    dataset = _call(project, module, function, parameters.data)
-    if not isinstance(dataset, Dataset):
-        raise BadInput(
-            f"data.name: expected a function that returns a Dataset; {function} returned "
-            f"{type(dataset).__name__}"
-        )
+    asked = parameters.split
+    dataset = dataset_of(project, parameters.data, content.seed)
     if asked.file is None:
         split = splits.make(dataset, asked)
     else:

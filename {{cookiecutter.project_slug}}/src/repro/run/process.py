@@ -146,7 +146,8 @@ def train(project: Project, directory: Path, content: Manifest, send: Send) -> F
     """Trains as the manifest's recipe says, and returns the manifest of the finished run.
 
     Raises:
-        Probed: the run is made only to look at one place, and has looked.
+        Probed: the run is made only to look at one place, and has looked; or the process is made
+            to use a finished run, and has done so.
         BadInput: something is wrong that only this process can see.
     """
     recipe = content.recipe
@@ -167,6 +168,10 @@ def train(project: Project, directory: Path, content: Manifest, send: Send) -> F
         ready = preparing.prepare(project, directory, content, seed)
         # The recipe stays the one that was asked for: an interrupted run is found by it.
         manifest.write(directory, content.but(reads=read.in_order))
+        if content.use is not None:
+            from repro.run import using
+
+            using.carry_out(project, directory, content, ready, content.use)
         made = _trained(directory, content, ready, seed, send)
         judged = _judge(directory, ready, parameters.training)
     results = made.trained.results | judged.results

@@ -299,7 +299,13 @@ def _folder(project: Project) -> Path:
 def find(project: Project, name: str) -> Path:
     """Returns the folder of a study for a name: a path, its id, or the beginning of its id.
 
+    The name `latest` stands for the study that has begun last; its id begins with the time.
+
     Raises:
         BadInput: there is no such study, or there are several.
     """
+    known = sorted(path.parent for path in _folder(project).glob(f"*/{planning.FILE}"))
+    latest = name == manifest.LATEST and not files.is_file(Path(name) / planning.FILE)
+    if latest and known:
+        return known[-1]
     return manifest.find_directory(_folder(project), planning.FILE, name, ("study", "studies"))
