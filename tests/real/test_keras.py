@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import FULL, TEMPLATE, Generated, bake, document, environment, some
+from .conftest import TEMPLATE, Generated, bake, document, environment, fewer, some
 
 pytestmark = pytest.mark.real
 
@@ -59,7 +59,7 @@ def build(shape, classes, *, outputs: int = 7, activation: str = "softmax", step
 FIRST = (
     *("model.name=small", "training.epochs=2", "training.batch_size=16", "split.strategy=random"),
 )
-OF = {
+OF: dict[str, list[str]] = {
     "classes": [],
     "columns": ["training.loss=categorical_crossentropy"],
     "binary": ["training.loss=bce", "model.outputs=1", "model.activation=sigmoid"],
@@ -88,7 +88,7 @@ METRICS = {
     "RootMeanSquaredError MeanSquaredLogarithmicError LogCoshError Poisson CosineSimilarity "
     "PearsonCorrelation ConcordanceCorrelation",
 }
-GIVEN = {
+GIVEN: dict[str, dict[str, Any]] = {
     "IoU": {"num_classes": 7, "target_class_ids": [0, 1], "sparse_y_pred": False},
     "MeanIoU": {"num_classes": 7, "sparse_y_pred": False},
     "OneHotIoU": {"num_classes": 7, "target_class_ids": [0]},
@@ -199,17 +199,17 @@ def test_every_class_of_keras_is_tried_or_has_its_reason() -> None:
     assert not tried & told
 
 
-SHORT = (("optimizers", "Muon"), ("losses", "CTC"), ("schedules", "CosineDecay"))
-SHORT_METRICS = ("metrics", "FBetaScore")
+SHORT = (
+    *(("optimizers", "Muon"), ("losses", "CTC"), ("schedules", "CosineDecay")),
+    ("metrics", "FBetaScore"),
+)
 BACKENDS = some(("tensorflow", "jax", "torch"), ("tensorflow",))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_keras_has_trains_with_the_same_bits(backend: str, tmp_path: Path) -> None:
     project = small(bake(tmp_path, environment(backend), backend=backend))
-    found = cases()
-    if not FULL:
-        found = {key: given for key, given in found.items() if key in (*SHORT, SHORT_METRICS)}
+    found = {key: given for key, given in cases().items() if key in fewer(SHORT, tuple(cases()))}
     distinct = {json.dumps(given): given for given in found.values()}
     answers = gate(project, [[*FIRST, *given] for given in distinct.values()])
     came = dict(zip(distinct, answers, strict=True))

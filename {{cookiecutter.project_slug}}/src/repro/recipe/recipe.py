@@ -28,9 +28,8 @@ class Recipe(Group):
     """The SHA-256 of each source of the data, by name. It is None before the recipe was run, since
     only the process that reads the data knows it."""
     compiled: dict[str, Any] | None = None
-    """What trains a model that came compiled out of its `build`, or that has a `compile` of its own;
-    see `compiling.found`. It is None before the recipe was run, and where the parameters say all
-    of it."""
+    """What trains a model that came compiled out of its `build`, or has a `compile` of its own; see
+    `compiling.found`. It is None before the recipe was run, and where the parameters say all."""
 
     def as_json(self) -> dict[str, Any]:
         """Returns the recipe as manifests, studies and `results.lock` have it."""
