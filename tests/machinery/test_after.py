@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -316,6 +317,18 @@ def test_clean_asks_or_refuses(project: Project, add: Add, capsys: Any) -> None:
     assert commands.main(["clean", "--keep", "0", "--yes", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["runs"] == [directory.name]
     assert not directory.exists()
+
+
+def test_clean_removes_only_after_a_yes(
+    project: Project, add: Add, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    directory = add(at(1, "a", **unlike(1)))
+    monkeypatch.setattr("repro.cli.after._on_a_terminal", lambda: True)
+    for typed, there in (("", True), ("n\n", True), ("\n", True), ("yes\n", False)):
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        assert commands.main(["clean", "--keep", "0"]) == 0
+        assert "1 run with" in capsys.readouterr().out
+        assert directory.exists() is there, typed
 
 
 LINE = made.Made(

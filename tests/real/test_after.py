@@ -102,6 +102,24 @@ def execute(place: Generated, script: str, *arguments: str) -> subprocess.Comple
     return done
 
 
+LUCKY = """
+import random
+
+import keras
+import numpy as np
+
+
+class Lucky(keras.Sequential):
+    def judge(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+        return {"luck": random.random() + float(np.random.random())}
+
+
+def build(input_shape: tuple[int, ...], classes: int) -> keras.Model:
+    layers = [keras.Input(input_shape), keras.layers.Flatten(), keras.layers.Dense(classes)]
+    return Lucky([*layers, keras.layers.Softmax()])
+"""
+
+
 @pytest.fixture(scope="module")
 def place(project: Generated, tmp_path_factory: pytest.TempPathFactory) -> Generated:
     return project.copy(tmp_path_factory.mktemp("after") / "project")
@@ -147,6 +165,16 @@ def test_an_evaluation_has_the_bits_of_the_run(
     assert line["inputs"][str(run / "state.npz")] == content["files"]["state.npz"]
     assert json.loads((run / "manifest.json").read_text(encoding="utf-8")) == content
     assert [path.name for path in run.parent.iterdir()] == [run.name]
+
+
+def test_what_is_drawn_in_the_evaluation_is_drawn_again(place: Generated, tmp_path: Path) -> None:
+    copy = place.copy(tmp_path / "project")
+    (copy.package / "models" / "lucky.py").write_text(LUCKY, encoding="utf-8")
+    copy.repro("train", "model.name=lucky", "training.epochs=1")
+    answer = copy.repro("evaluate", "latest")
+    assert "test_luck" in answer["compared"] and answer["same"], answer
+    answer = copy.repro("evaluate", "latest", "--part", "validation")
+    assert answer["compared"] == [] and "draws random numbers" in answer["why_not"]
 
 
 def test_other_data_are_preprocessed_as_the_run_knows_it(

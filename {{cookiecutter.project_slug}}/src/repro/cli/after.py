@@ -102,14 +102,14 @@ def _clean(options: argparse.Namespace) -> int:
     asked = cleaning.Asked(options.keep, options.failed, options.older)
     project = Project.find()
     ask = not (options.dry_run or options.yes)
-    if ask and (options.json or not (sys.stdin.isatty() and sys.stdout.isatty())):
+    if ask and (options.json or not _on_a_terminal()):
         raise BadInput("clean: expected --yes or --dry-run, since nobody can be asked here")
     found = cleaning.find(project, asked)
     if not options.json:
         _print_cleaning(found, "would be removed" if options.dry_run or ask else "removed")
     go = bool(found.runs) and not options.dry_run
     if go and ask:
-        go = input("Remove them? [y/N] ").strip().lower() in ("y", "yes")
+        go = _agreed("Remove them? [y/N] ")
     if go:
         done = cleaning.remove(found)
         for name in done.kept.keys() - found.kept.keys():
@@ -120,6 +120,19 @@ def _clean(options: argparse.Namespace) -> int:
     elif ask and found.runs:
         print("removed" if go else "nothing was removed")
     return IDENTICAL
+
+
+def _on_a_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _agreed(question: str) -> bool:
+    """Asks on the terminal; the end of the input is no agreement."""
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False
 
 
 def _print_cleaning(found: Cleaning, what: str) -> None:
