@@ -51,9 +51,8 @@ class Example:
 
     data: str
     """What is appended to `data.py`."""
-    model: str
-    file: str
-    """The path of the model's file in the project's package."""
+    files: tuple[tuple[str, str], ...]
+    """The path of each other file in the project's package, and its text."""
     added: tuple[str, ...]
     """The paths that `repro data add` is told."""
     trainings: tuple[Training, ...]
@@ -61,16 +60,17 @@ class Example:
     def put(self, project: Generated) -> None:
         """Writes the example into a project, as the page says."""
         project.append("data.py", f"\n\n{self.data}")
-        (project.package / self.file).write_text(self.model, encoding="utf-8")
+        for file, text in self.files:
+            (project.package / file).write_text(text, encoding="utf-8")
 
 
 def example(section: str) -> Example:
     """Reads a section; one that is not written as the others are raises ValueError."""
-    (data_file, data), (file, model) = re.findall(
+    (data_file, data), *files = re.findall(
         r"^In `([\w/.]+)`:\n\n```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE
     )
-    if data_file != "data.py" or not file.startswith("models/"):
-        raise ValueError(f"expected data.py and a model, got {data_file} and {file}")
+    if data_file != "data.py" or not files[-1][0].startswith("models/"):
+        raise ValueError(f"expected data.py first and a model last, got {data_file}, {files}")
     added: list[str] = []
     trainings: list[Training] = []
     for block, after in re.findall(
@@ -88,7 +88,7 @@ def example(section: str) -> Example:
                     trainings.append(Training(tuple(settings), tuple(promised)))
                 case _:
                     raise ValueError(f"expected repro data add or repro verify, got {command}")
-    return Example(data, model, file, tuple(added), tuple(trainings))
+    return Example(data, tuple(files), tuple(added), tuple(trainings))
 
 
 def examples() -> dict[str, Example]:
@@ -202,7 +202,8 @@ def test_an_example_learns_and_can_be_killed(cell: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_is_short_and_promises_more_than_chance(name: str) -> None:
     found = EXAMPLES[name]
-    assert len(found.data.splitlines()) + len(found.model.splitlines()) <= LONGEST
+    texts = (found.data, *(text for _, text in found.files))
+    assert sum(len(text.splitlines()) for text in texts) <= LONGEST
     assert found.trainings
     for training in found.trainings:
         assert training.promised, training.settings
