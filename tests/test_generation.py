@@ -351,8 +351,8 @@ def test_what_backends_share_is_asked_for_by_all() -> None:
 def test_the_files_are_few() -> None:
     # 12 are the owner's: parameters, presets, data, models, the notebook, and what results.lock and
     # data.lock record. 3 test these. 6 lock the packages, 4 are the forge's, 10 are for editors and
-    # containers, and 7 are what any project has. The machinery has 120: one for each idea, in eleven
-    # rooms. Its tests are not in a project. Whoever adds a file adds it to its kind here.
+    # containers, and 7 are what any project has. The machinery has 120: one for each idea, in
+    # eleven rooms. Its tests are not in a project. Whoever adds a file adds it to its kind here.
     assert len(FILES) <= 12 + 3 + 6 + 4 + 10 + 7 + 120
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import signal
 import struct
+import subprocess
 import sys
+import time
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from repro.basics.files import MACHINERY
 from repro.cli.commands import main
 from repro.run import ledger
 from repro.script import asked, folder, outputs, printed, settings
@@ -547,3 +552,66 @@ def test_dependence_in_words() -> None:
     assert told[0].startswith("depends on clock: date and time of day")
     assert told[-1] == "not on     umask"
     assert "params.yaml" not in "".join(Depends(["user"], [], by_itself=False).lines())
+
+
+SECONDS = """
+import time
+import numpy as np
+time.sleep(1.1)
+np.random.seed(int(time.time()))
+print("loss", np.random.rand())
+"""
+
+
+def test_a_seed_from_the_second_is_named_although_it_differs_in_each_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing has to be varied for it to differ, so the clock is held still instead."""
+    found = answer(capsys, "--vary", "umask", code=SECONDS, status=1)
+    assert found["cause"]["variation"] == ["clock"] and found["cause"]["sure"] is True
+    found = answer(capsys, "--as-is", "--vary", "umask", status=1)
+    assert found["depends_on"] == ["clock"] and found["repeats_by_itself"] is False
+
+
+def test_a_fault_by_chance_is_not_blamed_on_what_is_held_still(
+    capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
+    """It stays away while the clock is held still, and once more where it is not."""
+    count = here.parent / "count"
+    count.write_text("", encoding="utf-8")
+    code = f"""
+number = open({str(count)!r}, "a+")
+number.seek(0)
+made = len(number.read())
+number.write("x")
+print(made in (1, 2))
+"""
+    found = answer(capsys, "--vary", "umask", code=code, status=1)
+    assert found["cause"]["variation"] == [] and found["cause"]["sure"] is False
+
+
+def test_as_it_is_the_order_of_a_set_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "print(list({str(n) for n in range(50)}))\n"
+    found = answer(capsys, "--as-is", "--vary", "umask", code=code, status=1)
+    assert found["depends_on"] == ["hash-seed"]
+    verify("--vary", "umask")
+    found = answer(capsys, "--vary", "hash-seed,umask", status=1)
+    assert found["cause"]["variation"] == ["hash-seed"]
+
+
+def test_ctrl_c_ends_the_script_and_leaves_no_copy(here: Path) -> None:
+    code = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)\n"
+    (here / "train.py").write_text(code, encoding="utf-8")
+    command = [sys.executable, "-m", "repro", "verify", "--script", "train.py"]
+    env = {**os.environ, "PYTHONPATH": str(MACHINERY.parent)}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + 60
+    while not (said := "".join(p.read_text() for p in here.glob(".repro/*/1/printed.txt"))):
+        assert time.monotonic() < limit and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    assert process.stderr is not None and "repro: interrupted" in process.stderr.read()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(said), 0)
+    assert not [*here.glob(".repro/*/work")]

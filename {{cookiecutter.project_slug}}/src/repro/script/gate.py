@@ -7,12 +7,14 @@ it is, a script is first run twice in the same surroundings, and only then in ch
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repro.basics.errors import BadInput, RunFailed
 from repro.compare import cause
+from repro.compare.cause import Cause
 from repro.compare.named_cause import named
 from repro.environment import surroundings
 from repro.run import failure
@@ -29,6 +31,10 @@ Tell = Callable[[str], None]
 SOURCE = Path(surroundings.__file__).parents[2]
 WITHOUT = {"killed": "a script has no checkpoints to go on from"}
 """Variations that are for recipes alone."""
+HELD = ("clock", "hash-seed", "address-space")
+"""What differs from process to process also where nothing is varied, and can be held still."""
+LONGER = 20
+"""How many times as long as the first run may take what is made to look at this, all together."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ def verify(asked: Gate, tell: Tell) -> ScriptVerdict:
         runs=runs,
         seen=first.seen,
         written=first.written,
+        seconds=first.seconds,
         varied=[name for name in varied if any(name in names for names in sets[: len(found)])],
         not_varied=others,
         differing=len(differing),
@@ -137,25 +144,29 @@ def explain(asked: Gate, verdict: ScriptVerdict, tell: Tell) -> ScriptVerdict:
 
     A failure of the search does not change the verdict: it becomes one line.
     """
-    if not verdict.script.fixed and verdict.index == 1:
-        return replace(verdict, depends=Depends((), (), by_itself=True))
     if verdict.index is None:
         alone = Depends((), verdict.varied, by_itself=False)
         whole = verdict.verdict == "identical" and not verdict.script.fixed
         return replace(verdict, depends=alone) if whole else verdict
     looking = _Looking(asked, verdict)
     try:
-        if not verdict.script.fixed:
+        if not verdict.script.fixed and verdict.index != 1:
             verdict = replace(verdict, depends=_each(verdict, looking, tell))
         if verdict.depends is None or not verdict.depends.on:
             before = (verdict.differing, verdict.further)
-            found = named(cause.find(verdict.varied_then, looking, 1, before, tell))
-            verdict = replace(verdict, cause=replace(found, mend=mend(found.mend)))
+            found = cause.find(verdict.varied_then, looking, 1, before, tell)
+            if not found.variation:
+                found = looking.held(found, tell)
+            words = named(found)
+            verdict = replace(verdict, cause=replace(words, mend=mend(words.mend)))
     except Exception as error:
         said = f"what makes the runs differ was not found: {failure.reason(error)}"
         verdict = replace(verdict, unexplained=[said])
     finally:
         looking.close()
+    if not verdict.script.fixed and verdict.index == 1:
+        on = verdict.cause.cause.variation if verdict.cause else ()
+        return replace(verdict, cause=None, depends=Depends(on, (), by_itself=True))
     return verdict
 
 
@@ -177,6 +188,8 @@ class _Looking:
         self._index = verdict.index or 1
         first, other = verdict.runs[0], verdict.runs[self._index]
         self._session = first.parent
+        self._fixed = verdict.script.fixed
+        self._seconds = verdict.seconds
         self._first = Ran(first, verdict.seen, verdict.written, first.parent / "work", 0)
         self._lines = _lines(first)
         # A run may be ended where the other one had parted from the first along the run.
@@ -203,6 +216,59 @@ class _Looking:
     def _parted(self, run: Path) -> bool:
         """Whether the run has come to where the other one had parted from the first."""
         return self._place is not None and len(_lines(run)) > self._place
+
+    def held(self, found: Cause, tell: Tell) -> Cause:
+        """Looks whether a random fault goes away where something random is held still.
+
+        What is random in ordinary surroundings too, such as the time, shows in each run, whatever
+        is varied. So runs are made in which it is the same, and compared with each other.
+        """
+        for name in HELD:
+            # A guarantee fixes the hash seed already.
+            if surroundings.VARIATIONS[name].impossible() or (name == "hash-seed" and self._fixed):
+                continue
+            tell(f"does the difference go away where {name} is held still?")
+            same = self._agree(name)
+            # A random fault may stay away by chance; so it has to show each time without.
+            if same and all(self._differs([]) for _ in range(cause.REPEATS)):
+                chance = cause.by_chance(same, cause.REPEATS)
+                why = (
+                    f"{same} of {same} runs agree where it is held still, and "
+                    f"{cause.REPEATS} of {cause.REPEATS} differ where it is not; a random fault "
+                    f"would show so at most once in {round(1 / chance)}"
+                )
+                sure = replace(found, variation=[name], sure=True)
+                return replace(sure, confidence=1 - chance, why=why)
+        return found
+
+    def _agree(self, name: str) -> int:
+        """How many runs agree with a first one, with something held still; 0: not all of them."""
+        clock = int(time.time()) if name == "clock" else None
+        varied = [] if name == "clock" else [name]
+        limit = time.monotonic() + LONGER * max(self._seconds, 1)
+
+        def late(run: Path) -> bool:  # A script may wait for a clock that stands still.
+            return time.monotonic() > limit
+
+        reference: Ran | None = None
+        try:
+            for number in range(cause.REPEATS + 1):
+                place = self._session / f"held-{min(number, 1)}"
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+                ran = running.run(self._asked.script, place, varied, 1, late, clock)
+                if reference is None:
+                    reference = ran
+                    continue
+                found = comparison.compare(self._asked.script, reference, ran, self._asked.printed)
+                if found.verdict == "diverged":
+                    return 0
+        except (Stopped, RunFailed):
+            return 0
+        finally:
+            for number in range(2):
+                shutil.rmtree(self._session / f"held-{number}", ignore_errors=True)
+        return cause.REPEATS
 
     def close(self) -> None:
         """Removes the run that was made to look."""

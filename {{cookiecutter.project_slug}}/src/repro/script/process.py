@@ -27,12 +27,14 @@ def main(run: Path) -> None:
     """Runs the script as Python itself does, under watch."""
     sys.path.insert(0, SOURCE)
     sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
-    from repro.environment import surroundings
+    from repro.environment import changes, surroundings
     from repro.script.start import Seen, Start
 
     start = Start.read(run)
     # NumPy asks for the number of cores when it is imported.
     surroundings.enter(start.varied, start.index)
+    if start.clock is not None:
+        changes.hold_clock(start.clock)
     from repro.script import guarding, importing, settings, watching
 
     recorder = None

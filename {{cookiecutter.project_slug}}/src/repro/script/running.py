@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repro.basics.errors import BadInput
@@ -48,6 +48,7 @@ def run(
     varied: Sequence[str] = (),
     index: int = 0,
     stop: Callable[[Path], bool] = lambda run: False,
+    clock: int | None = None,
     watched: bool = True,
 ) -> Ran:
     """Runs a script to its end.
@@ -57,6 +58,7 @@ def run(
         varied: the variations of its surroundings.
         index: the number of the run, which decides how each of them is varied.
         stop: asked again and again whether the run may be ended.
+        clock: the date at which the process's clock stands still, in seconds since 1970.
 
     Raises:
         RunFailed: the script has failed; the message has the end of its log.
@@ -69,7 +71,8 @@ def run(
     begun = time.monotonic()
     try:
         copy = folder.copy(script, work)
-        _start(script, copy, varied, index, watched).write(directory)
+        start = _start(script, copy, varied, index)
+        replace(start, clock=clock, watched=watched).write(directory)
         status = _process(script, directory, copy, varied, index, stop)
         if status:
             raise failure.of(directory, status, "script")
@@ -83,9 +86,7 @@ def run(
     return Ran(directory, Seen.read(directory), written, work, time.monotonic() - begun)
 
 
-def _start(
-    script: Script, copy: folder.Copy, varied: Sequence[str], index: int, watched: bool
-) -> Start:
+def _start(script: Script, copy: folder.Copy, varied: Sequence[str], index: int) -> Start:
     inside = script.file.is_relative_to(script.folder)
     file = copy.root / script.file.relative_to(script.folder) if inside else script.file
     environment = Path(script.python).parent.parent
@@ -99,7 +100,6 @@ def _start(
         index=index,
         guarded=[str(script.folder), *map(str, copy.linked)],
         allowed=[str(copy.root.resolve()), str(environment)],
-        watched=watched,
     )
 
 

@@ -31,6 +31,8 @@ class Start:
     """Folders and files in which the script may not write: they are the person's own."""
     allowed: Sequence[str]
     """Folders inside of these in which it may."""
+    clock: int | None = None
+    """The date at which the clock stands still, in seconds since 1970; None: it goes on."""
     watched: bool = True
     """Whether there is a ledger; a test compares the bits with and without one."""
 

@@ -54,12 +54,13 @@ class Depends:
 
     def lines(self) -> list[str]:
         """The same for a person."""
-        if self.by_itself:
-            return [
-                "depends on nothing that was varied: it differs in the same surroundings too",
-                "           look for what is not seeded, and for threads or processes that race",
-            ]
         text = []
+        if self.by_itself and not self.on:
+            text = [
+                "depends on chance: it differs in the same surroundings too",
+                "           look for what is not seeded, and for threads or processes that race; "
+                "without --as-is the usual generators are seeded",
+            ]
         for name in self.on:
             text += [
                 f"depends on {name}: {VARIATIONS[name].what}",
@@ -87,6 +88,8 @@ class ScriptVerdict:
     """What was watched in the first run."""
     written: Sequence[str]
     """The files that the first run has written."""
+    seconds: float
+    """How long the first run took."""
     varied: Sequence[str]
     """What was changed around the further runs, taken together."""
     not_varied: dict[str, str]
