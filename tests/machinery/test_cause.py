@@ -15,7 +15,7 @@ import pytest
 from repro.cli.commands import main
 from repro.compare import cause, gate, why
 from repro.compare.cause import Cause
-from repro.compare.gate_verdict import NamedCause
+from repro.compare.named_cause import NamedCause
 from repro.recipe.project import Project
 
 PROJECT = Project.find()

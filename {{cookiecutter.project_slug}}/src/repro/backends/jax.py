@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from repro.data.dataset import Part
 from repro.data.feed import Chunk
-from repro.recipe.parameters import Parameters
+
+if TYPE_CHECKING:
+    from repro.recipe.parameters import Parameters
 
 FLAGS = {
     "--xla_gpu_deterministic_ops": "true",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from repro.backends import portable
 from repro.data.dataset import Part
 from repro.data.feed import Chunk
-from repro.recipe.parameters import Parameters
+
+if TYPE_CHECKING:
+    from repro.recipe.parameters import Parameters
 
 
 def environment(parameters: Parameters) -> dict[str, str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from repro.data.dataset import Part
 from repro.data.feed import Chunk
-from repro.recipe.parameters import Parameters
+
+if TYPE_CHECKING:
+    from repro.recipe.parameters import Parameters
 
 
 def environment(parameters: Parameters) -> dict[str, str]:
@@ -33,13 +35,20 @@ def apply(parameters: Parameters) -> None:
     import torch
 
     if parameters.guarantee != "none":
-        torch.set_num_threads(parameters.threads)
+        make_deterministic(parameters.threads)
         torch.set_num_interop_threads(parameters.threads)
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
         torch.set_flush_denormal(True)
         _seed_all()
+
+
+def make_deterministic(threads: int) -> None:
+    """Sets the number of threads of an operation, and allows deterministic kernels alone."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 def _seed_all() -> None:

@@ -126,6 +126,7 @@ def _verify(made: argparse.ArgumentParser) -> None:
         "(default: all of them except caches, which take long)",
     )
     made.add_argument("overrides", **OVERRIDES)
+    _script(made)
     recorded = made.add_mutually_exclusive_group()
     recorded.add_argument(
         "--locked",
@@ -158,6 +159,49 @@ def _verify(made: argparse.ArgumentParser) -> None:
         "--no-explain",
         action="store_true",
         help="if runs differ, do not run their steps again to find the first tensor that differs",
+    )
+
+
+def _script(made: argparse.ArgumentParser) -> None:
+    """Adds the options of the gate for a script; it needs no project."""
+    made.set_defaults(passed=[])
+    given = made.add_argument_group(
+        "a script of your own, in any folder",
+        "repro verify --script train.py [options] -- ARGUMENTS OF THE SCRIPT",
+    )
+    given.add_argument(
+        "--script", metavar="FILE", help="run this Python script twice as it is, and compare"
+    )
+    given.add_argument(
+        "--output",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="also compare the files that it writes here, such as 'results/*.csv'; may be repeated",
+    )
+    given.add_argument(
+        "--as-is",
+        action="store_true",
+        help="fix nothing; say whether it repeats by itself, and what it depends on",
+    )
+    given.add_argument("--python", metavar="PATH", help="the Python to run it with (default: ours)")
+    given.add_argument(
+        "--seed", type=int, metavar="N", help="the seed that it begins with (default: 1234)"
+    )
+    given.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="how many threads each library uses (default: the cores that may be used)",
+    )
+    given.add_argument(
+        "--every",
+        type=int,
+        metavar="N",
+        help="look at the weights each N steps, beside the first three (default: 100)",
+    )
+    given.add_argument(
+        "--no-printed", action="store_true", help="do not compare what it prints, line by line"
     )
 
 

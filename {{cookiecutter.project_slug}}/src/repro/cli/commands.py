@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from repro.study.planning import Design
     from repro.study.table import Answer
 
+OF_SCRIPTS = ("output", "as-is", "python", "seed", "threads", "every", "no-printed")
+"""The options of `verify` that are for scripts alone."""
 STATUS = {"identical": IDENTICAL, "diverged": DIFFERS, "not comparable": NOT_COMPARABLE}
 
 
@@ -44,8 +46,9 @@ def _main(command_line: Sequence[str] | None) -> int:
     mark = given.index("--") if "--" in given else len(given)
     # Options may stand before or after overrides: `train --json a=1` and `train a=1 --json`.
     options, rest = parser.parse_known_args(given[:mark])
-    if given[mark + 1 :] and not hasattr(options, "passed"):
-        parser.error("-- is for `repro image` alone")
+    scripts = options.command == "verify" and options.script is None
+    if given[mark + 1 :] and (scripts or not hasattr(options, "passed")):
+        parser.error("-- is for `repro image` and `repro verify --script` alone")
     options.passed = given[mark + 1 :]
     if rest and (not hasattr(options, "overrides") or any(r.startswith("-") for r in rest)):
         parser.error(f"unknown argument: {rest[0]}")
@@ -144,6 +147,11 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    if options.script is not None:
+        return _verify_script(options)
+    for option in OF_SCRIPTS:
+        if getattr(options, option.replace("-", "_")):
+            raise BadInput(f"--{option}: expected with --script")
     from repro.compare import gate
     from repro.run import recipes
 
@@ -178,6 +186,43 @@ def _verify(options: argparse.Namespace) -> int:
 def _fallen(broken: Sequence[str]) -> int:
     """Returns the exit status for runs that are identical: is the guarantee broken?"""
     return DIFFERS if broken else IDENTICAL
+
+
+def _verify_script(options: argparse.Namespace) -> int:
+    """Runs the gate for a script, in any folder."""
+    from repro.script import asked, gate
+
+    for option in ("locked", "against", "update", "base", "summary"):
+        if getattr(options, option):
+            raise BadInput(f"--{option}: expected without --script, since a recipe is recorded")
+    if options.overrides:
+        raise BadInput(f"{options.overrides[0]}: arguments of the script are expected after --")
+    if options.runs < 2:
+        raise BadInput(f"--runs: expected 2 or more, got {options.runs}")
+    script = asked.script(
+        options.script,
+        options.passed,
+        options.python,
+        options.output,
+        as_is=options.as_is,
+        seed=options.seed,
+        threads=options.threads,
+        every=options.every,
+    )
+    wanted = gate.Gate(script, options.runs, options.vary, not options.no_printed)
+    answer = gate.verify(wanted, console.tell)
+    # The verdict is printed before the search for what makes runs differ, which takes longer.
+    if not options.json:
+        console.print_script(answer)
+    try:
+        if not options.no_explain:
+            answer = gate.explain(wanted, answer, console.tell)
+    finally:
+        if options.json:
+            print(files.dumps(answer.as_json()))
+    if not options.json and (why := answer.why()):
+        console.show("\n".join(why))
+    return FAILED if answer.verdict == "failed" else STATUS[answer.verdict]
 
 
 def _verify_recorded(options: argparse.Namespace, project: Project) -> int:

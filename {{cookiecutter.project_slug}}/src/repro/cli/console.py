@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from repro.environment.determinism import Promise
     from repro.run.events import Progress as Event
     from repro.run.events import Start
+    from repro.script.verdict import ScriptVerdict
     from repro.study.table import Answer
 
 
@@ -49,6 +50,25 @@ def print_gate(found: GateVerdict, what: str) -> None:
         show(f"           {FALLEN}")
     for run in found.runs:
         show(f"run        {printable(run)}")
+
+
+def tell(text: str) -> None:
+    """Prints on stderr what is done at present."""
+    print(printable(text, lines=True), file=sys.stderr, flush=True)
+
+
+NOTHING = "there was nothing to compare: add --output for the files that it writes"
+
+
+def print_script(found: ScriptVerdict) -> None:
+    """Prints the verdict of the gate on a script."""
+    runs = found.further + 1
+    if found.verdict == "not comparable":
+        show("NOTHING TO COMPARE" if not found.script.outputs else "NOT COMPARABLE")
+        show(f"  {NOTHING}")
+    else:
+        show(f"{found.verdict.upper()}  {printable(found.script.file.name)}, {runs} runs")
+    show("\n".join(found.lines()))
 
 
 def print_outcomes(outcomes: Sequence[Outcome], runs: int, updated: bool) -> None:

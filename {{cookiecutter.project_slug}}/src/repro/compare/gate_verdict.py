@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from repro.compare.cause import Cause
 from repro.compare.comparison import Verdict
 from repro.compare.explanation import Explanation
+from repro.compare.named_cause import NamedCause
 from repro.environment.determinism import Promise
 from repro.run.ledger import Divergence
 from repro.run.manifest import Finished
@@ -40,19 +40,6 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class NamedCause:
-    """The cause that was found, in words for a person."""
-
-    cause: Cause
-    means: str
-    mend: str
-
-    def as_json(self) -> dict[str, Any]:
-        """As answers have it."""
-        return asdict(self.cause) | {"means": self.means, "mend": self.mend}
-
-
-@dataclass(frozen=True)
 class Why:
     """Why runs differ, as far as it was found out."""
 
@@ -76,7 +63,7 @@ class Why:
         """The same for a person."""
         text = []
         if self.cause is not None:
-            text += [f"cause      {self.cause.means}", f"           {self.cause.mend}"]
+            text += self.cause.lines()
         if self.explanation is not None:
             text.append(str(self.explanation))
         return text + [f"           {line}" for line in self.unexplained]

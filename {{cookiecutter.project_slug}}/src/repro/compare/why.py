@@ -13,7 +13,8 @@ from pathlib import Path
 from repro.compare import cause, explanation, gate
 from repro.compare.comparison import Verdict
 from repro.compare.explanation import Explanation
-from repro.compare.gate_verdict import GateVerdict, NamedCause, Why
+from repro.compare.gate_verdict import GateVerdict, Why
+from repro.compare.named_cause import NamedCause, named
 from repro.environment import surroundings
 from repro.recipe.project import Project
 from repro.run import failure, launcher, manifest
@@ -85,15 +86,7 @@ def find_cause(
     looking = _Looking(project, verdict, listener)
     before = (verdict.differing, verdict.further)
     found = cause.find(verdict.varied, looking, looking.slots, before, tell)
-    names = found.variation
-    if names:
-        means = "; ".join(f"{name} ({surroundings.VARIATIONS[name].what})" for name in names)
-        means += ", only together" if len(names) > 1 else ""
-        mend = "; ".join(surroundings.VARIATIONS[name].mend for name in names)
-    else:
-        means = f"no variation, the fault is random: seen in {found.seen} of {found.starts} starts"
-        mend = "look for what is not seeded, and for threads or processes that race"
-    return NamedCause(found, f"{means}: {found.why}", mend)
+    return named(found)
 
 
 class _Parted(Exception):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import datetime
 import gc
+import itertools
 import os
 import platform
 import re
@@ -99,10 +100,46 @@ def shift_clock(index: int) -> None:
     """
     seconds = clock_shift(index)
 
-    realtime = (getattr(time, "CLOCK_REALTIME", None),)
+    def later(clock: Callable[..., Any], second: int) -> Callable[..., Any]:
+        return lambda *which: clock(*which) + seconds * second * _is_date(which)
 
-    def later(clock: Callable[..., Any], shift: int) -> Callable[..., Any]:
-        return lambda *which: clock(*which) + shift * (which in ((), realtime))
+    _tell_dates(later)
+
+
+def hold_clock(at: int) -> None:
+    """Makes the date that Python tells stand still, so that two processes are told the same one.
+
+    It goes on by a microsecond each time it is asked for, since a script may divide by the time
+    that has passed.
+
+    Args:
+        at: the date, in seconds since 1970.
+    """
+    asked = itertools.count(1)
+
+    def held(clock: Callable[..., Any], second: int) -> Callable[..., Any]:
+        def told(*which: Any) -> Any:
+            if not _is_date(which):
+                return clock(*which)
+            microseconds = at * 10**6 + next(asked)
+            return microseconds * 1000 if second > 1 else microseconds / 10**6
+
+        return told
+
+    _tell_dates(held)
+
+
+def _is_date(which: tuple[Any, ...]) -> bool:
+    """Whether the arguments of a function of `time` ask for the date, and not for another clock."""
+    return which in ((), (getattr(time, "CLOCK_REALTIME", None),))
+
+
+def _tell_dates(change: Callable[[Callable[..., Any], int], Callable[..., Any]]) -> None:
+    """Changes what Python says when it is asked for the date.
+
+    Args:
+        change: is given a clock and how many of its units a second has; returns another clock.
+    """
 
     def told(
         function: Callable[..., Any], now: Callable[[], Any], position: int = 0
@@ -119,8 +156,8 @@ def shift_clock(index: int) -> None:
             setattr(time, name, _Builtin(change(getattr(time, name), *how)))
 
     for name in ("time", "clock_gettime"):
-        changed(name, later, seconds)
-        changed(f"{name}_ns", later, seconds * 10**9)
+        changed(name, change, 1)
+        changed(f"{name}_ns", change, 10**9)
     for name in ("localtime", "gmtime", "ctime"):
         changed(name, told, time.time)
     changed("asctime", told, time.localtime)

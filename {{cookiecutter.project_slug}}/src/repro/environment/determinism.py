@@ -16,14 +16,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repro import backends
 from repro.backends import portable
 from repro.basics import seeds
 from repro.environment import later
 from repro.environment.variables import CLEARED
-from repro.recipe.parameters import Guarantee, Parameters
+
+if TYPE_CHECKING:
+    from repro.recipe.parameters import Guarantee, Parameters
 
 
 class TooLate(RuntimeError):
@@ -49,21 +51,25 @@ def environment(parameters: Parameters) -> dict[str, str]:
     values |= backends.of(parameters.backend).environment(parameters)
     if parameters.guarantee == "none":
         return values
-    threads = str(parameters.threads)
-    values |= {
-        "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": threads,
-        "OMP_DYNAMIC": "FALSE",
-        "OPENBLAS_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    }
+    values |= of_all_libraries(parameters.threads)
     if parameters.guarantee == "portable" and platform.machine().lower() in ("x86_64", "amd64"):
         values |= {
             "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",
             "OPENBLAS_CORETYPE": "Nehalem",
         } | portable.environment()
     return values
+
+
+def of_all_libraries(threads: int) -> dict[str, str]:
+    """Returns the variables that fix what every process has, whatever its backend is."""
+    return {
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_DYNAMIC": "FALSE",
+        "OPENBLAS_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
 
 
 def of_process(root: Path, parameters: Parameters, gpu: str | None = None) -> dict[str, str]:

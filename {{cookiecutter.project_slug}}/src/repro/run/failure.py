@@ -57,8 +57,10 @@ REASONS = {
 """For each signal, why it may have ended a process."""
 
 
-def of(directory: Path, status: int) -> RunFailed:
+def of(directory: Path, status: int, what: str = "training") -> RunFailed:
     """Returns the error for a run whose process has ended with this status, which is not 0.
+
+    `what` names what has failed.
 
     If a signal ended the process, `subprocess` gives the signal's number as a negative status. A
     program between, such as a shell or an emulator, gives 128 plus the number instead.
@@ -67,11 +69,11 @@ def of(directory: Path, status: int) -> RunFailed:
     try:
         name = signal.Signals(number).name
     except ValueError:
-        return RunFailed(f"the training failed with status {status}{end_of_log(directory)}")
+        return RunFailed(f"the {what} failed with status {status}{end_of_log(directory)}")
     reason = REASONS.get(name, OUTSIDE)
-    what = f"the training was ended by signal {number} ({name}): {reason}"
+    told = f"the {what} was ended by signal {number} ({name}): {reason}"
     return RunEnded(
-        what, f"the same command started again {then(directory)}", end_of_log(directory)
+        told, f"the same command started again {then(directory)}", end_of_log(directory)
     )
 
 
