@@ -23,9 +23,10 @@ from repro.backends import portable
 from repro.basics import seeds
 from repro.environment import later
 from repro.environment.variables import CLEARED
+from repro.recipe.choices import Guarantee
 
 if TYPE_CHECKING:
-    from repro.recipe.parameters import Guarantee, Parameters
+    from repro.recipe.parameters import Parameters
 
 
 class TooLate(RuntimeError):
