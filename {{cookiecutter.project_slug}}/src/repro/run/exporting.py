@@ -20,6 +20,7 @@ from repro.basics.text import said_by
 from repro.data import structure
 from repro.environment import machine
 from repro.recipe.project import Project
+from repro.run import failure
 from repro.run.preparing import Ready
 from repro.run.use import Exported, Format
 
@@ -84,7 +85,7 @@ def _library(asked: str) -> Iterator[None]:
     except (BadInput, MemoryError, OSError):
         raise
     except Exception as error:
-        said = said_by(error)
+        said = failure.COLOURS.sub("", said_by(error))
         said = said if len(said) <= LONG else f"{said[:LONG]}…"
         raise BadInput(
             f"export: this model cannot be exported as {asked}: {type(error).__name__}: {said}"
@@ -114,7 +115,8 @@ def _saved_model(path: Path, ready: Ready, backend: str, custom: dict[str, Any])
 
     with _library("savedmodel"):
         given, own = _predicted(ready)
-        ready.model.export(path, format="tf_saved_model", verbose=False)
+        served = _served(ready.model, given)
+        served.export(path, format="tf_saved_model", verbose=False)
         loaded = tf.saved_model.load(path)
         one = Counter(sha256(np.asarray(weight)) for weight in ready.model.weights)
         other = Counter(sha256(np.asarray(variable)) for variable in loaded.variables)
@@ -150,7 +152,7 @@ def _onnx(path: Path, ready: Ready, backend: str, custom: dict[str, Any]) -> _Co
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     with _library("onnx"):
         given, own = _predicted(ready)
-        ready.model.export(path, format="onnx", verbose=False)
+        _served(ready.model, given).export(path, format="onnx", verbose=False)
         proto = onnx.load(path)
         onnx.checker.check_model(proto)
         names = [one.name for one in proto.graph.input]
@@ -166,6 +168,24 @@ def _predicted(ready: Ready) -> tuple[Any, list[np.ndarray]]:
     tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, given)
     made = keras.tree.flatten(ready.model(tensors, training=False))
     return given, [keras.ops.convert_to_numpy(one) for one in made]
+
+
+def _served(model: Any, given: Any) -> Any:
+    """A model that computes what another one computes where nothing is trained.
+
+    Layers such as `RandomTranslation` change samples unless they are told that this is no training,
+    and `keras.Model.export` does not tell them.
+    """
+
+    def placeholder(name: str, array: np.ndarray) -> Any:
+        kind = "string" if array.dtype.kind in "SU" else array.dtype.name
+        word = name.replace("/", "_").removeprefix("x_")
+        return keras.Input(array.shape[1:], dtype=kind, name=word)
+
+    inputs = structure.like(given, placeholder, "x")
+    served = keras.Model(inputs, model(inputs, training=False), name=model.name)
+    served(keras.tree.map_structure(keras.ops.convert_to_tensor, given))  # Else Keras refuses it.
+    return served
 
 
 def _close(own: list[np.ndarray], outputs: list[np.ndarray]) -> _Compared:
