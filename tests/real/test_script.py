@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,28 +167,22 @@ def test_watching_changes_no_bit(script: str, backend: str, output: str, tmp_pat
     assert done.returncode == 0, done.stderr
 
 
-def test_an_environment_without_the_machinerys_packages(tmp_path: Path) -> None:
-    """The command needs the standard library and NumPy, and so does the script's process."""
+def test_the_command_is_installed_with_numpy_alone(tmp_path: Path) -> None:
+    """From this repository, as its README says, and for scripts in other environments."""
     venv = tmp_path / "venv"
     python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    base = environment()
-    subprocess.run([str(base), "-m", "venv", "--without-pip", str(venv)], check=True)
-    (packages,) = venv.glob("lib/*/site-packages")
-    code = "import numpy; print(numpy.__path__[0])"
-    numpy = subprocess.run([str(base), "-c", code], capture_output=True, text=True, check=True)
-    for part in Path(numpy.stdout.strip()).parent.glob("numpy*"):
-        (packages / part.name).symlink_to(part)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    install = ["-m", "uv", "pip", "install", "--quiet", "--python", str(python), str(TEMPLATE)]
+    subprocess.run([sys.executable, *install], check=True)
     folder = tmp_path / "folder"
     folder.mkdir()
     text = "import numpy as np\nnp.save('w.npy', np.random.rand(3))\n"
     (folder / "train.py").write_text(text, encoding="utf-8")
-    options = ("--script", "train.py", "--output", "w.npy")
-    env = {**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONDONTWRITEBYTECODE": "1"}
-    for started, named in ((python, ()), (base, ("--python", str(python)))):
+    command = (str(python.with_name("repro")), "verify", "--script", "train.py")
+    for options in ((), ("--python", str(environment("torch")))):
         done = subprocess.run(
-            [str(started), "-m", "repro", "verify", *options, *named],
+            [*command, *options, "--output", "w.npy", "--vary", "clock,path"],
             cwd=folder,
-            env=env,
             capture_output=True,
             text=True,
         )

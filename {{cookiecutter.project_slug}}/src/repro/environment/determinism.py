@@ -16,17 +16,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from repro import backends
 from repro.backends import portable
 from repro.basics import seeds
 from repro.environment import later
-from repro.environment.variables import CLEARED
-from repro.recipe.choices import Guarantee
-
-if TYPE_CHECKING:
-    from repro.recipe.parameters import Parameters
+from repro.environment.variables import CLEARED, of_all_libraries
+from repro.recipe.parameters import Guarantee, Parameters
 
 
 class TooLate(RuntimeError):
@@ -59,18 +56,6 @@ def environment(parameters: Parameters) -> dict[str, str]:
             "OPENBLAS_CORETYPE": "Nehalem",
         } | portable.environment()
     return values
-
-
-def of_all_libraries(threads: int) -> dict[str, str]:
-    """Returns the variables that fix what every process has, whatever its backend is."""
-    return {
-        "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": str(threads),
-        "OMP_DYNAMIC": "FALSE",
-        "OPENBLAS_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    }
 
 
 def of_process(root: Path, parameters: Parameters, gpu: str | None = None) -> dict[str, str]:

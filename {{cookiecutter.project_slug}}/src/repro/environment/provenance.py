@@ -23,7 +23,7 @@ from repro.basics import digests
 from repro.basics.errors import BadInput
 from repro.environment import machine
 from repro.environment.variables import CLEARED
-from repro.recipe.choices import Guarantee
+from repro.recipe.parameters import Guarantee
 
 # These say where code and caches are. The places may differ each time, and change no result.
 _PLACES = ("PYTHONPATH", "PYTHONPYCACHEPREFIX", "PYTHONUSERBASE")

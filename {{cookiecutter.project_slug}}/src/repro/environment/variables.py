@@ -33,3 +33,15 @@ CLEARED = (
     "GLIBC_TUNABLES",
 )
 """The beginnings of their names. No such variable of the user's shell reaches a run."""
+
+
+def of_all_libraries(threads: int) -> dict[str, str]:
+    """Returns the variables that fix what every process has, whatever its backend is."""
+    return {
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_DYNAMIC": "FALSE",
+        "OPENBLAS_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }

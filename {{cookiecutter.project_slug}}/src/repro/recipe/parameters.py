@@ -15,10 +15,11 @@ import pydantic
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from repro.basics import seeds
-from repro.recipe.choices import Backend, Guarantee
 
 __all__ = ["Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt"]
 
+Backend = Literal["tensorflow", "jax", "torch"]
+Guarantee = Literal["portable", "machine", "none"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 """A share of a whole, such as a dropout rate: 0 <= x < 1."""
 

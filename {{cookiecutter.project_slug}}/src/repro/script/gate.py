@@ -109,7 +109,9 @@ def choose(script: Script, vary: str | None) -> tuple[list[str], dict[str, str]]
             others[name] = why
     # The place is varied by `running`, since only it knows what belongs to the folder.
     inside = [name for name in varied if name != "path"]
-    ordinary = running.variables(script) | {"PYTHONPATH": str(SOURCE)}
+    # The process that tries them is the machinery's own, and leaves no byte code beside it.
+    own = {"PYTHONPATH": str(SOURCE), "PYTHONDONTWRITEBYTECODE": "1"}
+    ordinary = running.variables(script) | own
     working, problems = surroundings.possible(SOURCE, inside, ordinary)
     for name, problem in problems.items():
         if vary not in (None, "all"):

@@ -59,7 +59,11 @@ def main(run: Path) -> None:
 
 def _acts(start: Start, recorder: Recorder | None) -> dict[str, Act]:
     """What to do once a library has been imported, by its name."""
+    from repro import backends
     from repro.script import settings, watch_keras, watch_torch
+
+    for name in backends.BACKENDS:
+        backends.of(name)  # Later, byte code would be written beside the machinery.
 
     def act(name: str) -> Act:
         def imported(module: ModuleType) -> None:

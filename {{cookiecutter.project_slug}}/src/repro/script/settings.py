@@ -15,8 +15,7 @@ from types import ModuleType
 import numpy as np
 
 from repro import backends
-from repro.environment import determinism
-from repro.environment.variables import CLEARED
+from repro.environment.variables import CLEARED, of_all_libraries
 
 KEPT = ("PYTHONPATH", "PYTHONUSERBASE", "KERAS_BACKEND", "KERAS_HOME", "TORCH_HOME")
 """Variables that say what the script runs on, and where packages and data are."""
@@ -62,7 +61,7 @@ def variables(threads: int | None) -> dict[str, str]:
     }
     for name in backends.BACKENDS:
         found |= backends.of(name).environment(Machine(threads))
-    return found | determinism.of_all_libraries(threads)
+    return found | of_all_libraries(threads)
 
 
 def seed(number: int) -> None:
