@@ -37,13 +37,13 @@ MODULES = {
     "environment/determinism": ("test_settings", "test_machinery"),
     "run/ledger": ("test_ledger", "test_machinery"),
     "run/state": ("test_state", "test_boundaries", "test_loop"),
-    "run/loop": ("test_boundaries", "test_loop"),
-    "run/boundary": ("test_boundaries", "test_loop"),
+    "run/loop": ("test_boundaries", "test_loop", "test_callbacks"),
+    "run/boundary": ("test_boundaries", "test_loop", "test_callbacks"),
     "run/steps": ("test_boundaries", "test_loop"),
     "compare/comparison": ("test_ledger", "test_machinery"),
     "basics/digests": ("test_ledger", "test_files", "test_sources"),
     "basics/seeds": ("test_ledger",),
-    "run/manifest": ("test_ledger", "test_machinery"),
+    "run/manifest": ("test_ledger", "test_machinery", "test_after"),
 }
 """The modules of the core, the most trusted first, and the files of tests that look at each."""
 

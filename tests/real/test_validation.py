@@ -62,7 +62,7 @@ def test_what_is_better_is_asked_where_it_is_not_known(mine: Generated, tmp_path
     stopping = "callbacks.early_stopping.monitor=val_odd"
     done = odd.run("repro", "train", *FEW, stopping)
     assert done.returncode == 2, done.stderr
-    assert "early_stopping.mode: expected min or max, got auto" in done.stderr
+    assert "EarlyStopping.mode: expected min or max, got auto" in done.stderr
     assert not list(odd.root.glob("runs/*"))
     odd.repro("train", *FEW, stopping, "callbacks.early_stopping.mode=max")
 
