@@ -14,7 +14,7 @@ from trainings import CHUNK, PROJECT, Bench, Killed, entries
 
 from repro.basics.errors import BadInput
 from repro.data import feed
-from repro.run import callbacks
+from repro.run import callbacks, compiling
 from repro.run.callbacks import Watcher, Watchers
 from repro.run.events import Event, Step
 
@@ -143,7 +143,7 @@ class Averaging(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         weights = self.model.get_weights()
-        before = self.sums or [0.0] * len(weights)
+        before = self.sums or [np.zeros_like(one) for one in weights]
         self.sums = [a + b for a, b in zip(before, weights, strict=True)]
         self.count += 1
         self.best = {"loss": min(logs["loss"], self.best.get("loss", np.inf)), "nan": np.nan}
@@ -157,7 +157,7 @@ class Averaging(keras.callbacks.Callback):
         return {"sums": self.sums, "best": self.best, "count": self.count}
 
     def set_state(self, kept: Any) -> None:
-        vars(self).update(kept)
+        self.sums, self.best, self.count = kept["sums"], kept["best"], kept["count"]
 
 
 def test_who_acts_goes_on_with_what_it_keeps(linear: Bench, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_method_that_is_never_called_is_refused(
         def on_test_batch_end(self, batch: int, logs: Any = None) -> None: ...
 
     Late.__module__ = f"{PROJECT.package}.callbacks"
-    monkeypatch.setattr(callbacks.compiling, "make", lambda *given, **more: Late())
+    monkeypatch.setattr(compiling, "make", lambda *given, **more: Late())
     asked = (examples.named("callbacks", "TerminateOnNaN"),)
     with pytest.raises(BadInput, match="on_test_batch_end is never called"):
         callbacks.watch(PROJECT, asked, tmp_path, goes_on=False)

@@ -604,7 +604,14 @@ def test_ctrl_c_ends_the_script_and_leaves_no_copy(here: Path) -> None:
     (here / "train.py").write_text(code, encoding="utf-8")
     command = [sys.executable, "-m", "repro", "verify", "--script", "train.py"]
     env = {**os.environ, "PYTHONPATH": str(MACHINERY.parent)}
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        # These tests may run where the signal is ignored, as in the background of a shell.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     limit = time.monotonic() + 60
     while not (said := "".join(p.read_text() for p in here.glob(".repro/*/1/printed.txt"))):
         assert time.monotonic() < limit and process.poll() is None
