@@ -517,7 +517,9 @@ def _overrides(
         if isinstance(one, str):
             found.append(one)
         elif isinstance(one, Mapping):
-            found += [f"{key}={_text(key, value, several)}" for key, value in _flat(one).items()]
+            found += [
+                f"{key}={_text(key, value, several)}" for key, value in files.flat(one).items()
+            ]
         else:
             raise BadInput(f"{one!r}: expected key=value, or a mapping of parameters")
     return found
@@ -536,17 +538,6 @@ def _written(value: Any) -> str:
     if hasattr(value, "tolist"):
         value = value.tolist()
     return literals.written(list(value) if isinstance(value, tuple) else value)
-
-
-def _flat(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested groups by their dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in group.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def _frame(rows: list[dict[str, Any]]) -> Any:

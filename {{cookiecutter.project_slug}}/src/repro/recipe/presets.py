@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml.error import YAMLError
 
+from repro.basics import files
 from repro.basics.text import said_by
 from repro.recipe import literals
 from repro.recipe.project import Project
@@ -49,7 +49,7 @@ def _preset(path: Path) -> Preset:
     if not isinstance(content, dict | None):
         problem = "expected groups such as `training:`"
         return Preset(path.stem, problem, {}, problem)
-    values = dict(_flat(content or {}))
+    values = {name: value for name, value in files.flat(content or {}).items() if value != {}}
     return Preset(path.stem, _comment(text) or f"sets {', '.join(values) or 'nothing'}", values)
 
 
@@ -64,11 +64,3 @@ def _comment(text: str) -> str:
             continue
         words.append(said.strip("# "))
     return " ".join(words)
-
-
-def _flat(group: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in group.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from repro.basics.errors import BadInput
 from repro.basics.files import MACHINERY
@@ -24,6 +26,17 @@ class Project:
     @property
     def runs(self) -> Path:
         return self.root / "runs"
+
+    def module(self, name: str) -> ModuleType:
+        """Imports a module of the project's own package, such as `models.dense`.
+
+        Raises:
+            BadInput: Python finds a package of the same name elsewhere.
+        """
+        found = importlib.import_module(f"{self.package}.{name}")
+        if not Path(str(found.__file__)).resolve().is_relative_to(self.source.resolve()):
+            raise BadInput(f"{found.__file__}: expected the project's own code, in {self.source}")
+        return found
 
     def split_file(self, digest: str) -> Path:
         """Returns the file in which the split of this digest is kept, for recipes that name it."""

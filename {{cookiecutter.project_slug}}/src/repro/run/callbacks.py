@@ -86,6 +86,11 @@ class Watcher:
                 return self.callback.get_state()
         return {k: getattr(self.callback, k) for k in self._attributes if hasattr(self.callback, k)}
 
+    def split(self) -> tuple[Any, Kept]:
+        """Returns what it keeps: plain values, and the arrays by their places in them."""
+        arrays: Kept = {}
+        return _plain(self.name, "", self.state(), arrays), arrays
+
     def restore(self, kept: Any) -> None:
         """Gives it back what `state` returned."""
         if self._says:
@@ -256,28 +261,24 @@ class Watchers:
 
     def states(self) -> dict[str, Any]:
         """Returns what each callback keeps, by its name, as plain values; see `kept`."""
-        return {one.name: _plain(one, "", one.state()) for one in self.members if one.keeps}
+        return {one.name: one.split()[0] for one in self.members if one.keeps}
 
     def kept(self) -> Kept:
         """Returns the arrays that callbacks keep; `states` names each where it belongs."""
-        found: Kept = {}
-        for one in self.members:
-            if one.keeps:
-                _arrays(f"callbacks/{one.name}", one.state(), found)
-        return found
+        return {
+            f"callbacks/{one.name}{place}": array
+            for one in self.members
+            if one.keeps
+            for place, array in one.split()[1].items()
+        }
 
     def digests(self) -> dict[str, str]:
         """Returns the digest of what each callback keeps, by its name."""
-        found = {}
-        for one in self.members:
-            if one.keeps:
-                arrays: Kept = {}
-                kept = one.state()
-                _arrays("", kept, arrays)
-                plain = _plain(one, "", kept)
-                content = [plain, {k: sha256(array) for k, array in arrays.items()}]
-                found[one.name] = of_json(_exact(content))
-        return found
+        parted = {one.name: one.split() for one in self.members if one.keeps}
+        return {
+            name: of_json([plain, {place: sha256(array) for place, array in arrays.items()}])
+            for name, (plain, arrays) in parted.items()
+        }
 
     def restore(self, saved: Mapping[str, Any], kept: Kept) -> None:
         """Gives callbacks what they kept; one without a saved state begins from nothing."""
@@ -353,34 +354,25 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray | keras.Variable)
 
 
-def _arrays(place: str, value: Any, found: Kept) -> None:
-    """Adds to `found` the arrays in what a callback keeps, each by its place."""
-    if _is_array(value):
-        found[place] = np.array(value)
-    elif isinstance(value, dict | list | tuple):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, inner in pairs:
-            _arrays(f"{place}/{key}", inner, found)
-
-
-def _plain(one: Watcher, place: str, value: Any) -> Any:
-    """What a callback keeps as JSON has it; an array is its place alone.
+def _plain(name: str, place: str, value: Any, arrays: Kept) -> Any:
+    """What a callback keeps as JSON has it; an array is its place, and goes into `arrays`.
 
     Raises:
         BadInput: it keeps something else than plain values and arrays.
     """
     if _is_array(value):
+        arrays[place] = np.array(value)
         return {ARRAY: place}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _plain(one, f"{place}/{key}", inner) for key, inner in value.items()}
+        return {k: _plain(name, f"{place}/{k}", inner, arrays) for k, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one, f"{place}/{number}", inner) for number, inner in enumerate(value)]
+        return [_plain(name, f"{place}/{n}", inner, arrays) for n, inner in enumerate(value)]
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float | np.generic):
         return value.item() if isinstance(value, np.generic) else float(value)
     raise BadInput(
-        f"callbacks.{one.name}: get_state returned {type(value).__name__}; expected numbers, text, "
+        f"callbacks.{name}: get_state returned {type(value).__name__}; expected numbers, text, "
         "arrays, and lists or dicts of them"
     )
 
@@ -396,12 +388,3 @@ def _joined(plain: Any, prefix: str, kept: Kept) -> Any:
             return kept[prefix + plain[ARRAY]]
         return {key: _joined(value, prefix, kept) for key, value in plain.items()}
     return [_joined(value, prefix, kept) for value in plain] if isinstance(plain, list) else plain
-
-
-def _exact(value: Any) -> Any:
-    """Plain values of which JSON has every bit, and a NaN as well."""
-    if isinstance(value, dict):
-        return {key: _exact(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_exact(inner) for inner in value]
-    return value.hex() if isinstance(value, float) else value

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -64,10 +63,7 @@ def _found(project: Project, kind: str, key: str, name: str) -> Any:
         return getattr(importlib.import_module(f"keras.{catalogue.PLACES[kind][0]}"), name)
     if module.partition(".")[0] in catalogue.OTHERS:
         return getattr(importlib.import_module(module), attribute)
-    found = importlib.import_module(f"{project.package}.{module}")
-    if not Path(str(found.__file__)).resolve().is_relative_to(project.source.resolve()):
-        raise BadInput(f"{found.__file__}: expected the project's own code, in {project.source}")
-    return getattr(found, attribute)
+    return getattr(project.module(module), attribute)
 
 
 def optimizer(project: Project, asked: Optimizer) -> Any:

@@ -14,7 +14,7 @@ import pydantic
 from repro.basics import files
 from repro.environment.determinism import Promise
 from repro.run.ledger import Divergence
-from repro.run.manifest import Number
+from repro.run.use import Number
 
 
 @dataclass(frozen=True)

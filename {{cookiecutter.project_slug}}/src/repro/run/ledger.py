@@ -147,7 +147,7 @@ class Ledger:
         """Writes one entry; see `Entry`."""
         entry = {"stage": stage, "epoch": epoch, "step": step, **fields}
         text = dumps(entry, sort_keys=True)
-        self.head = hashlib.sha256((self.head + text).encode()).hexdigest()
+        self.head = linked(self.head, text)
         self._file.write(dumps(entry | {"head": self.head}) + "\n")
         self._file.flush()
         self.entries += 1
@@ -190,6 +190,11 @@ def read(path: Path, whole: bool = True) -> Iterator[Entry]:
         yield entry
 
 
+def linked(head: str, text: str) -> str:
+    """Returns the head of a line: the SHA-256 of the head before it and of the line's text."""
+    return hashlib.sha256((head + text).encode()).hexdigest()
+
+
 def _chain(path: Path, lines: list[bytes], whole: bool = True) -> Iterator[tuple[str, Entry]]:
     """Yields the head and the entry of each line; see `read`."""
     head = ""
@@ -204,7 +209,7 @@ def _chain(path: Path, lines: list[bytes], whole: bool = True) -> Iterator[tuple
                 return
             advice = "" if whole else FRESH
             raise BadInput(f"{path}, line {number}: not an entry of a ledger{advice}") from None
-        head = hashlib.sha256((head + text).encode()).hexdigest()
+        head = linked(head, text)
         if head != found:
             advice = "" if whole else FRESH
             raise BadInput(f"{path}, line {number}: altered since it was written{advice}")

@@ -8,7 +8,6 @@ neither the digest of the run nor its seal covers it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -19,6 +18,7 @@ import pydantic
 from repro.basics import files, locks
 from repro.basics.errors import BadInput
 from repro.recipe.parameters import Group
+from repro.run.ledger import linked
 from repro.run.use import Number
 
 FILE = "made.jsonl"
@@ -76,7 +76,7 @@ def append(run: Path, made: Made) -> None:
             _, head = _read(path)
             content = made.model_dump(mode="json")
             text = files.dumps(content, sort_keys=True)
-            file.write(files.dumps(content | {"head": _next(head, text)}) + "\n")
+            file.write(files.dumps(content | {"head": linked(head, text)}) + "\n")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -99,7 +99,7 @@ def _read(path: Path) -> tuple[list[Made], str]:
         for number, line in enumerate(lines, 1):
             content = json.loads(line)
             said = content.pop("head")
-            head = _next(head, files.dumps(content, sort_keys=True))
+            head = linked(head, files.dumps(content, sort_keys=True))
             if said != head:
                 raise BadInput(
                     f"{path}, line {number}: altered since it was written; move the file away to "
@@ -111,7 +111,3 @@ def _read(path: Path) -> tuple[list[Made], str]:
             f"{path}: not a readable record of what was made; move the file away to begin a new one"
         ) from None
     return found, head
-
-
-def _next(head: str, text: str) -> str:
-    return hashlib.sha256((head + text).encode()).hexdigest()

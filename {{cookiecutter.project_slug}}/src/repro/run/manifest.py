@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import pydantic
 
@@ -20,13 +20,10 @@ from repro.recipe.parameters import Group
 from repro.recipe.project import Project
 from repro.recipe.recipe import Recipe
 from repro.run.ledger import Divergence
-from repro.run.use import Use
+from repro.run.use import Number, Use
 
 FORMAT = 2
 """The format of manifests. A manifest of another format is refused: another version wrote it."""
-
-Number = Annotated[float, pydantic.BeforeValidator(files.numbers)]
-"""A result. In JSON, one that is not finite is a string such as `NaN`."""
 
 
 class Surroundings(Group):

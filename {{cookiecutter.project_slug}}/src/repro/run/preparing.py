@@ -6,7 +6,6 @@ settings are in effect.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -280,10 +279,7 @@ def _call(
     Args:
         on_request: what it gets as well, of which it has a keyword-only argument.
     """
-    found = importlib.import_module(f"{project.package}.{module}")
-    if not Path(str(found.__file__)).resolve().is_relative_to(project.source.resolve()):
-        raise BadInput(f"{found.__file__}: expected the project's own code, in {project.source}")
-    target = getattr(found, function)
+    target = getattr(project.module(module), function)
     with faults.calling(function):
         has = inspect.signature(target).parameters
         wanted = {name: value for name, value in (on_request or {}).items() if name in has}

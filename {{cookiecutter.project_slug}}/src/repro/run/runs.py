@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -179,24 +179,11 @@ def _rank(value: Any) -> tuple[int, float, str]:
 
 def _known(found: Sequence[Listed], key: str, option: str) -> None:
     if found and key not in FIELDS and all(one.value(key) is None for one in found):
-        known = [*FIELDS, *metrics(found), *dict.fromkeys(_keys(found))]
+        keys = dict.fromkeys(key for one in found for key in files.flat(one.parameters))
+        known = [*FIELDS, *metrics(found), *keys]
         raise BadInput(f"{option}: no run has {key}{nearest(key, known)}")
 
 
 def metrics(found: Sequence[Listed]) -> list[str]:
     """Returns the names of all metrics of these runs, each one once."""
     return list(dict.fromkeys(name for one in found for name in one.metrics))
-
-
-def _keys(found: Sequence[Listed]) -> Iterator[str]:
-    """The dotted names of all parameters of these runs."""
-
-    def inside(group: dict[str, Any], prefix: str) -> Iterator[str]:
-        for name, value in group.items():
-            if isinstance(value, dict):
-                yield from inside(value, f"{prefix}{name}.")
-            else:
-                yield f"{prefix}{name}"
-
-    for one in found:
-        yield from inside(one.parameters, "")

@@ -20,6 +20,7 @@ ANSWER, ARRAYS, EXPORTED = "answer.json", "outputs.npz", "exported"
 """What the process leaves in its directory: its answer, what it predicted, what it exported."""
 
 Number = Annotated[float, pydantic.BeforeValidator(files.numbers)]
+"""A result. In JSON, one that is not finite is a string such as `NaN`."""
 Part = Literal["train", "validation", "test", "all"]
 Format = Literal["keras", "savedmodel", "onnx"]
 

@@ -17,7 +17,7 @@ from repro.compare.comparison import Verdict
 from repro.environment.determinism import Promise
 from repro.recipe.parameters import Group
 from repro.run import manifest
-from repro.run.manifest import Number
+from repro.run.use import Number
 from repro.study.planning import one_line
 
 FILE = "results.jsonl"
