@@ -57,10 +57,13 @@ fix: .venv/installed ## mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# Of the generated projects; its name has braces and spaces.
+lock: OVERRIDES = "{{cookiecutter.project_slug}}/requirements/{% if cookiecutter.__backend == 'tensorflow' %}overrides.txt{% endif %}"
 lock: .venv/installed ## pin requirements/*.in in requirements/*.txt
-	@for name in dev machinery tables mutation; do (set -x; \
+	@for name in dev machinery tables hub more mutation; do \
+		(set --; test $$name != hub || set -- --override $(OVERRIDES); set -x; \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--custom-compile-command "make lock" $(ARGS) \
+		--custom-compile-command "make lock" $(ARGS) "$$@" \
 		--output-file requirements/$$name.txt requirements/$$name.in) || exit 1; done
 
 locks: .venv/installed ## pin what the generated projects install, for each backend (ARGS=--upgrade)

@@ -41,6 +41,7 @@ MODULES = {
     "run/boundary": ("test_boundaries", "test_loop", "test_callbacks"),
     "run/steps": ("test_boundaries", "test_loop"),
     "compare/comparison": ("test_ledger", "test_machinery"),
+    "basics/npz": ("test_state", "test_files"),
     "basics/digests": ("test_ledger", "test_files", "test_sources"),
     "basics/seeds": ("test_ledger",),
     "run/manifest": ("test_ledger", "test_machinery", "test_after"),

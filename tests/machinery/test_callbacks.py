@@ -54,8 +54,14 @@ class Looking(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.seen.append(("epoch", epoch))
 
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.seen.append(("step", batch))
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.seen.append((batch, sorted(logs)))
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self.seen.append("test")
 
     def on_test_end(self, logs: Any = None) -> None:
         self.seen.append(("test", sorted(logs)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,33 @@ def test_the_list_of_classes_is_that_of_the_installed_keras() -> None:
     found = catalogue.content()
     assert (PROJECT.root / registry.FILE).read_text() == catalogue.text(found)
     assert found["keras"] == keras.__version__
+
+
+def test_a_package_that_adds_classes_to_keras_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it has: KerasHub has metrics, and neither losses nor optimizers."""
+    for name, text in (
+        ("keras_hub/__init__.py", "from keras_hub import metrics\n"),
+        (
+            "keras_hub/metrics.py",
+            "import keras\n\n\nclass Perplexity(keras.metrics.Metric):\n"
+            "    def __init__(self, from_logits=False, name='p', dtype=None): ...\n",
+        ),
+        ("keras_hub-0.1.dist-info/METADATA", "Name: keras-hub\nVersion: 0.1\n"),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        found = catalogue.content()
+    finally:
+        for module in ("keras_hub", "keras_hub.metrics"):
+            sys.modules.pop(module, None)
+    added = {"keras_hub.metrics:Perplexity": {"required": [], "defaults": {"from_logits": False}}}
+    known = json.loads((PROJECT.root / registry.FILE).read_text())
+    known |= {"with": {"keras_hub": "0.1"}, "metrics": known["metrics"] | added}
+    assert json.loads(catalogue.text(found)) == known
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)
@@ -221,6 +250,30 @@ def test_data_without_targets_have_no_loss() -> None:
         BadInput, match=r"training\.loss: expected null, since the data have no targ"
     ):
         compiling.compile_model(model, examples.parameters(), parts(None), PROJECT)
+
+
+def test_steps_of_no_length_are_refused() -> None:
+    """Adam's usual beta_2 of 0.999 is 1 in bfloat16, and one minus it is in each step."""
+    layers = keras.layers.Dense(2), keras.layers.Dense(1, dtype="bfloat16")
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    for kind in (*compiling.CORRECTED, keras.optimizers.AdamW):
+        before, made = model.get_weights(), kind()
+        model.compile(made)
+        made.build(model.trainable_variables)
+        made.apply([keras.ops.ones_like(weight) for weight in model.trainable_variables])
+        for old, new in zip(before[2:], model.get_weights()[2:], strict=True):
+            assert ((new == old) | np.isnan(new)).all(), kind
+        model.set_weights(before)
+        with pytest.raises(
+            BadInput, match=r"beta_2: 0\.99\d* is 1 in bfloat16, the type of the we"
+        ):
+            compiling.moves(model)
+    for fine in (keras.optimizers.Adam(beta_2=0.95), keras.optimizers.Lion(), "sgd"):
+        model.compile(fine)
+        compiling.moves(model)
+    layers[1].trainable = False
+    model.compile("adam")
+    compiling.moves(model)
 
 
 def test_what_trains_a_compiled_model_is_told() -> None:

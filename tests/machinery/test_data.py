@@ -206,6 +206,44 @@ def test_few_files_have_a_line_each_and_are_a_folder_as_well(root: Path) -> None
     assert (found.folder.resolve(), found.digests) == (root / "data/faces", {"a.csv": DIGEST})
 
 
+def test_a_folder_is_fetched_as_a_whole(root: Path) -> None:
+    """Such as one of pretrained weights, which a library reads by itself, file by file."""
+    Path("data/model/assets").mkdir(parents=True)
+    for path in ("model/config.json", "model/assets/words.txt"):
+        write(path)
+    assert command("add", "data/model") == 0
+    datafiles.handed_out.clear()
+    assert fetch("model").resolve() == root / "data/model"
+    assert datafiles.handed_out == {
+        "model/assets/words.txt": DIGEST,
+        "model/config.json": DIGEST,
+    }
+    write("model/task.json")  # A library may read a file merely because it is there.
+    with pytest.raises(
+        BadInput, match=r"model/task\.json: not in data\.lock; delete it, or add it"
+    ):
+        fetch("model")
+    Path("data/model/task.json").unlink()
+    write("model/config.json", b"other")
+    with pytest.raises(BadInput, match=r"model/config\.json: it has 5 bytes, data\.lock says 8"):
+        fetch("model")
+    Path("data/model/config.json").unlink()
+    with pytest.raises(BadInput, match=r"model/config\.json: no such file"):
+        fetch("model")
+
+
+def test_a_folder_with_a_list_is_fetched_as_a_whole(faces: Path) -> None:
+    datafiles.handed_out.clear()
+    assert fetch("faces").resolve() == faces
+    assert [*datafiles.handed_out] == ["faces.files.sha256"]
+    write(MANY[0], CONTENT.replace(b"1", b"7"))
+    with pytest.raises(BadInput, match=r"x/0 \.csv: its SHA-256 is .*, the list of .*faces says"):
+        fetch("faces")
+    Path("data", MANY[0]).unlink()
+    with pytest.raises(BadInput, match=r"x/0 \.csv: no such file; bring it back: repro data fetch"):
+        fetch("faces")
+
+
 @pytest.mark.parametrize(
     "line", ["", "abc  a.csv", f"{DIGEST} a.csv", f"{DIGEST}  ../a.csv", f"{DIGEST}  a"]
 )

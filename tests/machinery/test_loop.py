@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import examples
@@ -31,6 +32,7 @@ from trainings import (
     part,
 )
 
+from repro import backends
 from repro.backends import portable
 from repro.basics.errors import BadInput
 from repro.data import feed
@@ -158,6 +160,13 @@ def test_one_epoch_and_two_that_go_on_from_it_are_three(
     trainings.in_two_parts(deep, callbacks, tmp_path)
 
 
+def test_a_model_that_came_compiled_goes_on_with_its_own_learning_rate(
+    deep: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deep, "optimizer", None)
+    trainings.in_two_parts(deep, (), tmp_path)
+
+
 def test_an_average_of_the_weights_takes_their_place_and_is_validated(
     deep: Bench, tmp_path: Path
 ) -> None:
@@ -251,6 +260,81 @@ def test_the_steps_of_ones_own_are_not_among_what_portable_names_beside_the_grap
     assert len(model.seen) == 2 and "learn" not in noted
     steps.evaluate(model, PartSteps("test", Feed(part(3)), None), 2)
     assert "judge" in noted
+
+
+def test_a_step_of_ones_own_is_given_what_there_is() -> None:
+    x, weight = np.arange(4, dtype=np.float32).reshape(2, 2), np.ones(2, np.float32)
+    for mine, right in (
+        (Part(x, None), [x]),
+        (Part(x, None, weight), [x, None, weight]),
+        (Part(x, -x), [x, -x]),
+        (Part(x, -x, weight), [x, -x, weight]),
+    ):
+        given: list[Any] = []
+        model = SimpleNamespace(learn=lambda *words, given=given: given.extend(words))
+        steps.OwnSteps(model, mine)(Chunk(np.array([[0, 1]])))
+        assert len(given) == len(right)
+        assert all(np.array_equal(a, b) for a, b in zip(given, right, strict=True))
+
+
+class Alone(keras.Model):
+    """A model that trains itself, and that Keras cannot evaluate."""
+
+    def train_step(self, *given: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_what_cannot_be_evaluated_has_no_step_for_that(
+    linear: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends.current(), "Steps", lambda model, kind, *rest: kind)
+    alone, plain = Alone(), linear.model
+    training = linear.parameters().training
+    made = {
+        model: {name: one.make for name, one in steps.compiled(model, PARTS, training, 0).items()}
+        for model in (alone, plain)
+    }
+    assert made[alone] == {"train": "train", "validation": None, "test": None}
+    assert made[plain] == {"train": "train", "validation": "test", "test": "test"}
+    assert steps.has_own_step(alone) and not steps.has_own_step(plain)
+
+
+def test_an_optimizer_that_is_not_used_is_not_built_but_on_jax() -> None:
+    """There Keras's own step takes its variables, whether it uses them or not."""
+    model = Alone()
+    model.compile("adam")
+    steps.ready(model, part(3), optimizer=False)
+    assert model.optimizer.built == (keras.backend.backend() == "jax")
+
+
+def test_a_rehearsal_leaves_new_variables_and_nothing_else(
+    linear: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linear.fresh()
+    late, given, asked = list[Any](), list[Any](), list[Any]()
+
+    class Asked(Part):
+        def rows(self, places: np.ndarray, epoch: int | None = None) -> Any:
+            asked.append((places.tolist(), epoch))
+            return super().rows(places, epoch)
+
+    def one_step(model: Any, batch: Any) -> None:
+        given.append(batch)
+        late.append(keras.Variable(np.ones(2), name="late"))
+        late[0].assign([3, 4])
+        model.weights[0].assign_add(np.ones((2, 1)))
+        np.random.random()
+        keras.random.normal((2,))
+
+    monkeypatch.setattr(backends.current(), "one_step", one_step)
+    host, before = state.host(), linear.content()
+    steps.rehearse(linear.model, Asked(PARTS.train.x, PARTS.train.y))
+    assert asked == [([0], 1)]  # The first epoch's, since `augment` may be of the epoch.
+    assert [len(np.asarray(one)) for one in keras.tree.flatten(given)] == [1, 1]
+    assert np.asarray(late[0]).tolist() == [1, 1]
+    assert state.host() == host
+    for old, new in zip(before, linear.content(), strict=True):
+        assert np.array_equal(old, new)
 
 
 def test_a_loss_that_no_step_of_its_own_has_computed_is_none() -> None:

@@ -10,11 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import keras
+import ml_dtypes
 import numpy as np
 import pytest
 from trainings import Variable
 
 from repro import backends
+from repro.basics import files
 from repro.basics.errors import BadInput
 from repro.run import outside, state
 from repro.run.ledger import Divergence, Parted
@@ -124,6 +127,42 @@ def test_a_saved_state_is_read_back_or_refused(tmp_path: Path) -> None:
     for name in ("objects", "torn", "gone"):
         with pytest.raises(BadInput, match=f"{name}.npz: not a readable state: "):
             state.read(tmp_path / f"{name}.npz")
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float8_e4m3fn", "int4"])
+def test_a_state_of_types_that_numpy_does_not_know_is_read_back(kind: str, tmp_path: Path) -> None:
+    """NumPy's own file has no name for them, and gives back bytes that nothing can be done with."""
+    array = np.arange(-3, 3).reshape(2, 3).astype(getattr(ml_dtypes, kind))
+    content: dict[str, np.ndarray] = {
+        "weights/a": array,
+        "weights/b": np.array(1, array.dtype),
+        "weights/c": np.ones(2, np.float32),
+    }
+    state.save(tmp_path / "state.npz", content)
+    found = state.checked(tmp_path / "state.npz", state.digest_of(content))
+    assert {name: a.dtype for name, a in found.items()} == {n: a.dtype for n, a in content.items()}
+    assert found["weights/a"].astype(float).tolist() == array.astype(float).tolist()
+    assert files.arrays(tmp_path / "state.npz").keys() == content.keys()
+
+
+@pytest.mark.parametrize("line", ["bfloat16 b", "finfo a", "ndarray a", "__doc__ a", "int4 a"])
+def test_a_state_of_types_that_there_are_not_is_refused(line: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", a=np.zeros(3, np.uint16), types=np.array([line]))
+    with pytest.raises(BadInput, match=r"a\.npz: not a readable state: "):
+        state.read(tmp_path / "a.npz")
+    with pytest.raises(BadInput, match=r"a\.npz: not a readable file of arrays: "):
+        files.arrays(tmp_path / "a.npz")
+
+
+def test_a_state_of_bfloat16_is_given_back() -> None:
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, dtype="bfloat16")])
+    model.compile(optimizer="adam")
+    model.optimizer.build(model.trainable_variables)
+    before = state.arrays(model, state.KEPT)
+    assert {str(a.dtype) for k, a in before.items() if k.startswith("weights/")} == {"bfloat16"}
+    model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
+    state.assign(Path("state.npz"), model, before, state.KEPT)
+    assert state.digest_of(state.arrays(model, state.KEPT)) == state.digest_of(before)
 
 
 def test_a_state_is_given_whole_or_not_at_all() -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -157,15 +157,17 @@ def kill_when(project: Generated, arguments: tuple[str, ...], moment: float) -> 
     return run
 
 
-def environment(backend: str = "tensorflow", device: str = "cpu", *, tables: bool = False) -> Path:
+def environment(
+    backend: str = "tensorflow", device: str = "cpu", *, also: Sequence[str] = ()
+) -> Path:
     """The Python of a virtual environment that holds a backend's locks, kept for the next time.
 
-    With `tables` it has what reads tables as well.
+    It also has what is in these locks: `tables` reads tables, `hub` has language models.
     """
     requirements = TEMPLATE / "{{cookiecutter.project_slug}}" / "requirements"
     condition = f"{{% if cookiecutter.__backend == '{backend}' %}}"
     locks = [requirements / f"{condition}{name}.txt{{% endif %}}" for name in (device, "dev")]
-    tests = ("machinery", "tables") if tables else ("machinery",)
+    tests = ("machinery", *also)
     locks += [TEMPLATE / "requirements" / f"{name}.txt" for name in tests]
     wheels = os.environ.get("TORCH_WHEELS", os.environ.get("PIP_FIND_LINKS", TORCH_WHEELS)).split()
     links = [f"--find-links={place}" for place in wheels if (backend, device) == ("torch", "cpu")]

@@ -24,7 +24,7 @@ def place(project: Generated, tmp_path_factory: pytest.TempPathFactory) -> Gener
 @pytest.mark.parametrize("file", sorted(MACHINERY.glob("test_*.py")), ids=lambda file: file.stem)
 def test_the_machinery_passes(file: Path, place: Generated) -> None:
     if file.stem == "test_table":
-        place = replace(place, python=environment(tables=True))
+        place = replace(place, python=environment(also=["tables"]))
     done = place.run("pytest", "-q", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -122,7 +122,7 @@ def test_what_is_read_gives_the_bits_of_what_is_in_memory(backend: str, tmp_path
 def test_a_table_gives_the_bits_of_its_columns_in_memory(
     project: Generated, tmp_path: Path
 ) -> None:
-    copied = replace(project.copy(tmp_path / "project"), python=environment(tables=True))
+    copied = replace(project.copy(tmp_path / "project"), python=environment(also=["tables"]))
     copied.append("data.py", TABLE)
     (copied.package / "models" / "logistic.py").write_text(MODEL, encoding="utf-8")
     settings = (

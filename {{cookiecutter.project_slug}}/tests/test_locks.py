@@ -105,6 +105,21 @@ def test_every_package_has_one_version() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_one_build_of_tensorflow_is_installed(name: str) -> None:
+    """Each would overwrite files of the other."""
+    builds = {"tensorflow", "tensorflow-cpu"}
+    here = [
+        str(pin.requirement)
+        for pin in locked(name)
+        if pin.name in builds
+        and (pin.requirement.marker is None or pin.requirement.marker.evaluate())
+    ]
+    assert len(here) < 2, (
+        f"{name}.txt pins {' and '.join(here)}; requirements/overrides.txt tells why"
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_lock_names_no_address(name: str) -> None:
     """An index's address in a lock would be one machine's setting, given to everyone."""
     lines = (DIRECTORY / f"{name}.txt").read_text(encoding="utf-8").splitlines()

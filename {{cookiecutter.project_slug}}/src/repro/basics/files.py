@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from repro.basics import npz
 from repro.basics.errors import BadInput
 from repro.basics.text import said_by
 
@@ -86,10 +87,12 @@ def arrays(path: Path, what: str = "a readable file of arrays") -> dict[str, np.
                 raise BadInput(
                     f"{path}: unpacks to {total:,} bytes; expected {ARRAYS_MOST:,} at most"
                 )
-            return {
-                one.filename.removesuffix(".npy"): _array(archive, one)
-                for one in archive.infolist()
-            }
+            return npz.typed(
+                {
+                    one.filename.removesuffix(".npy"): _array(archive, one)
+                    for one in archive.infolist()
+                }
+            )
     except (BadInput, FileNotFoundError):
         raise
     except Exception as error:  # zipfile, zlib and NumPy each raise their own.

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from repro.basics import npz
 from repro.basics.text import printable
 from repro.recipe.project import Project
 from repro.run import launcher, ledger, manifest
@@ -180,17 +181,15 @@ def first_tensor(a: Path, b: Path) -> Tensor | None:
 
     Returns None if all bits are equal. `a` and `b` are files that `probing` has written.
     """
-    import numpy as np
-
-    with np.load(a, allow_pickle=False) as one, np.load(b, allow_pickle=False) as other:
-        for key in [*one.files, *(k for k in other.files if k not in one.files)]:
-            kind, _, name = key.partition("/")
-            if key not in one.files or key not in other.files:
-                return Tensor(kind, name, None, None)
-            if found := _difference(kind, name, one[key], other[key]):
-                if kind == "batch content" and KEYS in one.files and found.element:
-                    found = replace(found, sample=str(one[KEYS][found.element.index[0]]))
-                return found
+    one, other = npz.read(a), npz.read(b)
+    for key in [*one, *(k for k in other if k not in one)]:
+        kind, _, name = key.partition("/")
+        if key not in one or key not in other:
+            return Tensor(kind, name, None, None)
+        if found := _difference(kind, name, one[key], other[key]):
+            if kind == "batch content" and KEYS in one and found.element:
+                found = replace(found, sample=str(one[KEYS][found.element.index[0]]))
+            return found
     return None
 
 

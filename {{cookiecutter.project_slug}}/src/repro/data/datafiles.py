@@ -42,6 +42,9 @@ def fetch(
 ) -> Path:
     """Returns the path of a data file; downloads it into `data/` if it is missing.
 
+    A folder that `data.lock` knows is returned as a whole, such as one with pretrained weights and
+    what belongs to them: each of its files is checked, and it must have no other files.
+
     The file is looked for in the folder that `REPRO_DATA` names, and then in `data/`. If
     `data.lock` has an entry for it (see `repro data add`), the file is checked, and is downloaded
     from the sources of the entry. A source is given up if it does not answer within a minute, or
@@ -59,10 +62,13 @@ def fetch(
 
     Raises:
         BadInput: the file is missing and no source has it; or it is not the file of the lock; or it
-            is not in the lock and no SHA-256 is given; or it is a pointer of Git LFS.
+            is not in the lock and no SHA-256 is given; or it is a pointer of Git LFS. Or a folder
+            has a file that the lock does not know.
     """
     from repro.data import datafiles
 
+    if url is None and sha256 is None and datafiles.is_folder(name):
+        return datafiles.whole(name)
     return datafiles.provide(Path(), name, url, sha256, size)
 
 
@@ -117,6 +123,35 @@ def listed(folder: str) -> Listing:
         raise BadInput(f"{where}: not in {LOCK}; add it: repro data add {where}")
     files = [fetch(f"{folder}/{name}") for name in digests]
     return Listing(Path(str(files[0]).removesuffix(next(iter(digests)))), digests)
+
+
+def is_folder(path: str) -> bool:
+    """Whether a path of the data folder is that of a folder with files that `data.lock` knows."""
+    entries = datalock.read(Path())
+    below = any(known.startswith(f"{path}/") for known in entries)
+    return path not in entries and (below or listing.path_of(path) in entries)
+
+
+def whole(folder: str) -> Path:
+    """Returns the path of a folder, after all of its files were checked.
+
+    Raises:
+        BadInput: a file is missing, changed, or not known to the lock, or lies in another folder.
+    """
+    found = listed(folder)
+    if extra := _files(found.folder).keys() - found.digests.keys():
+        one = found.folder / min(extra)
+        raise BadInput(f"{one}: not in {LOCK}; delete it, or add it: repro data add {one}")
+    with datalock.remembered(Path()):
+        for name, expected in found.digests.items():
+            path = found.folder / name
+            if not path.is_file():
+                raise BadInput(f"{path}: no such file; bring it back: repro data fetch {path}")
+            digest = datalock.digest(datalock.at(found.folder, path))
+            if digest != expected:
+                wrong = datalock.unequal(digest, expected, f"the list of {found.folder}")
+                raise BadInput(f"{path}: {wrong}; add it again: repro data add {path}")
+    return found.folder
 
 
 class _Sink:

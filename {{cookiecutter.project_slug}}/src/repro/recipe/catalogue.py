@@ -59,8 +59,12 @@ def content() -> dict[str, Any]:
         base = getattr(module, base_name)
         classes = _classes(module, base, "")
         for package in found["with"]:
-            if importlib.util.find_spec(f"{package}.{place}") is not None:
-                other = importlib.import_module(f"{package}.{place}")
+            other: ModuleType | None = importlib.import_module(package)
+            for part in place.split(
+                "."
+            ):  # KerasHub has metrics, and neither losses nor optimizers.
+                other = getattr(other, part, None)
+            if other is not None:
                 classes |= _classes(other, base, f"{package}.{place}:")
         for name in registry.NOT_HERE[kind]:
             classes.pop(name, None)

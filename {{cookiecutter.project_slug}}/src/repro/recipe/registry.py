@@ -194,7 +194,7 @@ class Registry:
         if not path.is_file():
             raise BadInput(
                 f"{key}: expected a class in a file of the project, and there is no {path.name} in "
-                f"{path.parent.name}; got {name!r}"
+                f"{path.parent.name}; got {name!r}; what KerasHub has is known after: make sync"
             )
         return signatures.of_class(path, found, key)
 

@@ -26,6 +26,14 @@ from repro.run import faults, targets
 
 KINDS = (keras.optimizers.Optimizer, keras.losses.Loss, keras.metrics.Metric)
 """What trains and measures a model."""
+CORRECTED = {
+    keras.optimizers.Adam: "beta_2",
+    keras.optimizers.Nadam: "beta_2",
+    keras.optimizers.Lamb: "beta_2",
+    keras.optimizers.ScheduleFreeAdamW: "beta_2",
+    keras.optimizers.Muon: "adam_beta_2",
+}
+"""The optimizers whose steps have one minus this argument in them."""
 
 
 def make(project: Project, kind: str, key: str, one: Named, **more: Any) -> Any:
@@ -185,8 +193,32 @@ def compile_model(model: Any, parameters: Parameters, samples: Parts, project: P
         loss=losses(project, training.loss, samples),
         loss_weights=weights(training.loss_weights, samples),
         metrics=metrics(project, training.metrics, samples),
+        weighted_metrics=None,  # A `compile` of KerasHub's would add some that nobody asked for.
         jit_compile=parameters.backend == "jax",
     )
+
+
+def moves(model: Any) -> None:
+    """Checks that an optimizer which needs `1 - beta_2` has it in the type of the weights.
+
+    In bfloat16, 0.999 is 1. Each step is then zero (Adam, Lamb, Muon) or not a number (Nadam,
+    ScheduleFreeAdamW), as measured with Keras 3.15.
+
+    Raises:
+        BadInput: `beta_2` is 1 in the type of a weight.
+    """
+    argument = next((a for kind, a in CORRECTED.items() if isinstance(model.optimizer, kind)), None)
+    if argument is None:
+        return
+    beta = getattr(model.optimizer, argument)
+    for variable in model.trainable_variables:
+        kind = keras.backend.standardize_dtype(variable.dtype)
+        if beta < 1 <= float(np.asarray(beta).astype(kind)):
+            raise BadInput(
+                f"optimizer.{argument}: {beta} is 1 in {kind}, the type of the weight "
+                f"{variable.path}, so its steps would be zero or not a number; 0.95 would do, or "
+                "weights of float32 with training.dtype=mixed_bfloat16"
+            )
 
 
 def as_it_came(model: Any, parameters: Parameters) -> None:

@@ -143,9 +143,9 @@ def _one_by_one(steps: PartSteps, watchers: Watchers, boundary: Boundary, epoch:
     each of them.
     """
     asked = boundary.one_by_one(epoch)
-    if watchers.each_step:
+    if watchers.each_step or (steps.one_by_one and asked is None):
         return 0
-    return 0 if steps.one_by_one and asked is None else asked
+    return asked
 
 
 def begin(model: Any, watchers: Watchers, parameters: Parameters, beginning: Beginning) -> Position:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repro.basics import npz
 from repro.basics.digests import sha256
 from repro.basics.errors import BadInput, Probed
 from repro.data import datafiles, structure
@@ -70,8 +71,6 @@ def dataset_of(project: Project, asked: Own, seed: int) -> Dataset:
 
 def _data(project: Project, directory: Path, content: Manifest) -> Data:
     """Reads the data of a recipe and cuts them into parts."""
-    import numpy as np
-
     from repro.data import splits
 
     parameters = content.recipe.parameters
@@ -87,7 +86,7 @@ def _data(project: Project, directory: Path, content: Manifest) -> Data:
     if content.probe is not None and content.probe.stage == "data":
         arrays = dataset.arrays() | parts.arrays()
         named = {f"data/{name}": array for name, array in arrays.items()}
-        np.savez(directory / "probe.npz", allow_pickle=False, **named)
+        npz.write(directory / "probe.npz", named)
         raise Probed
     entry = {
         "samples": dataset.digests,
@@ -220,6 +219,7 @@ def _model(
     told = compiling.found(model, given) if came or compiling.has_own(model) else None
     with targets.checking(model, data.parts, data.classes, parameters.training):
         steps.ready(model, part, optimizer=given)
+    compiling.moves(model)
     return model, told
 
 

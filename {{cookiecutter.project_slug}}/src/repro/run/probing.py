@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from repro import backends
+from repro.basics import npz
 from repro.basics.errors import Probed
 from repro.data.dataset import Part, for_step
 from repro.data.feed import Chunk
@@ -41,7 +42,7 @@ class Looking(Boundary):
     def before(self, epoch: int, step: int, chunk: Chunk) -> None:
         if (epoch, step) == (self._probe.epoch, self._probe.record):
             tensors = record(self._model, self._part, chunk.indices[0], epoch)
-            np.savez(self._file, allow_pickle=False, **tensors)
+            npz.write(self._file, tensors)
             raise Probed
 
     def epoch_made(

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from repro import backends
-from repro.basics import files
+from repro.basics import files, npz
 from repro.basics.digests import of_json, sha256
 from repro.basics.errors import BadInput
 from repro.basics.files import replacing, unreadable
@@ -115,7 +115,7 @@ def arrays(model: Any, kinds: Sequence[str]) -> dict[str, np.ndarray]:
 def save(path: Path, content: dict[str, np.ndarray]) -> None:
     """Writes arrays to an `.npz` file, which gets its name only when it is whole on the disk."""
     with replacing(path) as file:
-        np.savez(file, allow_pickle=False, **content)
+        npz.write(file, content)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -125,8 +125,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         BadInput: the file is missing, damaged or of another kind.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
+        return npz.read(path)
     except Exception as error:  # zipfile, zlib and NumPy each raise their own for a torn file.
         raise BadInput(f"{path}: not a readable state: {unreadable(error)}") from None
 
