@@ -325,6 +325,135 @@ def test_a_network_with_its_own_compile_and_steps_goes_on(backend: str, tmp_path
     assert content["metrics"].keys() >= {"d_loss", "g_loss"}
 
 
+DISTILLED = '''"""A small network learns what a larger one says, as on keras.io."""
+
+import keras
+from keras import layers, ops
+
+
+class Distiller(keras.Model):
+    def __init__(self, student, teacher):
+        super().__init__()
+        self.student, self.teacher = student, teacher
+        self.teacher.trainable = False
+
+    def compile(self, distillation, alpha, temperature, **given):
+        super().compile(**given)
+        self.distillation, self.alpha, self.temperature = distillation, alpha, temperature
+
+    def call(self, x):
+        return self.student(x)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **given):
+        said = self.teacher(x, training=False)
+        soft = [ops.softmax(ops.log(one + 1e-7) / self.temperature) for one in (said, y_pred)]
+        own = super().compute_loss(x, y, y_pred, sample_weight, **given)
+        return self.alpha * own + (1 - self.alpha) * self.distillation(*soft)
+
+
+def build(shape, classes):
+    def network(units):
+        hidden = [layers.Dense(units, activation="relu"), layers.Dropout(0.25)]
+        return keras.Sequential([keras.Input(shape), *hidden, layers.Dense(7, "softmax")])
+
+    made = Distiller(network(8), network(32))
+    made.compile(
+        keras.losses.KLDivergence(),
+        alpha=0.5,
+        temperature=4.0,
+        optimizer=keras.optimizers.Adam(0.01),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    return made
+'''
+MIXED = '''"""Samples are mixed with others of their batch before each step (mixup)."""
+
+import keras
+from keras import layers, ops
+
+
+class Mixing(keras.Sequential):
+    def __init__(self, given):
+        super().__init__(given)
+        self.drawn = keras.random.SeedGenerator(7)
+
+    def train_step(self, data):
+        x, y = data
+        share = keras.random.beta((), 0.4, 0.4, seed=self.drawn)
+        x, y = (share * one + (1 - share) * ops.flip(one, axis=0) for one in (x, y))
+        return super().train_step((x, y))
+
+
+def build(shape, classes):
+    hidden = [layers.Dense(8, activation="relu"), layers.Dense(7, "softmax")]
+    return Mixing([keras.Input(shape), *hidden])
+'''
+FUNCTIONAL = '''"""A step of one's own on JAX, which gets and returns the state, as on keras.io."""
+
+import jax
+import keras
+from keras import layers
+
+
+class Own(keras.Sequential):
+    def loss_of(self, trainable, other, x, y):
+        predicted, other = self.stateless_call(trainable, other, x, training=True)
+        return self.compute_loss(x, y, predicted), (predicted, other)
+
+    def train_step(self, state, data):
+        trainable, other, optimizer, metrics = state
+        x, y = data
+        (loss, (_, other)), slopes = jax.value_and_grad(self.loss_of, has_aux=True)(
+            trainable, other, x, y
+        )
+        slopes = [slope * 0.5 for slope in slopes]
+        trainable, optimizer = self.optimizer.stateless_apply(optimizer, slopes, trainable)
+        return {"loss": loss}, (trainable, other, optimizer, metrics)
+
+
+def build(shape, classes):
+    hidden = [layers.Dense(8, activation="relu"), layers.Dropout(0.25), layers.Dense(7, "softmax")]
+    return Own([keras.Input(shape), *hidden])
+'''
+WAYS: dict[str, tuple[str, list[str]]] = {
+    "distillation": (DISTILLED, ["data.name=classes", *COMPILED]),
+    "mixup": (MIXED, ["data.name=columns", "training.loss=categorical_crossentropy"]),
+    "a step on JAX": (FUNCTIONAL, ["data.name=classes", "training.metrics=[]"]),
+    "gradient accumulation": (
+        "",
+        ["data.name=classes", "optimizer.gradient_accumulation_steps=3", "optimizer.clipnorm=0.5"],
+    ),
+    "an average of the weights": (
+        "",
+        ["data.name=classes", "optimizer.use_ema=true", "optimizer.ema_overwrite_frequency=4"],
+    ),
+    "mixed bfloat16": ("", ["data.name=classes", "training.dtype=mixed_bfloat16"]),
+    "mixed float16": ("", ["data.name=classes", "training.dtype=mixed_float16"]),
+}
+"""By way of training: a model of its own, and the overrides."""
+WITHOUT = {"tensorflow": ["a step on JAX"], "jax": ["mixup"], "torch": ["a step on JAX"]}
+"""What a backend cannot: on JAX a step of one's own gets the state as well, and draws from it."""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ways_of_training_are_proved_and_go_on(backend: str, tmp_path: Path) -> None:
+    project = small(bake(tmp_path, environment(backend), backend=backend))
+    some_ways = ("distillation", "gradient accumulation")
+    names = [name for name in fewer(some_ways, tuple(WAYS)) if name not in WITHOUT[backend]]
+    asked: list[list[str]] = []
+    for name in names:
+        text, settings = WAYS[name]
+        if text:
+            path = project.package / "models" / f"way{len(asked)}.py"
+            path.write_text(text, encoding="utf-8")
+            settings = [*settings, f"model.name={path.stem}"]
+        asked.append([*FIRST, *settings])
+    came = dict(zip(names, gate(project, asked), strict=True))
+    assert {name: one[0] for name, one in came.items()} == dict.fromkeys(names, "identical"), came
+    document(f"ways {backend}", ", ".join(names), file="keras.md")
+
+
 CALLBACKS = '''"""Callbacks of the project."""
 
 import keras
