@@ -60,7 +60,7 @@ fix: .venv/installed ## mend what ruff can mend
 # Of the generated projects; its name has braces and spaces.
 lock: OVERRIDES = "{{cookiecutter.project_slug}}/requirements/{% if cookiecutter.__backend == 'tensorflow' %}overrides.txt{% endif %}"
 lock: .venv/installed ## pin requirements/*.in in requirements/*.txt
-	@for name in dev machinery tables hub more mutation; do \
+	@for name in dev machinery tables hub more onnx-jax mutation; do \
 		(set --; test $$name != hub || set -- --override $(OVERRIDES); set -x; \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command "make lock" $(ARGS) "$$@" \

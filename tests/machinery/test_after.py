@@ -183,6 +183,9 @@ def test_latest_is_the_run_that_began_last(project: Project, add: Add) -> None:
     add(examples.begun("uses", started=newer, use=asked))
     assert manifest.find_run(project, "latest").name == "20260102-000000-b"
     add(examples.begun("begun", started=newer))
+    for number, content in enumerate(("[]", "null", "{", "")):  # Damaged, or of something else.
+        (project.runs / f"other{number}").mkdir()
+        (project.runs / f"other{number}" / "manifest.json").write_text(content)
     assert manifest.find_run(project, "latest").name == "begun"
     # A folder that is really called like this is found by its path.
     (project.root / "latest").mkdir()

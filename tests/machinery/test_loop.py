@@ -40,7 +40,7 @@ from repro.data.dataset import Dataset, Part, Parts
 from repro.data.feed import Chunk, Feed
 from repro.data.sources import Rows
 from repro.recipe.parameters import Named, Training
-from repro.run import boundary, compiling, outside, state, steps
+from repro.run import boundary, compiling, loop, outside, state, steps
 from repro.run.steps import PartSteps
 
 outside.watch()
@@ -248,6 +248,32 @@ def test_steps_of_ones_own_come_one_by_one_after_the_step_that_a_boundary_asks_f
     made_of.fresh()
     made_of.train(tmp_path, made_of.parameters(loss=None, epochs=1))
     assert [entry["step"] for entry in entries(tmp_path)[1:]] == [2, 3, 4, 4]
+
+
+@pytest.mark.parametrize("asked", [None, 2])
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("watched", [False, True])
+def test_steps_come_one_by_one_where_somebody_has_to_see_each(
+    asked: int | None, own: bool, watched: bool
+) -> None:
+    made: Any = SimpleNamespace(one_by_one=own)
+    watchers: Any = SimpleNamespace(each_step=watched)
+    asks: Any = SimpleNamespace(one_by_one=lambda epoch: asked if epoch == 3 else -1)
+    right = 0 if watched or (own and asked is None) else asked
+    assert loop._one_by_one(made, watchers, asks, 3) == right
+
+
+def test_a_metric_with_a_value_for_each_class_has_a_result_for_each() -> None:
+    layer = keras.layers.Dense(3, "softmax")
+    model = keras.Sequential([keras.Input((2,)), layer])
+    measures = [keras.metrics.F1Score(average=None), "accuracy"]
+    model.compile("sgd", "categorical_crossentropy", metrics=measures)
+    model.evaluate(np.ones((3, 2), np.float32), np.eye(3, dtype=np.float32), verbose=0)
+    found = steps.results(model)
+    assert [*found] == ["loss", "f1_score/0", "f1_score/1", "f1_score/2", "accuracy"]
+    # All three are taken for the same class: one is right, of three that were said to be it.
+    assert sorted(found.values())[:2] == [0, 0] and found["accuracy"] == pytest.approx(1 / 3)
+    assert max(found[f"f1_score/{n}"] for n in range(3)) == pytest.approx(0.5)
 
 
 def test_the_steps_of_ones_own_are_not_among_what_portable_names_beside_the_graphs(

@@ -17,7 +17,7 @@ import pytest
 from trainings import Variable
 
 from repro import backends
-from repro.basics import files
+from repro.basics import files, npz
 from repro.basics.errors import BadInput
 from repro.run import outside, state
 from repro.run.ledger import Divergence, Parted
@@ -145,8 +145,26 @@ def test_a_state_of_types_that_numpy_does_not_know_is_read_back(kind: str, tmp_p
     assert files.arrays(tmp_path / "state.npz").keys() == content.keys()
 
 
-@pytest.mark.parametrize("line", ["bfloat16 b", "finfo a", "ndarray a", "__doc__ a", "int4 a"])
-def test_a_state_of_types_that_there_are_not_is_refused(line: str, tmp_path: Path) -> None:
+def test_an_array_with_fields_is_written_as_numpy_does(tmp_path: Path) -> None:
+    array = np.array([(1, 2.5)], dtype=[("a", np.int8), ("b", np.float32)])
+    npz.write(tmp_path / "a.npz", {"a": array})
+    assert npz.read(tmp_path / "a.npz")["a"].tolist() == [(1, 2.5)]
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        *(("bfloat16 b", "u2"), ("bfloat16 a", "u1"), ("bfloat16 a", "u4"), ("int4 a", "u2")),
+        *(("nothing a", "u8"), ("__doc__ a", "u8"), ("finfo a", "u8"), ("ndarray a", "u8")),
+    ],
+)
+def test_a_type_that_there_is_not_is_refused(line: str, kind: str) -> None:
+    with pytest.raises(ValueError, match=r"there is no array|is no type of numbers"):
+        npz.typed({"a": np.zeros(4, kind), npz.TYPES: np.array([line])})
+
+
+@pytest.mark.parametrize("line", ["bfloat16 b", "nothing a"])
+def test_a_file_of_types_that_there_are_not_is_refused(line: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", a=np.zeros(3, np.uint16), types=np.array([line]))
     with pytest.raises(BadInput, match=r"a\.npz: not a readable state: "):
         state.read(tmp_path / "a.npz")

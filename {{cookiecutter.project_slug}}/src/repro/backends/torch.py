@@ -139,7 +139,8 @@ def fuse(optimizer: Any) -> None:
     from torch.optim.adam import adam
 
     def update(gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:
-        made = int(optimizer.iterations.value)
+        # A variable, or a tensor where the gradients of several steps are one update.
+        made = int(keras.ops.convert_to_tensor(optimizer.iterations))
         places = [optimizer._get_variable_index(variable) for variable in variables]
         device = variables[0].value.device
         adam(

@@ -202,16 +202,19 @@ def moves(model: Any) -> None:
     """Checks that an optimizer which needs `1 - beta_2` has it in the type of the weights.
 
     In bfloat16, 0.999 is 1. Each step is then zero (Adam, Lamb, Muon) or not a number (Nadam,
-    ScheduleFreeAdamW), as measured with Keras 3.15.
+    ScheduleFreeAdamW), as measured with Keras 3.15. PyTorch's fused kernel does not round it.
 
     Raises:
         BadInput: `beta_2` is 1 in the type of a weight.
     """
     argument = next((a for kind, a in CORRECTED.items() if isinstance(model.optimizer, kind)), None)
-    if argument is None:
+    fused_on_torch = "_parallel_update_step" in vars(model.optimizer)
+    if argument is None or fused_on_torch:
         return
     beta = getattr(model.optimizer, argument)
-    for variable in model.trainable_variables:
+    # Muon makes Adam's steps on some of the weights alone.
+    concerns = getattr(model.optimizer, "_should_use_adamw", lambda variable: True)
+    for variable in filter(concerns, model.trainable_variables):
         kind = keras.backend.standardize_dtype(variable.dtype)
         if beta < 1 <= float(np.asarray(beta).astype(kind)):
             raise BadInput(

@@ -132,7 +132,7 @@ def _saved_model(path: Path, ready: Ready, backend: str, custom: dict[str, Any])
 
 NEEDED = {
     "tensorflow": ("onnx", "tf2onnx"),
-    "jax": ("onnx", "tf2onnx", "tensorflow"),
+    "jax": ("onnx", "jax2onnx"),
     "torch": ("onnx", "onnxscript"),
 }
 """By backend, the packages that write a file of ONNX."""
