@@ -30,10 +30,8 @@ class Watching(keras.callbacks.Callback):
     def on_train_end(self, logs: object = None) -> None:
         wandb.finish()
 '''
-CALLBACKS = (
-    "callbacks={board: {name: TensorBoard, log_dir: board, histogram_freq: 1, update_freq: batch},"
-    " other: {name: watching:Watching}}"
-)
+BOARD = "board: {name: TensorBoard, log_dir: board, histogram_freq: 1, update_freq: batch}, "
+CALLBACKS = "callbacks={%sother: {name: watching:Watching}}"
 READ = """
 import sys
 from pathlib import Path
@@ -55,13 +53,21 @@ def test_who_looks_on_is_shown_the_training_and_changes_no_bit(
     project = bake(tmp_path, environment(backend, also=["more"]), backend=backend)
     (project.package / "watching.py").write_text(WATCHING, encoding="utf-8")
     plain = project.repro("train", *SHORT)
-    answer = project.repro("verify", *SHORT, CALLBACKS)
+    # TensorBoard's files are written by TensorFlow, on each backend.
+    board = BOARD if backend == "tensorflow" else ""
+    answer = project.repro("verify", *SHORT, CALLBACKS % board)
     assert answer["verdict"] == "identical" and answer["digest"] == plain["digest"]
     for run in map(Path, answer["runs"]):
+        assert [*run.glob("callbacks/wandb/wandb/offline-run-*/*.wandb")]
+        if not board:
+            continue
         read = [str(project.python), "-c", READ, str(run / "callbacks" / "board")]
         told = subprocess.run(read, capture_output=True, check=True, text=True).stdout.split()
         assert told == ["train", "True", "validation", "True"]
-        assert [*run.glob("callbacks/wandb/wandb/offline-run-*/*.wandb")]
+    if not board:
+        done = project.run("repro", "train", *SHORT, CALLBACKS % BOARD)
+        assert done.returncode == 2 and "needs the package tensorflow" in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 @proof()
@@ -69,7 +75,8 @@ def test_who_looks_on_is_shown_the_training_and_changes_no_bit(
 def test_a_run_is_exported_to_onnx(backend: str, tmp_path: Path) -> None:
     also = "onnx-jax" if backend == "jax" else "more"
     project = bake(tmp_path, environment(backend, also=[also]), backend=backend, starter="lenet5")
-    for model in ("dense", "lenet5"):
+    # ONNX's reference, which computes what was exported, cannot pool as JAX's files have it.
+    for model in ("dense",) if backend == "jax" else ("dense", "lenet5"):
         run = project.repro("train", *SHORT[:2], f"model={{name: {model}}}")["run_dir"]
         answer = project.repro("export", run, "--format", "onnx")
         assert answer["largest"] < 1e-5

@@ -313,12 +313,13 @@ def watch(project: Project, asked: Sequence[Named], directory: Path, goes_on: bo
         callback = compiling.make(
             project, "callbacks", key, one, **_places(one.arguments, directory)
         )
-        board = isinstance(callback, keras.callbacks.TensorBoard)
-        if board and importlib.util.find_spec("tensorboard") is None:
-            raise BadInput(
-                f"{key}: it needs the package tensorboard, which is not installed; add it to "
-                "requirements/cpu.in, then make lock sync"
-            )
+        if isinstance(callback, keras.callbacks.TensorBoard):
+            for package in ("tensorboard", "tensorflow"):  # On every backend: it writes the files.
+                if importlib.util.find_spec(package) is None:
+                    raise BadInput(
+                        f"{key}: it needs the package {package}, which is not installed; add it to "
+                        "requirements/cpu.in, then make lock sync"
+                    )
         if not isinstance(callback, keras.callbacks.Callback):
             raise BadInput(f"{key}: expected a callback of Keras, got {type(callback).__name__}")
         if isinstance(callback, keras.callbacks.CSVLogger):
