@@ -290,12 +290,13 @@ def test_the_steps_of_ones_own_are_not_among_what_portable_names_beside_the_grap
 
 def test_a_step_of_ones_own_is_given_what_there_is() -> None:
     x, weight = np.arange(4, dtype=np.float32).reshape(2, 2), np.ones(2, np.float32)
-    for mine, right in (
+    cases: list[tuple[Part, list[Any]]] = [
         (Part(x, None), [x]),
         (Part(x, None, weight), [x, None, weight]),
         (Part(x, -x), [x, -x]),
         (Part(x, -x, weight), [x, -x, weight]),
-    ):
+    ]
+    for mine, right in cases:
         given: list[Any] = []
         model = SimpleNamespace(learn=lambda *words, given=given: given.extend(words))
         steps.OwnSteps(model, mine)(Chunk(np.array([[0, 1]])))

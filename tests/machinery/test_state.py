@@ -165,7 +165,8 @@ def test_a_type_that_there_is_not_is_refused(line: str, kind: str) -> None:
 
 @pytest.mark.parametrize("line", ["bfloat16 b", "nothing a"])
 def test_a_file_of_types_that_there_are_not_is_refused(line: str, tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", a=np.zeros(3, np.uint16), types=np.array([line]))
+    content: Any = {"a": np.zeros(3, np.uint16), npz.TYPES: np.array([line])}
+    np.savez(tmp_path / "a.npz", **content)
     with pytest.raises(BadInput, match=r"a\.npz: not a readable state: "):
         state.read(tmp_path / "a.npz")
     with pytest.raises(BadInput, match=r"a\.npz: not a readable file of arrays: "):

@@ -1,8 +1,8 @@
 """Files of arrays that keep the types which are not NumPy's own.
 
 NumPy writes an array of bfloat16 as two bytes without a meaning, and nothing can be computed with
-what it reads back. So such an array is written as integers of the same bits, and the array `types`
-has its name and its type.
+what it reads back. So such an array is written as integers of the same bits, and another array,
+`TYPES`, has its name and its type.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     import numpy as np
 
-TYPES = "types"
-"""The array that has, for each array of such a type, `<type> <name>`."""
+TYPES = "<types>"
+"""The name of the array with `<type> <name>` for each array of such a type."""
 
 
 def write(file: BinaryIO | Path, content: Mapping[str, np.ndarray]) -> None:
