@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import examples
+import ml_dtypes
 import numpy as np
 import pytest
 
 from repro import backends
-from repro.basics import seeds
+from repro.basics import npz, seeds
 from repro.basics.digests import sha256
 from repro.basics.errors import BadInput, RunEnded
 from repro.compare import comparison, explanation
@@ -411,7 +412,8 @@ def test_an_exception_is_told_in_one_line(logged: Path) -> None:
 
 
 def record_of(folder: Path, name: str, **arrays: Any) -> Path:
-    np.savez(folder / f"{name}.npz", **{f"activation/{key}": a for key, a in arrays.items()})
+    written = {f"activation/{key}": np.asarray(a) for key, a in arrays.items()}
+    npz.write(folder / f"{name}.npz", written)
     return folder / f"{name}.npz"
 
 
@@ -443,6 +445,18 @@ def nan(bits: int) -> np.ndarray:
         (np.array([3, 4], np.int64), np.array([3, 5], np.int64), "at [1]: 4 and 5; 1 of 2", None),
         (np.array([True], np.bool_), np.array([False], np.bool_), "at [0]: True and False", None),
         (np.array([1j], np.complex64), np.array([2j], np.complex64), "at [0]: 1j and 2j", None),
+        (
+            np.array([1, 2], ml_dtypes.bfloat16),
+            np.array([1, 2.5], ml_dtypes.bfloat16),
+            "at [1]: 2.0 and 2.5; 1 of 2 elements differ",
+            None,
+        ),
+        (
+            np.array([1], ml_dtypes.bfloat16),
+            np.array([1], np.uint16),
+            "is of bfloat16 in the first and of uint16 in the second",
+            0,
+        ),
         (np.float32(1), np.nextafter(np.float32(1), np.float32(2)), "1 units in the last", 1),
         (
             np.array([3], np.int32),

@@ -154,16 +154,16 @@ def test_an_array_with_fields_is_written_as_numpy_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "kind"),
     [
-        *(("bfloat16 b", "u2"), ("bfloat16 a", "u1"), ("bfloat16 a", "u4"), ("int4 a", "u2")),
+        *(("bfloat16 a", "u1"), ("bfloat16 a", "u4"), ("bfloat16 a", "f2"), ("int4 a", "u2")),
         *(("nothing a", "u8"), ("__doc__ a", "u8"), ("finfo a", "u8"), ("ndarray a", "u8")),
     ],
 )
 def test_a_type_that_there_is_not_is_refused(line: str, kind: str) -> None:
-    with pytest.raises(ValueError, match=r"there is no array|is no type of numbers"):
+    with pytest.raises(ValueError, match=r"is not an array of|is no type of numbers"):
         npz.typed({"a": np.zeros(4, kind), npz.TYPES: np.array([line])})
 
 
-@pytest.mark.parametrize("line", ["bfloat16 b", "nothing a"])
+@pytest.mark.parametrize("line", ["int4 a", "nothing a"])
 def test_a_file_of_types_that_there_are_not_is_refused(line: str, tmp_path: Path) -> None:
     content: Any = {"a": np.zeros(3, np.uint16), npz.TYPES: np.array([line])}
     np.savez(tmp_path / "a.npz", **content)

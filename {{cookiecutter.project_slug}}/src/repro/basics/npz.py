@@ -47,16 +47,31 @@ def typed(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns the arrays of a file, each of the type with which it was written.
 
     Raises:
-        ValueError: the file names a type or an array that there is not.
+        ValueError: the file names a type that there is not, or one of another size.
     """
-    arrays = {**found}
-    for line in arrays.pop(TYPES, ()):
-        kind, _, name = str(line).partition(" ")
-        of = _type(kind)
-        if name not in arrays or arrays[name].dtype != f"u{of.itemsize}":
-            raise ValueError(f"there is no array {name} of {kind}")
-        arrays[name] = arrays[name].view(of)
-    return arrays
+    kinds = types(found)
+    return {name: array(found, name, kinds) for name in found if name != TYPES}
+
+
+def types(found: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Returns the types that are not NumPy's own, by the names of their arrays."""
+    lines = [str(line).partition(" ") for line in found[TYPES]] if TYPES in found else []
+    return {name: kind for kind, _, name in lines}
+
+
+def array(found: Mapping[str, np.ndarray], name: str, kinds: Mapping[str, str]) -> np.ndarray:
+    """Returns one array of a file, which may be read only now; `kinds` is what `types` returned.
+
+    Raises:
+        ValueError: its type is none, or has another size.
+    """
+    content = found[name]
+    if name not in kinds:
+        return content
+    kind = _type(kinds[name])
+    if content.dtype != f"u{kind.itemsize}":
+        raise ValueError(f"{name} is not an array of {kinds[name]}")
+    return content.view(kind)
 
 
 def _type(name: str) -> np.dtype:

@@ -181,15 +181,22 @@ def first_tensor(a: Path, b: Path) -> Tensor | None:
 
     Returns None if all bits are equal. `a` and `b` are files that `probing` has written.
     """
-    one, other = npz.read(a), npz.read(b)
-    for key in [*one, *(k for k in other if k not in one)]:
-        kind, _, name = key.partition("/")
-        if key not in one or key not in other:
-            return Tensor(kind, name, None, None)
-        if found := _difference(kind, name, one[key], other[key]):
-            if kind == "batch content" and KEYS in one and found.element:
-                found = replace(found, sample=str(one[KEYS][found.element.index[0]]))
-            return found
+    import numpy as np
+
+    # One array after the other, since a record may hold all of the data.
+    with np.load(a, allow_pickle=False) as one, np.load(b, allow_pickle=False) as other:
+        kinds = npz.types(one), npz.types(other)
+        for key in [*one.files, *(k for k in other.files if k not in one.files)]:
+            if key == npz.TYPES:
+                continue
+            kind, _, name = key.partition("/")
+            if key not in one.files or key not in other.files:
+                return Tensor(kind, name, None, None)
+            left, right = npz.array(one, key, kinds[0]), npz.array(other, key, kinds[1])
+            if found := _difference(kind, name, left, right):
+                if kind == "batch content" and KEYS in one.files and found.element:
+                    found = replace(found, sample=str(one[KEYS][found.element.index[0]]))
+                return found
     return None
 
 
@@ -228,9 +235,9 @@ def _bits(array: Any) -> Any:
 
 def _value(x: Any) -> bool | int | float | str:
     """Returns an element as a value of JSON; it is text if JSON has no such number."""
-    if x.dtype.kind == "V":  # A type that is not NumPy's own, such as bfloat16.
+    if x.dtype.fields:
         return f"0x{_hexadecimal(x)}"
-    value = x.item()
+    value = float(x) if x.dtype.kind == "V" else x.item()  # `V` is bfloat16 and the like.
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if isinstance(value, bool | int | float | str) else str(value)

@@ -60,9 +60,8 @@ def content() -> dict[str, Any]:
         classes = _classes(module, base, "")
         for package in found["with"]:
             other: ModuleType | None = importlib.import_module(package)
-            for part in place.split(
-                "."
-            ):  # KerasHub has metrics, and neither losses nor optimizers.
+            # KerasHub has metrics, and neither losses nor optimizers.
+            for part in place.split("."):
                 other = getattr(other, part, None)
             if other is not None:
                 classes |= _classes(other, base, f"{package}.{place}:")
