@@ -147,8 +147,10 @@ def test_a_state_of_types_that_numpy_does_not_know_is_read_back(kind: str, tmp_p
 
 def test_an_array_with_fields_is_written_as_numpy_does(tmp_path: Path) -> None:
     array = np.array([(1, 2.5)], dtype=[("a", np.int8), ("b", np.float32)])
-    npz.write(tmp_path / "a.npz", {"a": array})
-    assert npz.read(tmp_path / "a.npz")["a"].tolist() == [(1, 2.5)]
+    npz.write(tmp_path / "a.npz", {"a": array, "0": np.ones(2, ml_dtypes.bfloat16)})
+    found = npz.read(tmp_path / "a.npz")
+    assert found.keys() == {"a", "0"}
+    assert found["a"].tolist() == [(1, 2.5)] and found["0"].dtype == ml_dtypes.bfloat16
 
 
 @pytest.mark.parametrize(
